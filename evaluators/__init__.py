@@ -1,0 +1,1 @@
+"""Suites and lm-eval tasks (YAML data)."""

@@ -1,0 +1,1 @@
+"""Pareto archive and hypervolume. Pure."""

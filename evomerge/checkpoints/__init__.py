@@ -1,0 +1,1 @@
+"""Checkpoints on disk: safetensors in and out, checked before anything is read."""

@@ -1,0 +1,1 @@
+"""The job file: parsing, checking, and assembling what it asks for."""

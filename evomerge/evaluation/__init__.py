@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks compiled to a plan, models scored on it."""

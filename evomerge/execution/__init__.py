@@ -1,0 +1,1 @@
+"""Where candidates are scored: local or on Ray."""

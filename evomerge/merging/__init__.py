@@ -1,0 +1,1 @@
+"""Merging: recipes to tensors, in place or streamed to disk."""

@@ -1,0 +1,1 @@
+"""Recipes: merges as values, and their files. Pure."""

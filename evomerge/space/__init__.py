@@ -1,0 +1,1 @@
+"""Search spaces: ordered named dimensions over [0, 1]^d. Pure numpy."""

@@ -1,0 +1,124 @@
+"""Values that cross the borders between packages: what a candidate is told, asked and answered.
+
+Notation: `d` genes, `n` items of one task. Scores are higher-is-better as the benchmark defines them;
+losses are lower-is-better and exist only between `evaluation.objectives` and the optimizers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NewType
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float64]
+"""Genes of one candidate: shape `(d,)`, every entry in `[0, 1]`."""
+
+CandidateId = NewType("CandidateId", str)
+Digest = NewType("Digest", str)
+"""Hexadecimal sha256 of a canonical form."""
+
+SetName = Literal["search", "select", "report"]
+SET_NAMES: tuple[SetName, ...] = ("search", "select", "report")
+
+FailureKind = Literal["nan", "merge", "evaluate", "memory", "crash", "timeout", "infrastructure"]
+
+
+@dataclass(frozen=True)
+class TaskAnswers:
+    """The per-item results of one task for one model.
+
+    Attributes:
+        task: the task's name.
+        items: item hashes, in plan order.
+        scores: the task's primary metric per item, aligned with `items`; finite.
+    """
+
+    task: str
+    items: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.items) != len(self.scores):
+            raise ValueError(f"task {self.task}: {len(self.items)} items but {len(self.scores)} scores")
+        if not self.items:
+            raise ValueError(f"task {self.task}: no items were scored")
+        bad = [s for s in self.scores if not math.isfinite(s)]
+        if bad:
+            raise ValueError(f"task {self.task}: {len(bad)} scores are not finite; a failure is never a number")
+
+    @property
+    def mean(self) -> float:
+        """The task's score: the mean over its items."""
+        return float(np.mean(self.scores))
+
+    @property
+    def se(self) -> float:
+        """Standard error of `mean`: sample standard deviation over sqrt(n); 0 for a single item."""
+        n = len(self.scores)
+        return float(np.std(self.scores, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers to one item set: what a successful evaluation is.
+
+    Attributes:
+        set_name: which of the disjoint sets the items belong to.
+        answers: per task, keyed by the task's name, in the suite's order.
+        timing_s: seconds by stage (`merge`, `score`); informative, never part of a digest.
+    """
+
+    set_name: SetName
+    answers: Mapping[str, TaskAnswers]
+    timing_s: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, answers in self.answers.items():
+            if name != answers.task:
+                raise ValueError(f"answers of task {answers.task!r} are filed under {name!r}")
+
+    @property
+    def n_questions(self) -> int:
+        """How many items were scored."""
+        return sum(len(a.items) for a in self.answers.values())
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A candidate that has no score. Never converted to a number outside the optimizers.
+
+    Attributes:
+        kind: what went wrong; only `infrastructure` is not the candidate's fault.
+        message: one line.
+        traceback: the worker's traceback, may be empty.
+        host: where it happened.
+    """
+
+    kind: FailureKind
+    message: str
+    traceback: str = ""
+    host: str = ""
+
+
+Outcome = Evaluation | Failure
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """What a worker is asked to do; JSON-able, small.
+
+    Attributes:
+        id: the candidate.
+        recipe: the canonical JSON object of the recipe.
+        set_name: which item set to score.
+        items: task name -> item hashes to score; None scores the whole set.
+    """
+
+    id: CandidateId
+    recipe: Mapping[str, Any]
+    set_name: SetName
+    items: Mapping[str, tuple[str, ...]] | None = None

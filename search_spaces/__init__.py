@@ -1,0 +1,1 @@
+"""Presets of search spaces (YAML data)."""
