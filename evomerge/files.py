@@ -52,7 +52,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
                 f.write(raw)
                 f.flush()
                 os.fsync(f.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
