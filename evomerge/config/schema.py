@@ -1,0 +1,186 @@
+"""The job file's schema: what may stand where. Parsing only; nothing below this package sees these classes."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+    field_validator,
+)
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+Number = StrictInt | StrictFloat
+Name = Annotated[StrictStr, Field(pattern=NAME_PATTERN)]
+
+TAGS: Final = ("<text>", "<mapping>", "<number>")
+"""Marks of union branches inside pydantic's error locations; no YAML path holds them."""
+
+
+def _branch(value: Any) -> str:
+    """Which branch of a union a value belongs to, so that errors speak of that branch alone."""
+    if isinstance(value, str):
+        return "<text>"
+    return "<mapping>" if isinstance(value, dict | BaseModel) else "<number>"
+
+
+_Text = Annotated[StrictStr, Tag("<text>")]
+_Number = Annotated[Number, Tag("<number>")]
+
+
+class Strict(BaseModel):
+    """Unknown keys, wrong types and non-finite numbers are errors; values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Parents(Strict):
+    """What is merged."""
+
+    base: StrictStr | None = Field(None, description="Common ancestor: a folder, or a hub id with @revision.")
+    models: dict[StrictStr, StrictStr] = Field(description="Name -> folder, or hub id with @revision.", min_length=1)
+
+    @field_validator("models")
+    @classmethod
+    def _names_are_plain(cls, models: dict[str, str]) -> dict[str, str]:
+        for name in models:
+            if not re.match(NAME_PATTERN, name):
+                raise ValueError(f"{name!r} is not a plain name (letters, digits, '.', '_', '-')")
+            if name == "base":
+                raise ValueError("'base' is the name of parents.base; call the model something else")
+        return models
+
+
+class Task(Strict):
+    """One task with settings of its own."""
+
+    task: StrictStr | None = Field(None, description="Name of the lm-eval task.")
+    evaluator: StrictStr | None = Field(None, description="Name of a plug-in evaluator, instead of a task.")
+    options: dict[StrictStr, Any] | None = Field(None, description="Options of the plug-in evaluator.")
+    num_fewshot: Annotated[StrictInt, Field(ge=0)] | None = Field(None, description="Examples before each question.")
+    metric: StrictStr | None = Field(None, description="The metric to search on; the task's first one by default.")
+    filter: StrictStr | None = Field(None, description="The lm-eval filter whose metric counts; the first by default.")
+    gen_kwargs: dict[StrictStr, Any] | None = Field(None, description="Generation arguments of this task.")
+
+
+class Split(Strict):
+    """How many items per task go to each set: counts (whole numbers) or fractions (below 1)."""
+
+    search: Number = Field(100, description="Items that the search sees.")
+    select: Number = Field(200, description="Items that choose among the finalists.")
+    report: Number = Field(400, description="Items scored once, for what is reported.")
+
+
+class Suite(Strict):
+    """What candidates are asked."""
+
+    include: list[StrictStr] = Field(default=[], description="Folders of lm-eval task files.")
+    tasks: list[Annotated[_Text | Annotated[Task, Tag("<mapping>")], Discriminator(_branch)]] = Field(
+        description="Tasks, by name or with settings.", min_length=1
+    )
+    split: Split = Field(default=Split(), description="Sizes of the three disjoint item sets.")
+    salt: StrictStr = Field("", description="Changes which items fall into which set.")
+    num_fewshot: Annotated[StrictInt, Field(ge=0)] | None = Field(None, description="For tasks without their own.")
+    chat_template: StrictBool = Field(False, description="Wrap prompts in the tokenizer's chat template.")
+    fewshot_as_multiturn: StrictBool = Field(False, description="Give examples as earlier turns of the chat.")
+    system_instruction: StrictStr | None = Field(None, description="System message before every prompt.")
+    gen_kwargs: dict[StrictStr, Any] | None = Field(None, description="Generation arguments of every task.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Dtype of the scored model.")
+    trust_task_code: StrictBool = Field(False, description="Let the Python code of the included folders run.")
+    description: StrictStr | None = Field(None, description="What the suite measures.")
+    cost: StrictStr | None = Field(None, description="What it costs, in words.")
+    public_test_split: StrictBool = Field(False, description="It searches on a public test split; the report says so.")
+
+
+class Objective(Strict):
+    """One axis of the front."""
+
+    name: Name = Field(description="Unique among the objectives.")
+    task: StrictStr | None = Field(None, description="One task, or")
+    tasks: list[StrictStr] | None = Field(None, description="several tasks.", min_length=1)
+    aggregate: Literal["mean", "min", "weighted"] = Field("mean", description="How several tasks become one number.")
+    weights: dict[StrictStr, Number] | None = Field(None, description="Task -> weight, for aggregate: weighted.")
+    direction: Literal["maximize", "minimize"] = Field("maximize", description="Which way is better.")
+
+
+class Relative(Strict):
+    """A bound taken from a parent's score on the search set."""
+
+    of: StrictStr = Field(description="best_parent, base, or the name of a parent.")
+    minus: Number = Field(0, description="Subtracted from that score.")
+    plus: Number = Field(0, description="Added to that score.")
+
+
+Bound = Annotated[_Number | Annotated[Relative, Tag("<mapping>")], Discriminator(_branch)]
+
+
+class Constraint(Strict):
+    """What a candidate must keep."""
+
+    task: StrictStr | None = Field(None, description="A task, or")
+    objective: StrictStr | None = Field(None, description="an objective.")
+    at_least: Bound | None = Field(None, description="Lower bound.")
+    at_most: Bound | None = Field(None, description="Upper bound.")
+
+
+class OptimizerChoice(Strict):
+    """Which optimizer drives the search."""
+
+    name: StrictStr = Field("auto", description="auto, or a name of `evomerge ls optimizers`.")
+    population: Annotated[StrictInt, Field(ge=2)] | None = Field(None, description="Candidates per generation.")
+    options: dict[StrictStr, Any] = Field(default={}, description="Settings of that optimizer.")
+
+
+class Budget(Strict):
+    """When to stop."""
+
+    evaluations: Annotated[StrictInt, Field(ge=1)] = Field(
+        200, description="Candidates scored on the search set, failed and injected ones included, reused ones not."
+    )
+    failures: Annotated[Number, Field(gt=0, le=1)] = Field(
+        0.5, description="Share of failed candidates (after the first 20) above which the run stops."
+    )
+
+
+class Cluster(Strict):
+    """Where candidates are scored."""
+
+    backend: Literal["ray", "local"] = Field("ray", description="ray, or local processes.")
+    workers: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="One per core or GPU if unset.")
+    address: StrictStr | None = Field(None, description="Address of a running Ray cluster; a local one if unset.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the models live.")
+    compile: Literal["auto", "always", "never"] = Field("auto", description="Compile the merge kernels.")
+    candidate_timeout_s: Annotated[Number, Field(gt=0)] = Field(3600, description="Limit for one candidate.")
+    drain_s: Annotated[Number, Field(ge=0)] = Field(30, description="Time for running candidates after Ctrl-C.")
+
+
+class Job(Strict):
+    """A search, in one file."""
+
+    name: Name = Field("run", description="Name of the run and of its folder under runs/.")
+    parents: Parents
+    space: Annotated[_Text | Annotated[dict[StrictStr, Any], Tag("<mapping>")], Discriminator(_branch)] = Field(
+        description="A preset of `evomerge ls spaces`, a path, or the space itself."
+    )
+    suite: Annotated[_Text | Annotated[Suite, Tag("<mapping>")], Discriminator(_branch)] = Field(
+        description="A suite of `evomerge ls suites`, a path, or the suite itself."
+    )
+    objectives: list[Objective] = Field(min_length=1)
+    constraints: list[Constraint] = Field(default=[])
+    optimizer: Annotated[_Text | Annotated[OptimizerChoice, Tag("<mapping>")], Discriminator(_branch)] = Field(
+        default=OptimizerChoice(), description="A name, or a mapping with its settings."
+    )
+    inject: list[StrictStr] = Field(default=[], description="Recipe files for generation 0.")
+    budget: Budget = Field(default=Budget())
+    cluster: Cluster = Field(default=Cluster())
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
