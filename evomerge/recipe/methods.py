@@ -1,7 +1,7 @@
 """What each merge method asks for: parents, a base, and parameters. A pure table; the arithmetic is `merging`'s.
 
-Names and defaults are mergekit 0.1.5's, so that a recipe reads alike in both programs. `models` are the parents that are
-merged; the base, which only gives the origin of the deltas, is not counted among them.
+Names and defaults are mergekit 0.1.5's, so that a recipe reads alike in both programs. `models` are the parents that
+are merged; the base, which only gives the origin of the deltas, is not counted among them.
 """
 
 from __future__ import annotations
