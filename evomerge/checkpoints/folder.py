@@ -1,0 +1,72 @@
+"""Which files of a checkpoint folder may be opened: plain names inside it, and never anything they lead out to."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from evomerge.errors import ModelError
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is a file name and nothing else: no separators, no `..`, no drive, no control characters."""
+    return name not in {"", ".", ".."} and not any(c in "/\\:" or ord(c) < 32 for c in name) and len(name) <= 255
+
+
+def hub_blobs(folder: Path) -> Path | None:
+    """The `blobs` folder that a Hugging Face cache snapshot may link into, None for any other folder."""
+    repository = folder.parent.parent
+    if folder.parent.name == "snapshots" and repository.name.startswith("models--"):
+        return repository / "blobs"
+    return None
+
+
+def _outside(folder: Path, name: str, got: str) -> ModelError:
+    return ModelError(
+        "A checkpoint names a file that does not lie in its folder.",
+        got=f"{got} in {folder}",
+        allowed="plain file names, and no links that lead out of the folder",
+        fix=f"replace {name[:80]!r} by a real file in the folder, or download the checkpoint again.",
+    )
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """The regular file `name` of `folder`, None when there is none.
+
+    Links are followed only inside the folder, or, in a snapshot of the Hugging Face cache, into its blobs.
+
+    Raises:
+        ModelError: when `name` is not a plain name, leads out of the folder, or is not a regular file.
+    """
+    if not is_plain_name(name):
+        raise _outside(folder, name, repr(name[:200]))
+    path = folder / name
+    if not path.is_symlink() and not path.exists():
+        return None
+    inside = [folder.resolve(), hub_blobs(folder.resolve())]
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise _outside(folder, name, f"{name!r}, a link that leads nowhere,") from error
+    if not any(root is not None and real.is_relative_to(root) for root in inside):
+        raise _outside(folder, name, f"{name!r}, a link to {real},")
+    if not stat.S_ISREG(real.stat().st_mode):
+        raise _outside(folder, name, f"{name!r}, which is not a regular file,")
+    return path
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a small file of a checkpoint.
+
+    Raises:
+        ModelError: when it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            "A file of a checkpoint cannot be read.",
+            got=f"{path}: {error.strerror}",
+            allowed="a readable file",
+            fix="check the permissions and the file system.",
+        ) from error

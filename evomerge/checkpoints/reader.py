@@ -1,0 +1,199 @@
+"""A checkpoint opened for reading: checked headers, layout, memory-mapped tensors.
+
+Names are those of the files, not the in-memory ones of transformers. What whoever loads the model recomputes anyway
+(causal masks, rotary frequencies) and the second copy of a tied embedding are left out of the layout, so that they
+are neither compared nor merged nor written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, final
+
+from evomerge.checkpoints.architecture import infer_layout, is_derived_buffer, language_config
+from evomerge.checkpoints.dtypes import torch_dtype
+from evomerge.checkpoints.folder import find_file
+from evomerge.checkpoints.header import HeaderEntry
+from evomerge.checkpoints.shards import Shards, find_shards
+from evomerge.checkpoints.source import locate
+from evomerge.checkpoints.strict_json import damaged, read_object
+from evomerge.digest import digest_file, digest_json
+from evomerge.errors import ModelError
+from evomerge.layout import Layout, TensorInfo
+from evomerge.types import Digest
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.json"
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = find_file(folder, CONFIG)
+    if path is None:
+        raise ModelError(
+            "A checkpoint has no config.",
+            got=f"no {CONFIG} in {folder}",
+            allowed="a folder as transformers saves it",
+            fix=f"copy {CONFIG} from where the model came from.",
+        )
+    config = read_object(path, constants=True)
+    if not isinstance(config.get("model_type"), str):
+        raise damaged(path, f"model_type = {str(config.get('model_type'))[:80]!r}", "the name of an architecture")
+    return config
+
+
+def _config_ties(config: Mapping[str, Any]) -> bool | None:
+    """What the config says about tied embeddings; None when it says nothing."""
+    for level in (config, language_config(config)):
+        value = level.get("tie_word_embeddings")
+        if isinstance(value, bool):
+            return value
+    return None
+
+
+def _architecture_ties(model_type: str) -> bool:
+    """Whether the embeddings are tied when the config does not say so: transformers' default."""
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return False
+    return bool(getattr(CONFIG_MAPPING[model_type](), "tie_word_embeddings", False))
+
+
+@final
+class Checkpoint:
+    """One checked checkpoint. Made by `open_checkpoint`; picklable, the copy opens the same folder again.
+
+    Tensors are views of private memory maps: never copied, and never to be written to.
+
+    Attributes:
+        source: the folder or hub id, as the user wrote it.
+        revision: the hub's commit, None for a folder.
+        folder: where the files lie, absolute.
+        config: the content of config.json.
+        layout: every tensor that a merge has to decide, with layer and role.
+        left_out: names in the files that `layout` leaves out: derived buffers, the second copy of a tied embedding.
+        tied_embeddings: whether the head shares the embedding's tensor.
+        header_digest: digest of all shard headers and their names; no tensor's value is in it.
+    """
+
+    def __init__(self, source: str, revision: str | None, folder: Path) -> None:
+        self.source = source
+        self.revision = revision
+        self.folder = folder
+        self.config: Mapping[str, Any] = MappingProxyType(_read_config(folder))
+        self._shards: Shards = find_shards(folder)
+        self._maps: dict[str, torch.Tensor] = {}
+        headers = self._shards.headers
+        self.header_digest = digest_json({name: [h.digest, h.size] for name, h in headers.items()})
+        whole = infer_layout(self._shards.entries(), self.config)
+        derived = {t.name for t in whole.tensors if is_derived_buffer(t.name, t)}
+        kept = tuple(t for t in whole.tensors if t.name not in derived)
+        duplicate = self._tied_duplicate(kept)
+        self.tied_embeddings = duplicate is not None or self._head_is_absent(kept)
+        self.left_out: tuple[str, ...] = tuple(sorted(derived | ({duplicate} if duplicate is not None else set())))
+        self.layout = Layout(whole.n_layers, tuple(t for t in kept if t.name != duplicate))
+
+    def _head_is_absent(self, tensors: tuple[TensorInfo, ...]) -> bool:
+        has_head = any(t.role == "head" and len(t.shape) == 2 for t in tensors)
+        has_embedding = any(t.role == "embedding" and len(t.shape) == 2 for t in tensors)
+        return _config_ties(self.config) is not False and (not has_head or not has_embedding)
+
+    def _tied_duplicate(self, tensors: tuple[TensorInfo, ...]) -> str | None:
+        """The head that repeats the embedding byte for byte although the two are tied, as transformers decides it."""
+        stated = _config_ties(self.config)
+        if stated is False:
+            return None
+        for head in (t for t in tensors if t.role == "head" and len(t.shape) == 2):
+            for embedding in (t for t in tensors if t.role == "embedding"):
+                same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
+                if same and (stated or _architecture_ties(str(self.config["model_type"]))):
+                    if self._bytes(head.name).equal(self._bytes(embedding.name)):
+                        return head.name
+        return None
+
+    def entry(self, name: str) -> HeaderEntry:
+        """The header's entry of a tensor of the files.
+
+        Raises:
+            KeyError: for an unknown name.
+        """
+        return self._shards.entry(name)
+
+    def _bytes(self, name: str) -> torch.Tensor:
+        """The bytes of a tensor, shape `(nbytes,)`, uint8: a view of the memory map."""
+        import torch
+
+        file, entry = self._shards.files[name], self._shards.entry(name)
+        if file not in self._maps:
+            size = self._shards.headers[file].size
+            # private mapping: a stray write would stay in this process and never reach the file
+            self._maps[file] = torch.from_file(str(self.folder / file), shared=False, size=size, dtype=torch.uint8)
+        return self._maps[file][entry.start : entry.stop]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor of the files in its stored dtype and shape, memory-mapped. Do not write to it.
+
+        Only where a foreign file placed it at an address that its dtype does not allow, the tensor is a copy.
+
+        Raises:
+            KeyError: for an unknown name.
+        """
+        raw, entry = self._bytes(name), self._shards.entry(name)
+        dtype = torch_dtype(entry.dtype)
+        if raw.storage_offset() % dtype.itemsize:
+            raw = raw.clone()
+        return raw.view(dtype).reshape(entry.shape)
+
+    @cached_property
+    def content(self) -> Digest:
+        """Digest of the weights: over the sha256 of every shard's bytes. Read once, at disk speed, then remembered."""
+        return digest_json({name: digest_file(self.folder / name) for name in self._shards.headers})
+
+    def close(self) -> None:
+        """Drop the memory maps; tensors handed out before stay valid, and a later `tensor` maps again."""
+        self._maps.clear()
+
+    def __reduce__(self) -> tuple[Callable[..., Checkpoint], tuple[object, ...]]:
+        known = self.__dict__.get("content")
+        return _reopen, (self.source, self.revision, str(self.folder), self.header_digest, known)
+
+    def __repr__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return f"Checkpoint({self.source}{at}, {len(self.layout.tensors)} tensors, {self.layout.n_layers} layers)"
+
+
+def _reopen(
+    source: str, revision: str | None, folder: str, header_digest: Digest, content: Digest | None
+) -> Checkpoint:
+    """Open in another process what was opened in this one; the headers must be the same."""
+    checkpoint = Checkpoint(source, revision, Path(folder))
+    if checkpoint.header_digest != header_digest:
+        raise ModelError(
+            "A checkpoint changed while it was in use.",
+            got=f"other headers than before in {folder}",
+            allowed="files that stay as they are during a run",
+            fix="restore the checkpoint, or start a new run with the new one.",
+        )
+    if content is not None:
+        checkpoint.__dict__["content"] = content
+    return checkpoint
+
+
+def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """Open a checkpoint and check its headers; no tensor is read but to compare a tied head with its embedding.
+
+    Args:
+        source: a folder, or a hub id with an optional `@revision`.
+        revision: of the hub id; ignored for folders.
+
+    Raises:
+        ModelError: when it is not found, is unsafe (pickles, paths that lead out of the folder), damaged or incomplete,
+            or when its layers cannot be told.
+    """
+    located = locate(source, revision)
+    return Checkpoint(str(source), located.revision, located.folder)

@@ -1,0 +1,86 @@
+"""From what the user wrote, a folder or a hub id with a revision, to a folder on this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from evomerge.errors import ModelError
+
+HUB_PATTERNS = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "merges.txt",
+    "vocab.txt",
+    "LICENSE*",
+    "README.md",
+)
+"""What is downloaded from the hub: weights, configs, tokenizers, licence and card; no pickles and no code."""
+
+_HUB_ID = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?")
+
+
+class Located(NamedTuple):
+    """Where a checkpoint lies.
+
+    Attributes:
+        folder: absolute, with links resolved.
+        revision: commit of the hub's repository, None for a folder.
+    """
+
+    folder: Path
+    revision: str | None
+
+
+def _hub_error(source: str, revision: str | None, reason: str) -> ModelError:
+    at = f"{source}@{revision}" if revision else source
+    return ModelError(
+        "A checkpoint was not found.",
+        got=f"{at!r}: no such folder here, and not available from the hub ({reason})",
+        allowed="an existing folder, or the id of a hub repository with an optional @revision and a network",
+        fix="correct the path or the id; without a network, download the checkpoint first and name its folder.",
+    )
+
+
+def _download(source: str, revision: str | None) -> Located:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(source, revision=revision, allow_patterns=list(HUB_PATTERNS))
+    # every error of huggingface_hub (offline, unknown, gated, invalid id, broken download) is one of these two
+    except (OSError, ValueError) as error:
+        text = str(error).strip().splitlines()
+        raise _hub_error(source, revision, f"{type(error).__name__}: {text[0] if text else ''}") from error
+    path = Path(folder).resolve()
+    return Located(path, path.name)
+
+
+def locate(source: str | Path, revision: str | None = None) -> Located:
+    """The folder of a checkpoint, downloaded from the hub when `source` is a hub id and not a folder.
+
+    Args:
+        source: a folder, or a hub id, which may end in `@revision`.
+        revision: branch, tag or commit on the hub; ignored for folders.
+
+    Raises:
+        ModelError: when there is no such folder and no such repository, or no network to ask for it.
+    """
+    text = str(source)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return Located(folder.resolve(), None)
+    if folder.exists():
+        raise ModelError(
+            "A checkpoint must be a folder.",
+            got=f"{text!r}, a file",
+            allowed="a folder with config.json and safetensors files",
+            fix=f"name its folder, {str(folder.parent)!r}.",
+        )
+    name, _, at = text.partition("@")
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(name):
+        raise _hub_error(text, revision, "not a hub id")
+    return _download(name, revision or at or None)

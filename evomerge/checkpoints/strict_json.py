@@ -1,0 +1,73 @@
+"""JSON from files that nobody vouches for: duplicate keys, absurd sizes and depths are refused, never guessed at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ModelError
+
+MAX_JSON_BYTES = 100_000_000
+
+
+def damaged(path: Path, got: str, allowed: str, what: str = "A file of a checkpoint is damaged.") -> ModelError:
+    """The error for a file whose bytes are not what they should be."""
+    return ModelError(
+        what,
+        got=f"{got} in {path}",
+        allowed=allowed,
+        fix=f"download or copy {path.name} again, or save the checkpoint again with transformers.",
+    )
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [k for k, _ in pairs]
+        twice = next(k for k in keys if keys.count(k) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_object(raw: bytes, path: Path, *, constants: bool = False) -> dict[str, Any]:
+    """The JSON object that `raw` spells.
+
+    Args:
+        raw: UTF-8 text.
+        path: the file it came from, for messages.
+        constants: accept NaN and Infinity, which some config files hold.
+
+    Raises:
+        ModelError: when it is not UTF-8, not JSON, too deep, holds a duplicate key, or is not an object.
+    """
+    try:
+        text = raw.decode()
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=None if constants else _no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates parse, but no file or terminal takes them
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise damaged(path, f"invalid JSON ({reason})", "one JSON object in UTF-8 without duplicate keys") from error
+    if not isinstance(value, dict):
+        raise damaged(path, f"a JSON {type(value).__name__}", "one JSON object")
+    return value
+
+
+def read_object(path: Path, *, constants: bool = False) -> dict[str, Any]:
+    """The JSON object in a file of at most 100 MB.
+
+    Raises:
+        ModelError: when the file cannot be read, is larger, or `parse_object` refuses it.
+    """
+    try:
+        with path.open("rb") as f:
+            raw = f.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise damaged(path, f"{error.strerror}", "a readable file", "A file of a checkpoint cannot be read.") from error
+    if len(raw) > MAX_JSON_BYTES:
+        raise damaged(path, f"more than {MAX_JSON_BYTES} bytes", f"at most {MAX_JSON_BYTES} bytes of JSON")
+    return parse_object(raw, path, constants=constants)
