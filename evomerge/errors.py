@@ -30,8 +30,16 @@ class EvomergeError(Exception):
         self.allowed = allowed
         self.fix = fix
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors of workers cross process borders; keyword-only arguments need this."""
+        return (_rebuild, (type(self), self.what, self.got, self.allowed, self.fix))
+
     def __str__(self) -> str:
         return f"{self.what}\n  Got: {self.got}\n  Allowed: {self.allowed}\n  Fix: {self.fix}"
+
+
+def _rebuild(kind: type[EvomergeError], what: str, got: str, allowed: str, fix: str) -> EvomergeError:
+    return kind(what, got=got, allowed=allowed, fix=fix)
 
 
 class ConfigError(EvomergeError):
@@ -64,6 +72,10 @@ class MergeError(ModelError):
     """A recipe cannot be applied to these checkpoints."""
 
 
+class NonFinite(ModelError):
+    """A tensor, a logit or a score holds NaN or infinity: a failure, never a number."""
+
+
 class SelfCheckError(ModelError):
     """Our scores differ from lm-eval's by more than the stated tolerance."""
 
@@ -86,6 +98,10 @@ class RunLocked(StoreError):
 
 class CorruptJournal(StoreError):
     """A record before the last one fails its checksum or is out of sequence."""
+
+
+class SchemaTooNew(StoreError):
+    """The run directory was written by a newer evomerge than this one."""
 
 
 class ResumeMismatch(StoreError):
