@@ -1,0 +1,200 @@
+"""A journal as one value: what was asked, what came of it, and how far the run got. Pure reading, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from evomerge.errors import ResumeMismatch
+from evomerge.runs.records import (
+    Asked,
+    Baseline,
+    Candidate,
+    Chosen,
+    Evaluated,
+    Failed,
+    Finished,
+    Interrupted,
+    Note,
+    Opened,
+    Phase,
+    PhaseBegun,
+    Reused,
+    Told,
+)
+from evomerge.runs.store import Entry
+from evomerge.types import CandidateId, Digest, SetName, Vector
+
+State = Literal["running", "finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of the optimizer: its number from 0, its candidates in ask order, and whether it was told."""
+
+    number: int
+    candidates: tuple[Candidate, ...]
+    told: bool
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much happened.
+
+    Attributes:
+        asked: candidates asked by the optimizer.
+        evaluated: outcomes with a score on the search set.
+        reused: candidates whose recipe was scored before.
+        failed: outcomes without a score on the search set.
+        questions: items scored on all sets.
+        repeated: outcomes that were recorded twice for one recipe and set (0 unless something is wrong).
+    """
+
+    asked: int = 0
+    evaluated: int = 0
+    reused: int = 0
+    failed: int = 0
+    questions: int = 0
+    repeated: int = 0
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything that a journal says.
+
+    Attributes:
+        batches: in order; only the last ones may be untold.
+        baselines: models beside the batches, by id, in order.
+        outcomes: by recipe digest and set; the first recorded one counts. Losses of infrastructure are left out.
+        reused: candidates told an earlier outcome, per set.
+        phase: the last one entered, None before the search begins.
+        chosen: the final pick.
+        finished: the last record of a run that is done.
+        interrupted: how the last life ended, None when it runs, was killed, or is done.
+        lives: the beginnings of all lives.
+        notes: in order.
+        counts: totals over all lives.
+        life_times: per life its first and last record's unix time in seconds.
+    """
+
+    batches: tuple[Batch, ...]
+    baselines: Mapping[CandidateId, Baseline]
+    outcomes: Mapping[tuple[Digest, SetName], Evaluated | Failed]
+    reused: frozenset[tuple[CandidateId, SetName]]
+    phase: Phase | None
+    chosen: Chosen | None
+    finished: Finished | None
+    interrupted: Interrupted | None
+    lives: tuple[Opened, ...]
+    notes: tuple[Note, ...]
+    counts: Counts
+    life_times: tuple[tuple[float, float], ...]
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent in all lives."""
+        return sum(last - first for first, last in self.life_times)
+
+    def state(self, *, writing: bool) -> State:
+        """The run's state; `writing` says whether a live process holds its lock."""
+        if self.finished is not None:
+            return "finished"
+        if writing:
+            return "running"
+        return "failed" if self.interrupted is not None and self.interrupted.exit_code == 4 else "interrupted"
+
+    def outcome(self, candidate: Candidate | Baseline, set_name: SetName) -> Evaluated | Failed | None:
+        """What came of a candidate on a set, None when it was not scored there."""
+        return self.outcomes.get((candidate.recipe, set_name))
+
+
+def _life_times(entries: Sequence[Entry]) -> tuple[tuple[float, float], ...]:
+    spans: list[tuple[float, float]] = []
+    for entry in entries:
+        if isinstance(entry.record, Opened):
+            spans.append((entry.time_s, entry.time_s))
+        elif spans and entry.time_s:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], entry.time_s))
+    return tuple(spans)
+
+
+def read_history(entries: Iterable[Entry]) -> History:
+    """Fold a journal into one value."""
+    lines = list(entries)
+    records = [entry.record for entry in lines]
+    asked = [r for r in records if isinstance(r, Asked)]
+    told = {r.batch for r in records if isinstance(r, Told)}
+    scored = [r for r in records if isinstance(r, Evaluated | Failed) and not _is_infrastructure(r)]
+    outcomes: dict[tuple[Digest, SetName], Evaluated | Failed] = {}
+    for record in scored:
+        outcomes.setdefault((record.recipe, record.set_name), record)
+    reused = [r for r in records if isinstance(r, Reused)]
+    phases = [r.phase for r in records if isinstance(r, PhaseBegun)]
+    last_opened = max((i for i, r in enumerate(records) if isinstance(r, Opened)), default=0)
+    endings = [r for r in records[last_opened:] if isinstance(r, Interrupted)]
+    return History(
+        batches=tuple(Batch(a.batch, a.candidates, a.batch in told) for a in asked),
+        baselines={r.id: r for r in records if isinstance(r, Baseline)},
+        outcomes=outcomes,
+        reused=frozenset((r.id, r.set_name) for r in reused),
+        phase=phases[-1] if phases else None,
+        chosen=next((r for r in reversed(records) if isinstance(r, Chosen)), None),
+        finished=next((r for r in reversed(records) if isinstance(r, Finished)), None),
+        interrupted=endings[-1] if endings else None,
+        lives=tuple(r for r in records if isinstance(r, Opened)),
+        notes=tuple(r for r in records if isinstance(r, Note)),
+        counts=Counts(
+            asked=sum(len(a.candidates) for a in asked),
+            evaluated=sum(isinstance(r, Evaluated) and r.set_name == "search" for r in outcomes.values()),
+            reused=sum(r.set_name == "search" for r in reused),
+            failed=sum(isinstance(r, Failed) and r.set_name == "search" for r in outcomes.values()),
+            questions=sum(r.n_questions for r in scored if isinstance(r, Evaluated)),
+            repeated=len(scored) - len(outcomes),
+        ),
+        life_times=_life_times(lines),
+    )
+
+
+def _is_infrastructure(record: Evaluated | Failed) -> bool:
+    return isinstance(record, Failed) and record.failure.kind == "infrastructure"
+
+
+def compare_genes(asked: Sequence[Vector], recorded: Batch, names: Sequence[str]) -> ResumeMismatch | None:
+    """Whether the optimizer asked again what the journal says it asked.
+
+    Args:
+        asked: quantised genes per candidate, each of shape `(d,)`, in ask order.
+        recorded: the batch of the journal.
+        names: the genes' names, `d` of them.
+
+    Returns:
+        None when all are equal, else the error for the caller to raise (or to accept and journal).
+    """
+    if len(asked) != len(recorded.candidates):
+        got = f"batch {recorded.number} has {len(asked)} candidates, the journal {len(recorded.candidates)}"
+        return _mismatch(got)
+    for vector, candidate in zip(asked, recorded.candidates, strict=True):
+        if vector.shape != (len(candidate.genes),):
+            return _mismatch(f"{candidate.id} has {vector.size} genes, the journal {len(candidate.genes)}")
+        differing = np.flatnonzero(vector != candidate.vector)
+        if differing.size:
+            i = int(differing[0])
+            got = (
+                f"{candidate.id} in batch {recorded.number} differs in {differing.size} of {vector.size} genes, "
+                f"first in {names[i]}: {float(vector[i])!r} instead of {candidate.genes[i]!r}"
+            )
+            return _mismatch(got)
+    return None
+
+
+def _mismatch(got: str) -> ResumeMismatch:
+    return ResumeMismatch(
+        "Replaying the journal asks for other candidates than the recorded ones.",
+        got=got,
+        allowed="the same candidates, gene by gene",
+        fix="use the package versions of the first life (they are in the journal), or continue from the recorded "
+        "history with --accept-history, which is noted in the journal.",
+    )

@@ -1,0 +1,286 @@
+"""The run directory: its files, its journal, and who may write to it.
+
+What `append` has returned for survives kill -9 and power loss. A run directory appears in one step, complete with
+its job and manifest. Files other than the journal are replaced atomically.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self, final
+
+from evomerge.errors import ConfigError, CorruptJournal, SchemaTooNew, StoreError
+from evomerge.files import disk_full_is_told, fsync_folder, write_atomic
+from evomerge.runs.journal import Scan, frame, mend, scan
+from evomerge.runs.lock import RunLock
+from evomerge.runs.records import MIGRATIONS, RECORDS, SCHEMA_VERSION, Evaluated, Opened, Record
+from evomerge.runs.responses import load_responses, save_responses
+from evomerge.types import Digest, Evaluation
+
+JOURNAL: Final = "journal.jsonl"
+RESPONSES: Final = "responses"
+LOGS: Final = "logs"
+EXPORTS: Final = "exports"
+_FOLDERS: Final = (RESPONSES, LOGS, EXPORTS)
+
+
+class Entry(NamedTuple):
+    """One line of the journal: sequence number from 0, unix time in seconds, record."""
+
+    n: int
+    time_s: float
+    record: Record
+
+
+def decode_entries(
+    payloads: tuple[dict[str, Any], ...],
+    migrations: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MIGRATIONS,
+) -> Iterator[Entry]:
+    """Payloads of a journal as records; those of an older schema are migrated.
+
+    Raises:
+        SchemaTooNew: at the first life that a newer version wrote.
+        CorruptJournal: for a payload that is no record.
+    """
+    version = SCHEMA_VERSION
+    for n, payload in enumerate(payloads):
+        version = payload.get("schema", version) if payload.get("t") == Opened.tag else version
+        if version > SCHEMA_VERSION:
+            raise SchemaTooNew(
+                "This run was written by a newer evomerge.",
+                got=f"journal schema {version}, from line {n + 1} on",
+                allowed=f"up to {SCHEMA_VERSION}",
+                fix="install the newer evomerge again.",
+            )
+        fields = dict(payload)
+        for old in range(version, SCHEMA_VERSION):
+            fields = migrations[old](fields)
+        tag, at = fields.pop("t", None), fields.pop("at", 0.0)
+        try:
+            yield Entry(n, at, RECORDS[tag].from_json(fields))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptJournal(
+                "The journal holds a record that cannot be read.",
+                got=f"line {n + 1}, kind {tag!r}: {type(error).__name__} {error}",
+                allowed=", ".join(RECORDS),
+                fix="open the run with the version of evomerge that wrote it.",
+            ) from error
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / JOURNAL).is_file()
+
+
+@final
+class RunStore:
+    """One run directory, open for reading or for writing.
+
+    Made by `create` or `open`, closed by `close` or as a context manager. Not to be shared between threads.
+    """
+
+    def __init__(self, folder: Path, lock: RunLock | None) -> None:
+        """Private: use `create` or `open`."""
+        self.folder = folder
+        self._lock = lock
+        found = self._scan()
+        self.notes = _notes(found)
+        self._n = len(found.payloads)
+        self._size = found.size
+        self._fd = -1
+        if lock is not None:
+            self._fd = os.open(folder / JOURNAL, os.O_WRONLY | os.O_APPEND)
+            repair = mend(found)
+            self._write(repair)
+            self._n += bool(found.tail)
+
+    @classmethod
+    def create(cls, folder: Path, files: Mapping[str, bytes | str]) -> RunStore:
+        """A new run directory with `files` in it, open for writing.
+
+        Args:
+            folder: must not exist, or be empty.
+            files: plain file name -> content; at least the resolved job and the manifest.
+
+        Raises:
+            ConfigError: when `folder` holds something.
+            DiskFull: when there is no space; nothing is left behind.
+        """
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise _taken(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        temporary = _temporary(folder)
+        lock: RunLock | None = None
+        try:
+            with disk_full_is_told(folder):
+                for name in _FOLDERS:
+                    (temporary / name).mkdir(parents=True)
+                for name, content in files.items():
+                    write_atomic(temporary / name, content)
+                write_atomic(temporary / JOURNAL, b"")
+                lock = RunLock(temporary)
+                try:
+                    temporary.rename(folder)
+                except OSError as error:
+                    if not folder.exists():
+                        raise
+                    raise _taken(folder) from error
+                fsync_folder(folder.parent)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        lock.moved_to(folder)
+        return cls(folder, lock)
+
+    @classmethod
+    def open(cls, folder: Path, *, write: bool) -> RunStore:
+        """An existing run directory.
+
+        Opening for reading never disturbs a writer and changes no byte.
+
+        Raises:
+            ConfigError: when `folder` is not a run directory.
+            RunLocked: when `write` and another process writes to it.
+            CorruptJournal: when a record before the last is damaged.
+        """
+        if not _is_run(folder):
+            raise ConfigError(
+                "There is no run here.",
+                got=str(folder),
+                allowed=f"a folder that holds {JOURNAL}",
+                fix="name the run directory (runs/NAME), or start the run with `evomerge search`.",
+            )
+        lock = RunLock(folder) if write else None
+        try:
+            return cls(folder, lock)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+
+    def _scan(self) -> Scan:
+        return scan((self.folder / JOURNAL).read_bytes())
+
+    def append(self, *records: Record) -> None:
+        """Write records behind the last one; when this returns they are on the disk. Several cost one fsync.
+
+        Raises:
+            StoreError: when the store is open for reading, or an earlier fsync failed.
+            RunLocked: when another host has taken the run over.
+            DiskFull: when there is no space; the journal ends behind its last complete record.
+        """
+        if self._fd < 0 or self._lock is None:
+            raise StoreError(
+                "This run directory is not open for writing.",
+                got=str(self.folder),
+                allowed="a store opened with write=True, not closed, whose disk has never failed",
+                fix="open it again, for instance with `evomerge resume`.",
+            )
+        self._lock.check()
+        now = round(time.time(), 3)
+        lines = (
+            frame(self._n + i, {"at": now, "t": record.tag, **record.to_json()}) for i, record in enumerate(records)
+        )
+        self._write(b"".join(lines))
+        self._n += len(records)
+
+    def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        with disk_full_is_told(self.folder / JOURNAL):
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+                os.fsync(self._fd)
+            except OSError:
+                # What was not acknowledged goes; if even that fails, the next open marks it as torn.
+                with suppress(OSError):
+                    os.ftruncate(self._fd, self._size)
+                self._close_journal()  # after a failed fsync nobody knows what the kernel has kept
+                raise
+        self._size += len(data)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every record with its number and time, as the file holds them now.
+
+        Raises:
+            CorruptJournal: when a line before the last is damaged.
+            SchemaTooNew: when a newer version wrote it.
+        """
+        return decode_entries(self._scan().payloads)
+
+    def records(self) -> Iterator[Record]:
+        """Every record, as the file holds them now; raises as `entries`."""
+        return (entry.record for entry in self.entries())
+
+    def save_responses(self, recipe: Digest, evaluation: Evaluation) -> str:
+        """Keep per-item answers and return their digest, for the `evaluated` record that must follow.
+
+        Raises:
+            DiskFull: when there is no space.
+        """
+        return save_responses(self.folder / RESPONSES, recipe, evaluation)
+
+    def load_responses(self, record: Evaluated) -> Evaluation:
+        """The per-item answers behind a record.
+
+        Raises:
+            StoreError: when their file is lost or was altered.
+        """
+        return load_responses(self.folder / RESPONSES, record)
+
+    def _close_journal(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def close(self) -> None:
+        """Release the lock; a second call does nothing."""
+        self._close_journal()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _notes(found: Scan) -> tuple[str, ...]:
+    if not found.tail:
+        return ()
+    return (f"The last {len(found.tail)} bytes of the journal are a write that a crash cut; they are skipped.",)
+
+
+def _taken(folder: Path) -> ConfigError:
+    return ConfigError(
+        "The run directory exists already.",
+        got=f"{folder} {'holds a run' if _is_run(folder) else 'is not empty'}",
+        allowed="a folder that does not exist, or is empty",
+        fix="name another one with --run-dir, continue the run with `evomerge resume`, or use --resume auto.",
+    )
+
+
+def _temporary(folder: Path, pid: int | None = None) -> Path:
+    return folder.with_name(f".{folder.name}.{socket.gethostname()}.{pid or os.getpid()}.new")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes of this host that died while creating `folder` left beside it."""
+    for left in folder.parent.glob(f".{folder.name}.{socket.gethostname()}.*.new"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
