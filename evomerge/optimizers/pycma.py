@@ -1,0 +1,116 @@
+"""CMA-ES and separable CMA-ES by pycma, with a private random stream.
+
+pycma would seed numpy's global generator, read a signals file, and stop on flat fitness; all of that is off. Its own
+termination criteria look at fitness values, which here are ranks, so only those about numerics are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.optimizers.base import Optimizer, Problem
+from evomerge.optimizers.cmaes import CmaStrategy, Engine, options
+from evomerge.optimizers.options import read_options, require_one_objective
+from evomerge.optimizers.protocol import AskTell, Matrix, gaussian_vectors
+from evomerge.seeds import derive_seed, generator
+from evomerge.types import Vector
+
+_OFF: Final = float("inf")
+
+
+def _pycma_options(population: int, seed: int, stds: Vector, diagonal: bool) -> dict[str, Any]:
+    return {
+        "popsize": population,
+        "randn": np.random.RandomState(seed).randn,  # noqa: NPY002 - pycma calls randn(n, m)
+        "seed": np.nan,  # nan: leave numpy's global generator alone
+        "bounds": [0, 1],
+        "CMA_stds": stds,
+        "CMA_diagonal": diagonal,
+        "signals_filename": "",  # None would mean the default, a file in the working directory
+        "verbose": -9,
+        # fitness values are ranks: what compares them between generations would stop at once
+        "tolfun": 0,
+        "tolfunhist": 0,
+        "tolfunrel": 0,
+        "tolflatfitness": _OFF,
+        "tolstagnation": _OFF,
+        "tolxstagnation": False,
+        "tolx": 0,
+        "maxiter": _OFF,
+    }
+
+
+@final
+class PycmaEngine(Engine):
+    """One run of `cma.CMAEvolutionStrategy` on the unit cube.
+
+    Args:
+        start: shape `(d,)`.
+        stds: initial standard deviation per gene, shape `(d,)`.
+        population: candidates per generation.
+        seed: of the private stream.
+        diagonal: separable CMA-ES (Ros and Hansen 2008) instead of a full covariance.
+    """
+
+    def __init__(self, start: Vector, stds: Vector, population: int, seed: int, *, diagonal: bool) -> None:
+        import cma  # slow, and looks for matplotlib
+
+        sigma = float(np.exp(np.mean(np.log(stds))))
+        chosen = _pycma_options(population, seed, stds / sigma, diagonal)
+        self._es = cma.CMAEvolutionStrategy(np.array(start), sigma, chosen)
+
+    def ask(self, n: int) -> Matrix:
+        """See `Engine.ask`."""
+        return np.array(self._es.ask(n), dtype=np.float64)
+
+    def tell(self, genes: Matrix, ranks: npt.NDArray[np.float64]) -> None:
+        """See `Engine.tell`; pycma itself clips points from outside (Hansen 2011)."""
+        self._es.tell([np.array(row) for row in genes], [float(r) for r in ranks])
+
+    def mean(self) -> Vector:
+        """See `Engine.mean`."""
+        return np.array(self._es.result.xfavorite, dtype=np.float64)
+
+    def broken(self) -> bool:
+        """See `Engine.broken`: condition number, step sizes without effect."""
+        return bool(self._es.stop())
+
+
+def _cma(name: str, problem: Problem, given: Mapping[str, Any], *, diagonal: bool) -> Optimizer:
+    require_one_objective(name, problem)
+    chosen = read_options(name, given, options(problem.dim))
+    stds = problem.spread * chosen["spread"]
+
+    def make_engine(start: Vector, population: int, run: int) -> Engine:
+        seed = derive_seed(problem.seed, name, run)
+        return PycmaEngine(start, stds, population, seed, diagonal=diagonal)
+
+    def start_of(run: int) -> Vector:
+        return gaussian_vectors(problem, 1, generator(problem.seed, name, "start", run), chosen["spread"])[0]
+
+    strategy = CmaStrategy(
+        problem, make_engine, population=chosen["population"], restarts=chosen["restarts"], start_of=start_of
+    )
+    return AskTell(problem, strategy)
+
+
+def full_cma(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
+    """CMA-ES with a full covariance matrix (Hansen 2016).
+
+    Raises:
+        ConfigError: for several objectives, then for an option that is unknown or out of range.
+    """
+    return _cma("cma", problem, options, diagonal=False)
+
+
+def separable_cma(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
+    """CMA-ES that learns one variance per gene: linear in the dimension, faster to learn above about 20 genes.
+
+    Raises:
+        ConfigError: for several objectives, then for an option that is unknown or out of range.
+    """
+    return _cma("sep-cma", problem, options, diagonal=True)
