@@ -30,10 +30,15 @@ def _outside(folder: Path, name: str, got: str) -> ModelError:
     )
 
 
-def find_file(folder: Path, name: str) -> Path | None:
+def find_file(folder: Path, name: str, root: Path | None = None) -> Path | None:
     """The regular file `name` of `folder`, None when there is none.
 
-    Links are followed only inside the folder, or, in a snapshot of the Hugging Face cache, into its blobs.
+    Links are followed only inside the checkpoint, or, in a snapshot of the Hugging Face cache, into its blobs.
+
+    Args:
+        folder: where the file lies.
+        name: its plain name.
+        root: the checkpoint's folder where `folder` is one inside it; None when they are the same.
 
     Raises:
         ModelError: when `name` is not a plain name, leads out of the folder, or is not a regular file.
@@ -43,7 +48,8 @@ def find_file(folder: Path, name: str) -> Path | None:
     path = folder / name
     if not path.is_symlink() and not path.exists():
         return None
-    inside = [folder.resolve(), hub_blobs(folder.resolve())]
+    top = (root or folder).resolve()
+    inside = [top, hub_blobs(top)]
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:

@@ -105,16 +105,17 @@ class Checkpoint:
 
     def _tied_duplicate(self, tensors: tuple[TensorInfo, ...]) -> str | None:
         """The head that repeats the embedding byte for byte although the two are tied, as transformers decides it."""
+        pairs = [
+            (head.name, embedding.name)
+            for head in tensors
+            for embedding in tensors
+            if (head.role, embedding.role) == ("head", "embedding") and len(head.shape) == 2
+            if (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
+        ]
         stated = _config_ties(self.config)
-        if stated is False:
+        if not pairs or stated is False or not (stated or _architecture_ties(str(self.config["model_type"]))):
             return None
-        for head in (t for t in tensors if t.role == "head" and len(t.shape) == 2):
-            for embedding in (t for t in tensors if t.role == "embedding"):
-                same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
-                if same and (stated or _architecture_ties(str(self.config["model_type"]))):
-                    if self._bytes(head.name).equal(self._bytes(embedding.name)):
-                        return head.name
-        return None
+        return next((head for head, embedding in pairs if self._bytes(head).equal(self._bytes(embedding))), None)
 
     def entry(self, name: str) -> HeaderEntry:
         """The header's entry of a tensor of the files.

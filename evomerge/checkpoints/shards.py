@@ -52,7 +52,7 @@ def _nothing_found(folder: Path) -> ModelError:
             "A checkpoint holds its weights as pickles only, which can run code when they are read.",
             got=f"{', '.join(pickles[:5])} in {folder}",
             allowed=f"{SINGLE}, or shards with {INDEX}",
-            fix="convert to safetensors: load the model with transformers where you trust it, and call save_pretrained.",
+            fix="convert to safetensors: load it with transformers where you trust it, and call save_pretrained.",
         )
     return ModelError(
         "A checkpoint holds no weights.",

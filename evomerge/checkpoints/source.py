@@ -20,6 +20,8 @@ HUB_PATTERNS = (
     "README.md",
 )
 """What is downloaded from the hub: weights, configs, tokenizers, licence and card; no pickles and no code."""
+HUB_EXCLUDED = ("*/*.safetensors", "consolidated*.safetensors")
+"""Second copies of the weights in other formats."""
 
 _HUB_ID = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?")
 
@@ -50,7 +52,9 @@ def _download(source: str, revision: str | None) -> Located:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(source, revision=revision, allow_patterns=list(HUB_PATTERNS))
+        folder = snapshot_download(
+            source, revision=revision, allow_patterns=list(HUB_PATTERNS), ignore_patterns=list(HUB_EXCLUDED)
+        )
     # every error of huggingface_hub (offline, unknown, gated, invalid id, broken download) is one of these two
     except (OSError, ValueError) as error:
         text = str(error).strip().splitlines()

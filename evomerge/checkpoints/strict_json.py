@@ -48,7 +48,8 @@ def parse_object(raw: bytes, path: Path, *, constants: bool = False) -> dict[str
     try:
         text = raw.decode()
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=None if constants else _no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates parse, but no file or terminal takes them
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # lone surrogates parse, but no file or terminal takes them
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise damaged(path, f"invalid JSON ({reason})", "one JSON object in UTF-8 without duplicate keys") from error
