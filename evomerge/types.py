@@ -27,6 +27,10 @@ SET_NAMES: tuple[SetName, ...] = ("search", "select", "report")
 FailureKind = Literal["nan", "merge", "evaluate", "memory", "crash", "timeout", "infrastructure"]
 
 
+class NonFiniteScores(ValueError):
+    """A score is NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class TaskAnswers:
     """The per-item results of one task for one model.
@@ -48,7 +52,7 @@ class TaskAnswers:
             raise ValueError(f"task {self.task}: no items were scored")
         bad = [s for s in self.scores if not math.isfinite(s)]
         if bad:
-            raise ValueError(f"task {self.task}: {len(bad)} scores are not finite; a failure is never a number")
+            raise NonFiniteScores(f"task {self.task}: {len(bad)} scores are not finite; a failure is never a number")
 
     @property
     def mean(self) -> float:

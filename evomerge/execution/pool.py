@@ -1,0 +1,152 @@
+"""The contract of whatever scores candidates, and the bookkeeping that every pool shares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Final, Literal, NamedTuple, Self, final
+
+from evomerge.types import EvalTask, Failure, Outcome
+
+MAX_KILLS: Final = 2
+"""A candidate that took this many workers down is quarantined."""
+
+
+class Completed(NamedTuple):
+    """One answer of a pool.
+
+    Attributes:
+        task: as submitted.
+        outcome: what came of it; never an `infrastructure` failure.
+        worker: name of the worker that answered, or that died of it.
+        attempt: 1, more when workers were lost under the task.
+    """
+
+    task: EvalTask
+    outcome: Outcome
+    worker: str
+    attempt: int
+
+
+class EvaluationPool(ABC):
+    """Scores tasks on one or more long-lived workers.
+
+    `submit` never blocks on a worker; `next_outcome` hands answers out **in any order, each task exactly once**.
+    A task's outcome depends on the task alone: not on the worker, the order, or the number of workers. A worker
+    that is lost (killed, its host gone) is replaced and its task goes to another one; this is never counted against
+    the candidate, unless it is the task that was running when a second worker died: then its outcome is
+    `Failure("crash")` (or `"memory"`). A task that runs longer than the pool's limit becomes `Failure("timeout")` and
+    its worker is replaced. A worker that cannot start at all is an error, raised by the constructor or `next_outcome`.
+
+    A pool belongs to one thread. `close` may be called at any moment, also twice, and leaves no process behind.
+    """
+
+    @property
+    @abstractmethod
+    def n_workers(self) -> int:
+        """How many workers there are meant to be; at least 1."""
+
+    @abstractmethod
+    def submit(self, task: EvalTask) -> None:
+        """Put a task behind those submitted before.
+
+        Raises:
+            RuntimeError: when the pool is closed.
+        """
+
+    @abstractmethod
+    def next_outcome(self, timeout_s: float | None = None) -> Completed | None:
+        """The next answer; None when nothing is outstanding, or nothing came within `timeout_s` seconds.
+
+        Raises:
+            RuntimeError: when the pool is closed.
+            EvomergeError: whatever a worker's start-up raised (a missing parent, a bad plan).
+            ConfigError: when workers die while they start, again and again.
+        """
+
+    @abstractmethod
+    def drop_waiting(self) -> tuple[EvalTask, ...]:
+        """Forget the tasks that no worker has begun, and return them in the order of submission; the others go on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the workers, running tasks included; outstanding tasks are forgotten."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+Loss = Literal["infrastructure", "crash", "memory"]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A task on its way through a pool.
+
+    Attributes:
+        number: order of submission.
+        task: as submitted.
+        attempt: of the present or next run, from 1.
+        kills: where it was running when a worker died: names of places (worker or node), one per death.
+        avoid: worker that it should not meet again at once; empty when any will do.
+    """
+
+    number: int
+    task: EvalTask
+    attempt: int = 1
+    kills: tuple[str, ...] = ()
+    avoid: str = ""
+
+    def lost(self, worker: str, place: str = "", *, blamed: bool) -> Ticket:
+        """The ticket for another try, after `worker` was lost; `blamed` when this task was the one running."""
+        kills = (*self.kills, place or worker) if blamed else self.kills
+        return replace(self, attempt=self.attempt + blamed, kills=kills, avoid=worker if blamed else self.avoid)
+
+
+def quarantine(ticket: Ticket, loss: Loss, detail: str) -> Failure:
+    """The verdict on a candidate that took `MAX_KILLS` workers down."""
+    kind: Literal["memory", "crash"] = "memory" if loss == "memory" else "crash"
+    return Failure(kind, f"took {len(ticket.kills)} workers down; the last one: {detail}")
+
+
+@final
+class TaskQueue:
+    """Tickets that wait for a worker: in order of submission, retried ones where they stood."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Ticket] = deque()
+        self._n = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, task: EvalTask) -> None:
+        """Put a new task behind all others."""
+        self._waiting.append(Ticket(self._n, task))
+        self._n += 1
+
+    def put_back(self, ticket: Ticket) -> None:
+        """Return a ticket to its place in the order."""
+        behind = sum(t.number < ticket.number for t in self._waiting)
+        self._waiting.insert(behind, ticket)
+
+    def take(self, worker: str, *, alone: bool) -> Ticket | None:
+        """The first ticket for `worker`; one that should avoid it is given out only when it is `alone`."""
+        for i, ticket in enumerate(self._waiting):
+            if alone or ticket.avoid != worker:
+                del self._waiting[i]
+                return ticket
+        return None
+
+    def drain(self) -> tuple[EvalTask, ...]:
+        """Remove and return all tasks."""
+        tasks = tuple(t.task for t in self._waiting)
+        self._waiting.clear()
+        return tasks
