@@ -1,8 +1,8 @@
 """The hypervolume indicator of losses: the volume that a set of points dominates, up to a reference point.
 
-The computing is moocore's (Guerreiro, Fonseca and Paquete 2021); here stand the conventions. Losses are lower-is-better,
-a point that is not better than the reference in every loss adds nothing, and the reference point of a run is fixed
-once, so that the curve of a run never falls.
+The computing is moocore's (Guerreiro, Fonseca and Paquete 2021); here stand the conventions. Losses are
+lower-is-better, a point that is not better than the reference in every loss adds nothing, and the reference point of a
+run is fixed once, so that the curve of a run never falls.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from evomerge.types import CandidateId
 
 
 @dataclass(frozen=True)
-class Point:
+class ArchiveEntry:
     """One scored candidate.
 
     Attributes:
@@ -51,13 +51,13 @@ class ParetoArchive:
         if n_objectives < 1:
             raise ValueError(f"an archive needs at least one objective, not {n_objectives}")
         self._n_objectives = n_objectives
-        self._known: dict[CandidateId, Point] = {}
-        self._front: list[Point] = []
+        self._known: dict[CandidateId, ArchiveEntry] = {}
+        self._front: list[ArchiveEntry] = []
 
     def __len__(self) -> int:
         return len(self._front)
 
-    def add(self, point: Point) -> bool:
+    def add(self, point: ArchiveEntry) -> bool:
         """Add a point; an infeasible one is remembered but never on the front.
 
         Returns:
@@ -78,11 +78,11 @@ class ParetoArchive:
         self._front = [p for p, kept in zip(rivals, keep, strict=True) if kept]
         return bool(keep[-1])
 
-    def front(self) -> tuple[Point, ...]:
+    def front(self) -> tuple[ArchiveEntry, ...]:
         """The front, sorted by losses and then by id."""
         return tuple(sorted(self._front, key=lambda p: (p.losses, p.id)))
 
-    def best(self, objective: int) -> Point | None:
+    def best(self, objective: int) -> ArchiveEntry | None:
         """The feasible point with the smallest loss in one objective; ties go to the other losses, then to the id.
 
         Raises:
@@ -92,7 +92,7 @@ class ParetoArchive:
             raise IndexError(f"objective {objective} is not one of {self._n_objectives}")
         return min(self._front, key=lambda p: (p.losses[objective], p.losses, p.id), default=None)
 
-    def knee(self) -> Point | None:
+    def knee(self) -> ArchiveEntry | None:
         """The knee of the front (`knee.knee`), None when it is empty."""
         front = self.front()
         return front[knee([p.losses for p in front])] if front else None
@@ -102,7 +102,7 @@ class ParetoArchive:
         return np.array([p.losses for p in self.front()]).reshape(-1, self._n_objectives)
 
 
-def front_of(points: Sequence[Point]) -> tuple[Point, ...]:
+def front_of(points: Sequence[ArchiveEntry]) -> tuple[ArchiveEntry, ...]:
     """The front of a set of points, sorted by losses and then by id; empty when none is feasible.
 
     Raises:

@@ -7,16 +7,17 @@ alike. Constraints and failures enter by rank alone (`ranking`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.optimizers.base import Problem, Told
-from evomerge.optimizers.options import Option
-from evomerge.optimizers.protocol import Matrix, Strategy, first_batch, n_fresh
+from evomerge.optimizers.base import Optimizer, Problem, Told
+from evomerge.optimizers.options import Option, read_options, require_one_objective
+from evomerge.optimizers.protocol import AskTell, Matrix, Strategy, first_batch, gaussian_vectors, n_fresh
 from evomerge.optimizers.ranking import feasibility_ranks, order_key
+from evomerge.seeds import derive_seed, generator
 from evomerge.types import Vector
 
 FINEST_STEP: Final = 1e-4
@@ -81,9 +82,8 @@ class CmaStrategy(Strategy):
         problem: what is optimised; one objective.
         make_engine: builds the engine of each run.
         population: of the first run.
-        spread: multiplier of `problem.spread` (known to the engine; here for the starts of later runs).
         restarts: at most so many.
-        rng_of: run number -> a private generator for the start of that run.
+        start_of: number of a later run -> where it starts.
     """
 
     def __init__(
@@ -164,3 +164,30 @@ class CmaStrategy(Strategy):
         self._restarts_left -= 1
         self._n_run += 1
         self._engine = self._make_engine(self._start_of(self._n_run), self._population, self._n_run)
+
+
+NewEngine = Callable[[Vector, Vector, int, int], Engine]
+"""(start, initial standard deviations, population, seed) -> a fresh engine."""
+
+
+def build(name: str, problem: Problem, given: Mapping[str, Any], new_engine: NewEngine) -> Optimizer:
+    """The optimizer `name` of this family: checked options, private streams, restarts.
+
+    Raises:
+        ConfigError: for several objectives, then for an option that is unknown or out of range.
+    """
+    require_one_objective(name, problem)
+    chosen = read_options(name, given, options(problem.dim))
+    spread = float(chosen["spread"])
+
+    def make_engine(start: Vector, population: int, run: int) -> Engine:
+        return new_engine(start, problem.spread * spread, population, derive_seed(problem.seed, name, run))
+
+    def start_of(run: int) -> Vector:
+        rng = generator(problem.seed, name, "start", run)
+        start: Vector = gaussian_vectors(problem, 1, rng, spread)[0]
+        return start
+
+    population, restarts = int(chosen["population"]), int(chosen["restarts"])
+    strategy = CmaStrategy(problem, make_engine, population=population, restarts=restarts, start_of=start_of)
+    return AskTell(problem, strategy)

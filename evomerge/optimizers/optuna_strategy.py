@@ -58,9 +58,7 @@ class OptunaStrategy(Strategy):
         spread: multiplier of `problem.spread` for the first batch.
     """
 
-    def __init__(
-        self, problem: Problem, make_sampler: MakeSampler, *, batch: int, first: int, spread: float
-    ) -> None:
+    def __init__(self, problem: Problem, make_sampler: MakeSampler, *, batch: int, first: int, spread: float) -> None:
         import optuna
 
         self._problem = problem

@@ -7,16 +7,15 @@ termination criteria look at fitness values, which here are ranks, so only those
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
 
 from evomerge.optimizers.base import Optimizer, Problem
-from evomerge.optimizers.cmaes import CmaStrategy, Engine, options
-from evomerge.optimizers.options import read_options, require_one_objective
-from evomerge.optimizers.protocol import AskTell, Matrix, gaussian_vectors
-from evomerge.seeds import derive_seed, generator
+from evomerge.optimizers.cmaes import Engine, build
+from evomerge.optimizers.protocol import Matrix
 from evomerge.types import Vector
 
 _OFF: Final = float("inf")
@@ -25,7 +24,7 @@ _OFF: Final = float("inf")
 def _pycma_options(population: int, seed: int, stds: Vector, diagonal: bool) -> dict[str, Any]:
     return {
         "popsize": population,
-        "randn": np.random.RandomState(seed).randn,  # noqa: NPY002 - pycma calls randn(n, m)
+        "randn": np.random.RandomState(seed).randn,
         "seed": np.nan,  # nan: leave numpy's global generator alone
         "bounds": [0, 1],
         "CMA_stds": stds,
@@ -80,31 +79,13 @@ class PycmaEngine(Engine):
         return bool(self._es.stop())
 
 
-def _cma(name: str, problem: Problem, given: Mapping[str, Any], *, diagonal: bool) -> Optimizer:
-    require_one_objective(name, problem)
-    chosen = read_options(name, given, options(problem.dim))
-    stds = problem.spread * chosen["spread"]
-
-    def make_engine(start: Vector, population: int, run: int) -> Engine:
-        seed = derive_seed(problem.seed, name, run)
-        return PycmaEngine(start, stds, population, seed, diagonal=diagonal)
-
-    def start_of(run: int) -> Vector:
-        return gaussian_vectors(problem, 1, generator(problem.seed, name, "start", run), chosen["spread"])[0]
-
-    strategy = CmaStrategy(
-        problem, make_engine, population=chosen["population"], restarts=chosen["restarts"], start_of=start_of
-    )
-    return AskTell(problem, strategy)
-
-
 def full_cma(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
     """CMA-ES with a full covariance matrix (Hansen 2016).
 
     Raises:
         ConfigError: for several objectives, then for an option that is unknown or out of range.
     """
-    return _cma("cma", problem, options, diagonal=False)
+    return build("cma", problem, options, partial(PycmaEngine, diagonal=False))
 
 
 def separable_cma(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
@@ -113,4 +94,4 @@ def separable_cma(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
     Raises:
         ConfigError: for several objectives, then for an option that is unknown or out of range.
     """
-    return _cma("sep-cma", problem, options, diagonal=True)
+    return build("sep-cma", problem, options, partial(PycmaEngine, diagonal=True))

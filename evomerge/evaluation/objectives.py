@@ -1,0 +1,430 @@
+"""What a run is after: objectives and constraints over task scores, and the one place where direction becomes sign.
+
+Notation: a task's score is its mean over n items with standard error s. Scores and objective values are on the
+benchmark's scale; losses and violations, lower-is-better, are what optimizers and the archive see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from evomerge.errors import ConfigError, EvaluationError, suggest
+from evomerge.types import Evaluation
+
+Aggregate = Literal["mean", "min", "weighted"]
+Direction = Literal["maximize", "minimize"]
+Sense = Literal["at_least", "at_most"]
+
+AGGREGATES: Final[tuple[Aggregate, ...]] = ("mean", "min", "weighted")
+
+BEST_PARENT: Final = "best_parent"
+BASE: Final = "base"
+
+DEFAULT_Z: Final = 0.0
+"""Standard errors by which a constraint must be met. 0: what was measured decides.
+
+Bounds are mostly relative to a parent, measured on the same items; with z = 1 and 100 items of accuracy 0.8 (standard
+error 0.04) the parent itself would violate "no worse than the parent minus one point", and no front would be left. The
+select set is where a lucky candidate is found out. Set z to 1 or 2 for bounds that must hold, as safety thresholds do.
+"""
+
+
+class Estimate(NamedTuple):
+    """A number with its standard error over items."""
+
+    value: float
+    se: float
+
+
+def _unknown_aggregate(name: str, aggregate: str) -> ConfigError:
+    return ConfigError(
+        f"The objective {name!r} is aggregated in an unknown way.",
+        got=f"aggregate: {aggregate!r}",
+        allowed=suggest(aggregate, AGGREGATES),
+        fix="use one of these.",
+    )
+
+
+def _check_direction(name: str, direction: str) -> None:
+    if direction not in ("maximize", "minimize"):
+        raise ConfigError(
+            f"The objective {name!r} has no usable direction.",
+            got=f"direction: {direction!r}",
+            allowed=suggest(direction, ["maximize", "minimize"]),
+            fix="use maximize for scores, minimize for costs.",
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """An objective that is computed from task scores.
+
+    Attributes:
+        name: unique among the objectives of a job.
+        tasks: at least one, without repetition.
+        aggregate: `mean` and `min` over the tasks, or `weighted`: the sum of weight times score.
+        weights: one finite number per task for `weighted` (not all 0), empty otherwise.
+        direction: whether more is better.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    aggregate: Aggregate = "mean"
+    weights: tuple[float, ...] = ()
+    direction: Direction = "maximize"
+
+    def __post_init__(self) -> None:
+        _check_direction(self.name, self.direction)
+        if self.aggregate not in AGGREGATES:
+            raise _unknown_aggregate(self.name, self.aggregate)
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(
+                f"The objective {self.name!r} needs tasks.",
+                got=f"tasks: {list(self.tasks)}",
+                allowed="one or more tasks, each named once",
+                fix="name the tasks that the objective is about.",
+            )
+        expected = len(self.tasks) if self.aggregate == "weighted" else 0
+        finite = all(math.isfinite(w) for w in self.weights)
+        if len(self.weights) != expected or not finite or (expected and not any(self.weights)):
+            raise ConfigError(
+                f"The weights of the objective {self.name!r} do not fit its tasks.",
+                got=f"weights: {list(self.weights)} with aggregate: {self.aggregate}",
+                allowed=f"{expected} finite numbers, not all 0"
+                if expected
+                else "weights only with aggregate: weighted",
+                fix="give one weight per task together with aggregate: weighted.",
+            )
+
+
+ObjectiveFunction = Callable[[Evaluation], "float | tuple[float, float]"]
+
+
+@dataclass(frozen=True)
+class CustomObjective:
+    """An objective that a Python function computes.
+
+    Attributes:
+        name: unique among the objectives of a job.
+        function: an evaluation -> value, or (value, standard error); pure, since a resumed run calls it again.
+        direction: whether more is better.
+    """
+
+    name: str
+    function: ObjectiveFunction
+    direction: Direction = "maximize"
+
+    def __post_init__(self) -> None:
+        _check_direction(self.name, self.direction)
+
+
+Objective = ObjectiveSpec | CustomObjective
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A bound that is a model's measured value plus an offset.
+
+    Attributes:
+        of: `best_parent`, `base`, or a parent's name.
+        offset: added to that value; negative for `minus`.
+    """
+
+    of: str
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.offset):
+            raise ValueError(f"an offset of {self.offset} bounds nothing")
+
+
+@dataclass(frozen=True)
+class ConstraintSpec:
+    """A bound that every point of the front must respect.
+
+    Attributes:
+        kind: whether `subject` names a task or an objective.
+        subject: the task or objective that is bounded.
+        sense: from below or from above.
+        bound: a number, or one relative to a model.
+        z: standard errors by which it must be met (see `DEFAULT_Z`).
+    """
+
+    kind: Literal["task", "objective"]
+    subject: str
+    sense: Sense
+    bound: float | Relative
+    z: float = DEFAULT_Z
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bound, Relative) and not math.isfinite(self.bound):
+            raise ValueError(f"a bound of {self.bound} on {self.subject} bounds nothing")
+        if not (math.isfinite(self.z) and self.z >= 0):
+            raise ValueError(f"z = {self.z} must be finite and not negative")
+
+    @property
+    def text(self) -> str:
+        """The constraint in one line, for people."""
+        sign = ">=" if self.sense == "at_least" else "<="
+        if not isinstance(self.bound, Relative):
+            return f"{self.subject} {sign} {self.bound:g}"
+        offset = (
+            "" if self.bound.offset == 0 else f" {'+' if self.bound.offset > 0 else '-'} {abs(self.bound.offset):g}"
+        )
+        return f"{self.subject} {sign} {self.bound.of}{offset}"
+
+
+def _refuse(what: str, name: str, known: Sequence[str], fix: str) -> ConfigError:
+    return ConfigError(what, got=repr(name), allowed=suggest(name, known), fix=fix)
+
+
+def check_goals(
+    objectives: Sequence[Objective],
+    constraints: Sequence[ConstraintSpec],
+    *,
+    tasks: Sequence[str],
+    parents: Sequence[str],
+    has_base: bool,
+) -> None:
+    """Every name that objectives and constraints use must exist.
+
+    Raises:
+        ConfigError: when there is no objective, when two share a name, when an objective's task is unknown, when a
+            constraint's subject is unknown, or when the model that it refers to is.
+    """
+    names = [o.name for o in objectives]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(
+            "A job needs objectives with different names.",
+            got=f"objectives: {names}",
+            allowed="one or more objectives, each name once",
+            fix="add an objective, or rename one.",
+        )
+    for objective in objectives:
+        for task in objective.tasks if isinstance(objective, ObjectiveSpec) else ():
+            if task not in tasks:
+                what = f"The objective {objective.name!r} uses a task that the suite does not have."
+                raise _refuse(what, task, tasks, "correct the name, or add the task to suite.tasks.")
+    for constraint in constraints:
+        known = tasks if constraint.kind == "task" else names
+        if constraint.subject not in known:
+            what = f"A constraint is on a {constraint.kind} that does not exist."
+            raise _refuse(what, constraint.subject, known, "correct the name.")
+        models = [BEST_PARENT, *parents, *([BASE] if has_base else [])]
+        if isinstance(constraint.bound, Relative) and constraint.bound.of not in models:
+            what = f"The constraint on {constraint.subject!r} is relative to an unknown model."
+            raise _refuse(what, constraint.bound.of, models, "correct the name.")
+
+
+def task_estimate(evaluation: Evaluation, task: str) -> Estimate:
+    """A task's mean and standard error.
+
+    Raises:
+        EvaluationError: when the task was not scored.
+    """
+    if task not in evaluation.answers:
+        raise EvaluationError(
+            f"The task {task!r} was not scored on the {evaluation.set_name} set.",
+            got=repr(task),
+            allowed=suggest(task, evaluation.answers),
+            fix="correct the name, or add the task to suite.tasks.",
+        )
+    answers = evaluation.answers[task]
+    return Estimate(answers.mean, answers.se)
+
+
+def _custom(objective: CustomObjective, evaluation: Evaluation) -> Estimate:
+    result = objective.function(evaluation)
+    value, se = result if isinstance(result, tuple) else (result, 0.0)
+    estimate = Estimate(float(value), float(se))
+    if not (math.isfinite(estimate.value) and math.isfinite(estimate.se) and estimate.se >= 0):
+        raise EvaluationError(
+            f"The objective {objective.name!r} did not return a usable value.",
+            got=f"value {estimate.value}, standard error {estimate.se}",
+            allowed="a finite value, and a finite standard error of at least 0",
+            fix="repair the objective's function.",
+        )
+    return estimate
+
+
+def objective_values(objective: Objective, evaluation: Evaluation) -> Estimate:
+    """The value of one objective, on the benchmark's scale.
+
+    Standard errors treat tasks as independent (they share no items). For `mean` and `weighted` that is the square root
+    of `sum (w s)^2`. For `min` it is s of the task that attains the minimum (the largest among ties): exact when one
+    task is clearly the worst, too large by at most a fifth when two tie, since `sd(min(X, Y)) = s sqrt(1 - 1 / pi)`.
+
+    Raises:
+        EvaluationError: when a task was not scored, or a custom function returned something unusable.
+    """
+    if isinstance(objective, CustomObjective):
+        return _custom(objective, evaluation)
+    parts = [task_estimate(evaluation, task) for task in objective.tasks]
+    values = np.array([p.value for p in parts])
+    errors = np.array([p.se for p in parts])
+    if objective.aggregate == "min":
+        lowest = values.min()
+        return Estimate(float(lowest), float(errors[values == lowest].max()))
+    weights = np.array(objective.weights) if objective.aggregate == "weighted" else np.full(len(parts), 1 / len(parts))
+    return Estimate(float(weights @ values), float(np.sqrt(np.sum((weights * errors) ** 2))))
+
+
+def loss(objective: Objective, value: float) -> float:
+    """Lower-is-better form of an objective's value. Direction becomes sign here and nowhere else."""
+    return -value if objective.direction == "maximize" else value
+
+
+def losses(objectives: Sequence[Objective], evaluation: Evaluation) -> tuple[float, ...]:
+    """One loss per objective, in their order.
+
+    Raises:
+        EvaluationError: as `objective_values`.
+    """
+    return tuple(loss(o, objective_values(o, evaluation).value) for o in objectives)
+
+
+def _subject(constraint: ConstraintSpec, objectives: Sequence[Objective], evaluation: Evaluation) -> Estimate:
+    if constraint.kind == "task":
+        return task_estimate(evaluation, constraint.subject)
+    for objective in objectives:
+        if objective.name == constraint.subject:
+            return objective_values(objective, evaluation)
+    raise _refuse(
+        "A constraint is on an objective that does not exist.",
+        constraint.subject,
+        [o.name for o in objectives],
+        "correct the name.",
+    )
+
+
+def resolve_bound(
+    constraint: ConstraintSpec, objectives: Sequence[Objective], references: Mapping[str, Evaluation]
+) -> float:
+    """The bound as a number, on the item set of `references`.
+
+    `best_parent` is the best among the references other than the base: largest for a task and a maximized objective,
+    smallest for a minimized one.
+
+    Args:
+        constraint: what is bounded.
+        objectives: of the job, for constraints on objectives.
+        references: the parents by name, and the base as `base`, all scored on the same item set.
+
+    Raises:
+        ConfigError: when the model that the bound refers to was not scored, or the subject does not exist.
+    """
+    bound = constraint.bound
+    if not isinstance(bound, Relative):
+        return float(bound)
+    parents = [e for name, e in references.items() if name != BASE]
+    if bound.of == BEST_PARENT and parents:
+        values = [_subject(constraint, objectives, e).value for e in parents]
+        minimized = {o.name for o in objectives if o.direction == "minimize"}
+        smallest = constraint.kind == "objective" and constraint.subject in minimized
+        return (min(values) if smallest else max(values)) + bound.offset
+    if bound.of not in references:
+        what = f"The constraint on {constraint.subject!r} refers to a model without scores."
+        raise _refuse(what, bound.of, [*references, BEST_PARENT], "correct the name, or have the model scored first.")
+    return _subject(constraint, objectives, references[bound.of]).value + bound.offset
+
+
+def violation(constraint: ConstraintSpec, bound: float, estimate: Estimate) -> float:
+    """By how much a constraint is violated; feasible when <= 0.
+
+    `bound - value + z * se` from below, `value - bound + z * se` from above.
+
+    Args:
+        constraint: what is bounded, and how surely.
+        bound: from `resolve_bound`.
+        estimate: the candidate's value of the subject.
+    """
+    gap = bound - estimate.value if constraint.sense == "at_least" else estimate.value - bound
+    return gap + constraint.z * estimate.se
+
+
+def violations(
+    constraints: Sequence[ConstraintSpec],
+    bounds: Sequence[float],
+    objectives: Sequence[Objective],
+    evaluation: Evaluation,
+) -> tuple[float, ...]:
+    """One violation per constraint, in their order.
+
+    Args:
+        constraints: of the job.
+        bounds: from `resolve_bound`, aligned.
+        objectives: of the job, for constraints on objectives.
+        evaluation: the candidate's answers.
+
+    Raises:
+        EvaluationError: as `objective_values`.
+        ValueError: when there is not one bound per constraint.
+    """
+    return tuple(
+        violation(c, bound, _subject(c, objectives, evaluation)) for c, bound in zip(constraints, bounds, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class BoundGoals:
+    """Objectives and constraints with every bound a number: what candidates of one item set are judged by.
+
+    Attributes:
+        objectives: of the job.
+        constraints: of the job.
+        bounds: one number per constraint.
+    """
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[ConstraintSpec, ...]
+    bounds: tuple[float, ...]
+
+    def values(self, evaluation: Evaluation) -> dict[str, Estimate]:
+        """Objective name -> value with standard error.
+
+        Raises:
+            EvaluationError: as `objective_values`.
+        """
+        return {o.name: objective_values(o, evaluation) for o in self.objectives}
+
+    def losses(self, evaluation: Evaluation) -> tuple[float, ...]:
+        """One loss per objective (see `losses`)."""
+        return losses(self.objectives, evaluation)
+
+    def violations(self, evaluation: Evaluation) -> tuple[float, ...]:
+        """One violation per constraint (see `violations`)."""
+        return violations(self.constraints, self.bounds, self.objectives, evaluation)
+
+    def feasible(self, evaluation: Evaluation) -> bool:
+        """True when nothing is violated."""
+        return all(v <= 0 for v in self.violations(evaluation))
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What a run is after.
+
+    Attributes:
+        objectives: at least one.
+        constraints: may be empty.
+    """
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[ConstraintSpec, ...] = ()
+
+    def bound(self, references: Mapping[str, Evaluation]) -> BoundGoals:
+        """The same goals with bounds resolved against models scored on one item set.
+
+        Args:
+            references: the parents by name, and the base as `base`.
+
+        Raises:
+            ConfigError: as `resolve_bound`.
+        """
+        bounds = tuple(resolve_bound(c, self.objectives, references) for c in self.constraints)
+        return BoundGoals(self.objectives, self.constraints, bounds)

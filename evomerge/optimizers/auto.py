@@ -1,0 +1,51 @@
+"""`optimizer: auto`: which method suits a problem, and why, in a sentence for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from evomerge.optimizers.base import Problem
+
+FEW_EVALUATIONS: Final = 60
+"""Up to here a model of the losses pays for itself."""
+
+MANY_GENES: Final = 20
+"""Above this a full covariance matrix takes longer to learn than a run lasts."""
+
+MANY_OBJECTIVES: Final = 4
+"""From here almost everything is non-dominated, and NSGA-II's crowding stops telling points apart."""
+
+
+class Choice(NamedTuple):
+    """What `auto` decided."""
+
+    name: str
+    options: Mapping[str, Any]
+    why: str
+
+
+def choose(problem: Problem, mixed: bool) -> Choice:
+    """The method for a problem.
+
+    Args:
+        problem: what is optimised.
+        mixed: True when some genes are choices, integers or gates.
+    """
+    n, d, m = problem.budget, problem.dim, problem.n_objectives
+    if n <= FEW_EVALUATIONS:
+        why = f"{n} evaluations are few, so every one is planned with a model of the losses (Gaussian process)"
+        return Choice("gp", {}, why)
+    if m >= MANY_OBJECTIVES:
+        return Choice("nsga3", {}, f"{m} objectives are spread over reference directions (NSGA-III)")
+    if m > 1:
+        return Choice("nsga2", {}, f"{m} objectives call for a front, and {n} evaluations for generations (NSGA-II)")
+    if mixed:
+        why = "some genes are choices, which a Gaussian distribution cannot follow; NSGA-II recombines them as they are"
+        return Choice("nsga2", {}, why)
+    if d <= MANY_GENES:
+        return Choice("cma", {}, f"one objective over {d} continuous genes suits CMA-ES with a full covariance matrix")
+    why = (
+        f"one objective over {d} continuous genes: above {MANY_GENES}, CMA-ES learns faster with one variance per gene"
+    )
+    return Choice("sep-cma", {}, why)
