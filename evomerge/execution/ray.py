@@ -1,0 +1,360 @@
+"""A pool of Ray actors: the same contract as the local pools, on one machine or many. The only module that knows Ray.
+
+Ray's state is disposable: nothing is stored in it, tasks and outcomes are small values, and a lost actor, node or
+cluster costs the tasks that ran there and nothing else. Each actor has at most one task running and one queued, so
+that it never waits for the driver.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final, NamedTuple, final
+
+from evomerge.errors import ConfigError, EvomergeError
+from evomerge.execution.pool import MAX_KILLS, Completed, EvaluationPool, Loss, TaskQueue, Ticket, quarantine
+from evomerge.execution.worker import Worker, WorkerSpec, limit_threads
+from evomerge.types import EvalTask, Failure, Outcome
+
+_IN_FLIGHT: Final = 2
+_RETRY_S: Final = 0.2
+_MAX_RETRY_S: Final = 5.0
+_MAX_FAILED_STARTS: Final = 40
+_OBJECT_STORE_BYTES: Final = 128 * 1024**2
+_NODE_NEWS_S: Final = 3.0
+
+
+class Place(NamedTuple):
+    """Where an actor lives: Ray's node id, and its process."""
+
+    node: str
+    pid: int
+
+
+class _Actor:
+    """The remote side. Its constructor does nothing that can fail, so that Ray can always restart it."""
+
+    def __init__(self, spec: WorkerSpec, name: str) -> None:
+        self._spec = spec
+        self._name = name
+        self._worker: Worker | None = None
+
+    def start(self) -> Place | EvomergeError:
+        """Build the worker; its error is returned, not raised, so that it arrives as it is."""
+        import ray
+
+        limit_threads(self._spec.threads)
+        try:
+            self._worker = self._worker or Worker(self._spec, self._name)
+        except EvomergeError as error:
+            return error
+        limit_threads(self._spec.threads)  # torch may have been loaded only now
+        return Place(ray.get_runtime_context().get_node_id(), os.getpid())
+
+    def run(self, task: EvalTask) -> Outcome:
+        """Score one task."""
+        if self._worker is None:
+            raise RuntimeError("a task reached a worker that was not started")
+        return self._worker.run(task)
+
+
+@dataclass
+class _Slot:
+    """One actor as the driver sees it.
+
+    Attributes:
+        name: of the worker.
+        actor: Ray's handle.
+        place: where it lives once it has started; None while it starts.
+        starting: the pending call of `start`.
+        retry_at: when to call `start` again after a failed one, monotonic seconds.
+        failed_starts: in a row.
+        flight: calls in order, the first one running.
+        began: when the first of `flight` began, monotonic seconds.
+    """
+
+    name: str
+    actor: Any
+    place: Place | None = None
+    starting: Any = None
+    retry_at: float = 0.0
+    failed_starts: int = 0
+    flight: dict[Any, Ticket] = field(default_factory=dict)
+    began: float = 0.0
+
+
+@final
+class RayPool(EvaluationPool):
+    """Workers as Ray actors.
+
+    Args:
+        spec: the worker.
+        workers: how many actors, at least 1. On a cluster that cannot hold them all yet, those that fit work.
+        address: of a running cluster; None starts a local one, which `close` stops again.
+        cpus_per_worker: CPUs that an actor reserves.
+        gpus_per_worker: GPUs that an actor reserves.
+        timeout_s: limit for one task.
+
+    A process that has called `ray.init` itself keeps its cluster: the pool uses it and does not stop it.
+
+    Raises:
+        ConfigError: when Ray is not installed, does not start, or the cluster does not answer.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        workers: int,
+        *,
+        address: str | None = None,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"a pool needs a worker, not {workers}")
+        self._ray = _import_ray()
+        self._spec = spec
+        self._timeout_s = float("inf") if timeout_s is None else timeout_s
+        self._queue = TaskQueue()
+        self._done: list[Completed] = []
+        self._closed = False
+        self._owns_ray = _connect(self._ray, address, max(workers * cpus_per_worker, 1.0))
+        # max_restarts=-1: Ray brings a lost actor back, here or on another node; max_task_retries=0: what runs again,
+        # and where, is decided below, because only we know whom to blame.
+        self._remote = self._ray.remote(_Actor).options(
+            num_cpus=cpus_per_worker,
+            num_gpus=gpus_per_worker,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=1,
+        )
+        self._slots = [self._new_slot(f"worker-{i}") for i in range(workers)]
+
+    @property
+    def n_workers(self) -> int:
+        """How many actors were asked for."""
+        return len(self._slots)
+
+    def _new_slot(self, name: str) -> _Slot:
+        actor = self._remote.remote(self._spec, name)
+        return _Slot(name, actor, starting=actor.start.remote())
+
+    def submit(self, task: EvalTask) -> None:
+        """See `EvaluationPool.submit`."""
+        self._check_open()
+        self._queue.add(task)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give waiting tasks to actors, an even share to each before anyone gets a second."""
+        started = [slot for slot in self._slots if slot.place is not None]
+        for depth in range(_IN_FLIGHT):
+            for slot in started:
+                if len(slot.flight) == depth:
+                    self._send(slot, alone=len(started) == 1)
+
+    def _send(self, slot: _Slot, *, alone: bool) -> None:
+        ticket = self._queue.take(slot.name, alone=alone)
+        if ticket is None:
+            return
+        if not slot.flight:
+            slot.began = time.monotonic()
+        slot.flight[slot.actor.run.remote(ticket.task)] = ticket
+
+    def next_outcome(self, timeout_s: float | None = None) -> Completed | None:
+        """See `EvaluationPool.next_outcome`."""
+        self._check_open()
+        until = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+        while not self._done and (len(self._queue) or any(slot.flight for slot in self._slots)):
+            self._restart_due()
+            self._wait(until)
+            self._end_overdue()
+            self._dispatch()
+            if time.monotonic() >= until:
+                break
+        return self._done.pop(0) if self._done else None
+
+    def _restart_due(self) -> None:
+        for slot in self._slots:
+            if slot.place is None and slot.starting is None and time.monotonic() >= slot.retry_at:
+                slot.starting = slot.actor.start.remote()
+
+    def _wait(self, until: float) -> None:
+        """Wait for any call to end, but not past the next thing to do, and take in all that have ended."""
+        owners = {slot.starting: slot for slot in self._slots if slot.starting is not None}
+        owners |= {ref: slot for slot in self._slots for ref in slot.flight}
+        retries = [slot.retry_at for slot in self._slots if slot.place is None and slot.starting is None]
+        overdue = [slot.began + self._timeout_s for slot in self._slots if slot.flight]
+        left = max(min(until, *retries, *overdue, time.monotonic() + _MAX_RETRY_S) - time.monotonic(), 0.0)
+        if not owners:
+            time.sleep(left)
+            return
+        refs = list(owners)
+        ready, _ = self._ray.wait(refs, num_returns=1, timeout=left)
+        if ready:
+            ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+        for ref in ready:
+            self._receive(owners[ref], ref)
+
+    def _receive(self, slot: _Slot, ref: Any) -> None:
+        if ref is not slot.starting and ref not in slot.flight:
+            return  # its actor was lost a moment ago, together with an earlier call
+        try:
+            answer = self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:
+            answer = Failure("crash", f"the answer did not arrive: {error}".partition("\n")[0], str(error))
+        except self._ray.exceptions.RayError as error:
+            self._lost(slot, error)
+            return
+        if ref is slot.starting:
+            self._started(slot, answer)
+            return
+        slot.began = time.monotonic()
+        ticket = slot.flight.pop(ref)
+        self._done.append(Completed(ticket.task, answer, slot.name, ticket.attempt))
+
+    def _started(self, slot: _Slot, answer: Place | EvomergeError | Failure) -> None:
+        if isinstance(answer, EvomergeError):
+            raise answer
+        if isinstance(answer, Failure):
+            raise _cannot_start(answer.message)
+        slot.starting, slot.place, slot.failed_starts = None, answer, 0
+
+    def _lost(self, slot: _Slot, error: Exception) -> None:
+        """An actor is gone: its running task is a suspect, the queued one is not, and Ray restarts the actor."""
+        if slot.starting is not None:
+            slot.failed_starts += 1
+            if slot.failed_starts >= _MAX_FAILED_STARTS:
+                raise _cannot_start(f"{slot.name} was lost {slot.failed_starts} times while it started: {error}")
+        place = slot.place
+        tickets = list(slot.flight.values())
+        slot.flight, slot.place, slot.starting = {}, None, None
+        slot.retry_at = time.monotonic() + min(_RETRY_S * 1.5**slot.failed_starts, _MAX_RETRY_S)
+        if isinstance(error, self._ray.exceptions.ActorDiedError):
+            slot.actor = self._remote.remote(self._spec, slot.name)  # for good: Ray does not restart this one
+        for i, ticket in enumerate(tickets):
+            node = place.node if place is not None else ""
+            again = ticket.lost(slot.name, node, blamed=i == 0)
+            if len(again.kills) >= MAX_KILLS:
+                again = self._without_lost_nodes(again)
+            if len(again.kills) < MAX_KILLS:
+                self._queue.put_back(again)
+                continue
+            loss: Loss = "memory" if isinstance(error, self._ray.exceptions.OutOfMemoryError) else "crash"
+            failure = quarantine(again, loss, f"{slot.name}: {type(error).__name__}")
+            self._done.append(Completed(ticket.task, failure, slot.name, ticket.attempt))
+
+    def _without_lost_nodes(self, ticket: Ticket) -> Ticket:
+        """The ticket without those kills that were the death of a whole node: no candidate does that."""
+        nodes = self._ray.nodes()
+        if len(nodes) > 1:
+            time.sleep(_NODE_NEWS_S)  # the cluster hears of a lost node a moment after its actors are gone
+            nodes = self._ray.nodes()
+        alive = {node["NodeID"] for node in nodes if node["Alive"]}
+        kills = tuple(node for node in ticket.kills if node in alive)
+        return Ticket(ticket.number, ticket.task, ticket.attempt, kills, ticket.avoid)
+
+    def _end_overdue(self) -> None:
+        for slot in self._slots:
+            if slot.flight and time.monotonic() - slot.began >= self._timeout_s:
+                self._ray.kill(slot.actor, no_restart=False)
+                first, *queued = slot.flight.values()
+                slot.flight, slot.place, slot.retry_at = {}, None, time.monotonic() + _RETRY_S
+                failure = Failure("timeout", f"took longer than {self._timeout_s:g} s")
+                self._done.append(Completed(first.task, failure, slot.name, first.attempt))
+                for ticket in queued:
+                    self._queue.put_back(ticket)
+
+    def drop_waiting(self) -> tuple[EvalTask, ...]:
+        """See `EvaluationPool.drop_waiting`."""
+        self._check_open()
+        for slot in self._slots:
+            for ref, ticket in list(slot.flight.items())[1:]:
+                self._ray.cancel(ref)
+                del slot.flight[ref]
+                self._queue.put_back(ticket)
+        return self._queue.drain()
+
+    def close(self) -> None:
+        """See `EvaluationPool.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self._ray.is_initialized():
+            return
+        for slot in self._slots:
+            self._ray.kill(slot.actor, no_restart=True)
+        if self._owns_ray:
+            self._ray.shutdown()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the pool is closed")
+
+
+def _import_ray() -> ModuleType:
+    # Neither anonymous statistics over the network nor a change of the accelerators' environment is wanted.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise ConfigError(
+            "Ray is not installed.",
+            got=f"cluster.backend: ray, but {error}",
+            allowed="an installation with ray, or cluster.backend: local",
+            fix="pip install ray, or set cluster.backend=local.",
+        ) from error
+    module: ModuleType = ray
+    return module
+
+
+def _connect(ray: ModuleType, address: str | None, cpus: float) -> bool:
+    """Connect to the cluster, or start one; True when it is ours to stop."""
+    if ray.is_initialized():
+        return False
+    local = address is None or address == "local"
+    own: dict[str, Any] = {}
+    if local:
+        # A pool of more workers than cores is slow, not impossible; without this the surplus actors would wait for ever.
+        own = {"num_cpus": max(int(cpus + 0.999), os.cpu_count() or 1), "object_store_memory": _OBJECT_STORE_BYTES}
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    try:
+        ray.init(
+            address="local" if local else address,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            namespace=f"evomerge-{os.getpid()}",
+            **own,
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ConfigError(
+            "Ray does not start." if local else "The Ray cluster does not answer.",
+            got=f"{type(error).__name__}: {error}",
+            allowed="a local Ray, a running cluster's address, or cluster.backend: local",
+            fix="check `ray status` and cluster.address, or set cluster.backend=local.",
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray installs its own, but stopping politely is the driver's business
+    return True
+
+
+def _cannot_start(detail: str) -> ConfigError:
+    return ConfigError(
+        "The workers do not start.",
+        got=detail,
+        allowed="workers that load their models and survive it",
+        fix="see Ray's logs of the session (or `logs/` of the run); most often the memory is too small for this many "
+        "workers (cluster.workers).",
+    )
