@@ -1,0 +1,99 @@
+"""The `evomerge` command: its subcommands, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+import click
+import typer
+
+from evomerge import __version__
+from evomerge.cli.demo import demo
+from evomerge.cli.evaluate import evaluate
+from evomerge.cli.export import export
+from evomerge.cli.job import init, schema, validate
+from evomerge.cli.ls import ls
+from evomerge.cli.merge import merge
+from evomerge.cli.report import report
+from evomerge.cli.search import resume, search
+from evomerge.cli.status import status
+from evomerge.cli.zoo import zoo
+from evomerge.errors import EvomergeError
+
+EXIT_UNEXPECTED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+COMMANDS: Final = (
+    demo,
+    init,
+    validate,
+    search,
+    resume,
+    status,
+    report,
+    export,
+    merge,
+    evaluate,
+    ls,
+    schema,
+    zoo,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"evomerge {__version__}")
+        raise typer.Exit
+
+
+def build_app() -> typer.Typer:
+    """The command line with all its subcommands."""
+    app = typer.Typer(
+        name="evomerge",
+        help="Search how to merge fine-tuned language models, and export the best merge.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def common(
+        version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    ) -> None:
+        """Search how to merge fine-tuned language models, and export the best merge."""
+
+    for command in COMMANDS:
+        app.command(name=command.__name__)(command)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        result = build_app()(args=list(arguments), standalone_mode=False)
+    except EvomergeError as error:
+        typer.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    except click.exceptions.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        typer.echo("Stopped.", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_UNEXPECTED
+    except Exception:  # the last line of defence: an unexpected error shows its traceback and where to report it
+        traceback.print_exc()
+        typer.echo("This is a bug in evomerge. Please report it with the traceback above.", err=True)
+        return EXIT_UNEXPECTED
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `evomerge` script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,268 @@
+"""The search loop: ask, decode, score, tell; then choose on one unseen item set and report on another.
+
+Everything that decides is in the arguments; everything that happens is in the journal. A resumed run walks through
+the same steps with the same optimizer and finds the recorded outcomes in the ledger, so it ends as an undisturbed
+run ends: resume is replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Final, NamedTuple, final
+
+from evomerge.archive.knee import knee
+from evomerge.archive.pareto import ArchiveEntry, front_of
+from evomerge.evaluation.objectives import BoundGoals, Goals
+from evomerge.execution.ledger import Ledger, Request, Watcher
+from evomerge.optimizers.base import Optimizer, Told
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.serialize import recipe_digest, recipe_to_json
+from evomerge.runs.records import Asked, Baseline, Candidate, Chosen, Kind, Phase, PhaseBegun
+from evomerge.runs.records import Told as ToldRecord
+from evomerge.runs.replay import Batch, History, compare_genes
+from evomerge.runs.store import RunStore
+from evomerge.space.space import SearchSpace
+from evomerge.types import CandidateId, Digest, Evaluation, Outcome, Vector
+
+FINALISTS: Final = 8
+"""With one objective the front is a single, lucky point; this many of the best are compared on the select set."""
+
+IDLE_BATCHES: Final = 25
+"""So many batches in a row that ask nothing new end the search: the optimizer has converged on the grid."""
+
+
+class Known(NamedTuple):
+    """A model that is scored beside the optimizer's candidates.
+
+    Attributes:
+        id: unique in the run.
+        kind: parent, soup, task-arithmetic or injected.
+        name: for people; of parents their own, `base` for the base.
+        recipe: what makes it.
+        vector: its genes when it is a point of the space, else None.
+    """
+
+    id: CandidateId
+    kind: Kind
+    name: str
+    recipe: Recipe
+    vector: Vector | None
+
+    @property
+    def request(self) -> Request:
+        """What the ledger is asked."""
+        return Request(self.id, recipe_digest(self.recipe), recipe_to_json(self.recipe))
+
+
+@dataclass(frozen=True)
+class SearchSetup:
+    """What is searched, and by which rules.
+
+    Attributes:
+        space: the genes.
+        recipe_of: quantised genes -> recipe.
+        known: baselines and injected recipes, scored first.
+        goals: objectives and constraints.
+        make_optimizer: a fresh optimizer; called once per life.
+        budget: models scored on the search set, the distribution's mean included.
+        accept_history: learn from recorded genes that this installation would not have asked.
+    """
+
+    space: SearchSpace
+    recipe_of: Callable[[Vector], Recipe]
+    known: tuple[Known, ...]
+    goals: Goals
+    make_optimizer: Callable[[], Optimizer]
+    budget: int
+    accept_history: bool = False
+
+
+class Scored(NamedTuple):
+    """A model with its answers to one item set."""
+
+    request: Request
+    kind: Kind
+    evaluation: Evaluation
+
+
+PHASES: Final[tuple[Phase, ...]] = ("search", "select", "report")
+
+
+@final
+class Search:
+    """One walk through a run, from the baselines to the report set; see the module docstring."""
+
+    def __init__(self, setup: SearchSetup, store: RunStore, history: History, ledger: Ledger, watcher: Watcher) -> None:
+        self._setup = setup
+        self._store = store
+        self._history = history
+        self._ledger = ledger
+        self._watcher = watcher
+        self._batches = {batch.number: batch for batch in history.batches}
+        self._scored: dict[Digest, Scored] = {}
+
+    def run(self) -> str:
+        """Search, choose, report; returns why the search ended.
+
+        Raises:
+            Interrupted, TooManyFailures, DiskFull: see `Ledger.score`.
+            ResumeMismatch: when the replayed optimizer asks for other genes than the recorded ones.
+        """
+        self._begin("search", self._setup.budget)
+        goals = self._score_known()
+        optimizer = self._setup.make_optimizer()
+        why = self._generations(optimizer, goals)
+        self._score_mean(optimizer)
+        selected = self._compare(self._finalists(goals), "select")
+        chosen = self._choose(selected, goals)
+        if chosen is not None:
+            rivals = self._rivals(selected, goals)
+            if self._history.chosen is None or self._history.chosen.recipe != chosen.request.digest:
+                compared = tuple(r.request.id for r in rivals)
+                self._store.append(Chosen(chosen.request.id, chosen.request.digest, _rule(goals), compared))
+            self._compare({s.request.digest: s for s in (chosen, *rivals)}.values(), "report")
+        return why
+
+    def _begin(self, phase: Phase, total: int) -> None:
+        reached = self._history.phase
+        if reached is None or PHASES.index(phase) > PHASES.index(reached):
+            self._store.append(PhaseBegun(phase))
+        self._watcher.phase(phase, total, 0)
+
+    def _score_known(self) -> BoundGoals:
+        """Score parents, soup, task arithmetic and injected recipes; their scores make the bounds numbers."""
+        known = self._setup.known
+        requests = [model.request for model in known]
+        for model, request in zip(known, requests, strict=True):
+            self._introduce(request, model.kind, model.name, model.vector)
+        outcomes = self._ledger.score(requests, "search")
+        for model, request, outcome in zip(known, requests, outcomes, strict=True):
+            self._keep(request, model.kind, outcome)
+        references = {
+            m.name: o for m, o in zip(known, outcomes, strict=True) if m.kind == "parent" and isinstance(o, Evaluation)
+        }
+        return self._setup.goals.bound(references)
+
+    def _generations(self, optimizer: Optimizer, goals: BoundGoals) -> str:
+        """Ask, score and tell until the budget is spent or nothing more is to be gained; returns why."""
+        budget = self._setup.budget - (optimizer.mean() is not None)  # one evaluation is the mean's
+        spent_up = f"the budget of {self._setup.budget} evaluations is spent"
+        idle = 0
+        for number in count():
+            spent = self._ledger.spent
+            stop = spent_up if spent >= budget else optimizer.should_stop()
+            if stop is not None:
+                return stop
+            batch = self._ask(optimizer, number)
+            requests = [self._request(candidate) for candidate in batch.candidates]
+            outcomes = self._ledger.score(requests, "search", limit=budget - spent)
+            for request, outcome in zip(requests, outcomes, strict=True):
+                self._keep(request, "candidate", outcome)
+            if None in outcomes:
+                return spent_up
+            optimizer.tell([_told(c, o, goals) for c, o in zip(batch.candidates, outcomes, strict=True)])
+            if not batch.told:
+                self._store.append(ToldRecord(number))
+            self._watcher.batch(number)
+            idle = idle + 1 if self._ledger.spent == spent else 0
+            if idle == IDLE_BATCHES:
+                return f"{IDLE_BATCHES} generations in a row asked nothing new"
+        raise AssertionError("unreachable: count() does not end")
+
+    def _ask(self, optimizer: Optimizer, number: int) -> Batch:
+        """The optimizer's next batch; while an earlier life is replayed, the recorded one, checked."""
+        asked = [self._setup.space.quantise(vector) for vector in optimizer.ask()]
+        recorded = self._batches.get(number)
+        if recorded is not None:
+            mismatch = compare_genes(asked, recorded, self._setup.space.names)
+            if mismatch is not None and not self._setup.accept_history:
+                raise mismatch
+            return recorded
+        candidates = tuple(
+            Candidate(
+                CandidateId(f"g{number:04d}-i{i:02d}"),
+                "candidate",
+                recipe_digest(self._setup.recipe_of(vector)),
+                tuple(float(gene) for gene in vector),
+            )
+            for i, vector in enumerate(asked)
+        )
+        self._store.append(Asked(number, candidates))
+        return Batch(number, candidates, told=False)
+
+    def _request(self, candidate: Candidate) -> Request:
+        return Request(candidate.id, candidate.recipe, recipe_to_json(self._setup.recipe_of(candidate.vector)))
+
+    def _score_mean(self, optimizer: Optimizer) -> None:
+        """Score the centre of the last distribution: under noise a better pick than the luckiest sample."""
+        mean = optimizer.mean()
+        if mean is None:
+            return
+        vector = self._setup.space.quantise(mean)
+        model = Known(CandidateId(f"mean-{self._ledger.spent}"), "mean", "mean", self._setup.recipe_of(vector), vector)
+        self._introduce(model.request, "mean", model.name, vector)
+        (outcome,) = self._ledger.score([model.request], "search")
+        self._keep(model.request, "mean", outcome)
+
+    def _introduce(self, request: Request, kind: Kind, name: str, vector: Vector | None) -> None:
+        """Journal a model that no optimizer asked for."""
+        if request.id not in self._history.baselines:
+            genes = () if vector is None else tuple(float(gene) for gene in vector)
+            self._store.append(Baseline(request.id, kind, request.digest, request.recipe, genes, name))
+
+    def _keep(self, request: Request, kind: Kind, outcome: Outcome | None) -> None:
+        """Remember a success; the first to ask for a recipe gives it its id."""
+        if isinstance(outcome, Evaluation):
+            self._scored.setdefault(request.digest, Scored(request, kind, outcome))
+
+    # -- the two unseen sets ----------------------------------------------------------------------------------------
+
+    def _finalists(self, goals: BoundGoals) -> list[Scored]:
+        """What is compared on the select set: the front (or the few best), the mean, and every baseline."""
+        points = [
+            ArchiveEntry(s.request.id, goals.losses(s.evaluation), goals.feasible(s.evaluation))
+            for s in self._scored.values()
+        ]
+        if len(goals.objectives) == 1:
+            best = sorted((p for p in points if p.feasible), key=lambda p: (p.losses, p.id))[:FINALISTS]
+        else:
+            best = list(front_of(points))
+        wanted = {p.id for p in best}
+        return [s for s in self._scored.values() if s.kind != "candidate" or s.request.id in wanted]
+
+    def _compare(self, models: Iterable[Scored], set_name: Phase) -> list[Scored]:
+        """Score models on an unseen set; those that fail drop out."""
+        again = list(models)
+        self._begin(set_name, len(again))
+        outcomes = self._ledger.score([s.request for s in again], set_name)
+        return [Scored(s.request, s.kind, o) for s, o in zip(again, outcomes, strict=True) if isinstance(o, Evaluation)]
+
+    def _choose(self, selected: Sequence[Scored], goals: BoundGoals) -> Scored | None:
+        """The knee of the select-set front of what is feasible on the search set; None when nothing is."""
+        feasible = [s for s in selected if goals.feasible(self._scored[s.request.digest].evaluation)]
+        points = [ArchiveEntry(s.request.id, goals.losses(s.evaluation)) for s in feasible]
+        front = front_of(points)
+        if not front:
+            return None
+        chosen = front[knee([p.losses for p in front])].id
+        return next(s for s in feasible if s.request.id == chosen)
+
+    def _rivals(self, selected: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
+        """The baselines that the choice is compared with: parents, soups, and the best task arithmetic."""
+        arithmetic = [s for s in selected if s.kind == "task-arithmetic"]
+        best = min(arithmetic, key=lambda s: (sum(goals.losses(s.evaluation)), s.request.id), default=None)
+        return [s for s in selected if s.kind in ("parent", "soup") or s is best]
+
+
+def _told(candidate: Candidate, outcome: Outcome | None, goals: BoundGoals) -> Told:
+    if not isinstance(outcome, Evaluation):
+        return Told(candidate.vector, None)
+    return Told(candidate.vector, goals.losses(outcome), goals.violations(outcome))
+
+
+def _rule(goals: BoundGoals) -> str:
+    if len(goals.objectives) == 1:
+        return f"best {goals.objectives[0].name} on the select set among feasible finalists"
+    return "knee of the select-set front among feasible finalists"
