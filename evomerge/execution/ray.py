@@ -27,6 +27,11 @@ _MAX_RETRY_S: Final = 5.0
 _MAX_FAILED_STARTS: Final = 40
 _OBJECT_STORE_BYTES: Final = 128 * 1024**2
 _NODE_NEWS_S: Final = 3.0
+_RAY_ENVIRONMENT: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no statistics over the network
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor without GPUs sees none; today's default warns
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the raylet's remarks would go to our standard output; they are in its logs
+}
 
 
 class Place(NamedTuple):
@@ -299,9 +304,8 @@ class RayPool(EvaluationPool):
 
 
 def _import_ray() -> ModuleType:
-    # Neither anonymous statistics over the network nor a change of the accelerators' environment is wanted.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # before the import, which reads it
     try:
         import ray
         import ray.exceptions
@@ -323,8 +327,9 @@ def _connect(ray: ModuleType, address: str | None, cpus: float) -> bool:
     local = address is None or address == "local"
     own: dict[str, Any] = {}
     if local:
-        # A pool of more workers than cores is slow, not impossible; without this the surplus actors would wait for ever.
+        # More workers than cores are slow, not impossible; without this the surplus actors would wait for ever.
         own = {"num_cpus": max(int(cpus + 0.999), os.cpu_count() or 1), "object_store_memory": _OBJECT_STORE_BYTES}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # the driver owns the terminal
     main = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
@@ -333,7 +338,6 @@ def _connect(ray: ModuleType, address: str | None, cpus: float) -> bool:
             include_dashboard=False if local else None,
             log_to_driver=False,
             configure_logging=False,
-            logging_level=logging.ERROR,
             namespace=f"evomerge-{os.getpid()}",
             **own,
         )
