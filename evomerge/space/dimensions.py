@@ -24,8 +24,8 @@ MAX_VALUES: Final = 1_000_000
 DECIMALS: Final = 10
 """Values are rounded to so many decimals, so that 0.3 is 0.3 and not 0.30000000000000004."""
 
-MIN_RATIO: Final = 1e-3
-"""Finest step of a log scale, so that five significant digits tell neighbours apart."""
+MIN_RATIO: Final = 2e-3
+"""Finest step of a log scale, so that four significant digits tell neighbours apart."""
 
 DEFAULT_SPREAD: Final = 1 / 6
 """Initial standard deviation of a gene: Akiba et al. 2025, section 4.1."""
@@ -115,6 +115,15 @@ def encode(dimension: Dimension, value: Value) -> float:
     return dimension.gene_at(dimension.index_of(value))
 
 
+def holds(dimension: Dimension, value: Value) -> bool:
+    """Whether `value` is one of the dimension's values, exactly."""
+    try:
+        dimension.index_of(value)
+    except SpaceError:
+        return False
+    return True
+
+
 def quantise(dimension: Dimension, gene: float) -> float:
     """The gene that stands for the same value as `gene`; idempotent.
 
@@ -130,7 +139,7 @@ class Real(Dimension):
     """A number on a grid between `low` and `high`, both included.
 
     On a linear scale the values are `low + k * step`; on a log scale `low * (high / low) ** (k / (n - 1))`, with `step`
-    the wanted ratio of neighbours minus one, and five significant digits. Genes are `k / (n - 1)` on both.
+    the wanted ratio of neighbours minus one, and four significant digits. Genes are `k / (n - 1)` on both.
 
     Attributes:
         name: unique in its space.
@@ -190,7 +199,7 @@ class Real(Dimension):
     def _log_value(self, k: int, steps: int) -> float:
         if k in (0, steps):
             return self.low if k == 0 else self.high
-        return float(f"{self.low * (self.high / self.low) ** (k / steps):.5g}")
+        return float(f"{self.low * (self.high / self.low) ** (k / steps):.4g}")
 
     @property
     def n_values(self) -> int:

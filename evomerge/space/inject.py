@@ -1,0 +1,199 @@
+"""From a recipe back to the vector that makes the same model, so that good recipes are told to the optimizer exactly.
+
+A recipe of the space's own method is read number by number. Any other is compared by what it amounts to: where the
+method at hand can express the same weighted sum of parents, its weights are solved for. What the grid does not hold is
+refused, never rounded, and every result is checked against the recipe at each kind of tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from evomerge.recipe.equivalence import Coefficients, linear_coefficients, number
+from evomerge.recipe.methods import BUILTIN
+from evomerge.recipe.recipe import Number, Recipe, Rule
+from evomerge.space.depth import Site, site_of
+from evomerge.space.dimensions import DECIMALS, Dimension, Value, holds
+from evomerge.space.plan import Slot
+from evomerge.types import Vector
+
+if TYPE_CHECKING:
+    from evomerge.space.merge_space import MergeSpace
+
+TOLERANCE: Final = 1e-9
+
+Numbers = dict[Slot, Number]
+
+
+class Origin(NamedTuple):
+    """Whose rule it is: what names in it refer to.
+
+    Attributes:
+        base: the recipe's base.
+        parents: names of its parents, in order.
+    """
+
+    base: str | None
+    parents: tuple[str, ...]
+
+
+Reader = Callable[["MergeSpace", Rule, Origin], "Numbers | None"]
+
+
+def encode_recipe(space: MergeSpace, recipe: Recipe, *, seed: int) -> Vector | None:
+    """See `CandidateSpace.encode_recipe`."""
+    if recipe.compat != "off" or recipe.dtype != "parent":
+        return None
+    rules = _rules_by_site(space, recipe)
+    if rules is None:
+        return None
+    scales: tuple[Scale, ...] = ("one", "equal", "largest")
+    readers: list[Reader] = [_own_numbers, *(_Sum(n, s).read for n in (True, False) for s in scales)]
+    origin = Origin(recipe.base, tuple(p.name for p in recipe.parents))
+    same_masks = seed == recipe.seed or not space.method.random
+    for reader in readers:
+        vector = _try(space, rules, origin, reader)
+        if vector is not None and _is_same(space, rules, origin, vector, same_masks):
+            return vector
+    return None
+
+
+def _rules_by_site(space: MergeSpace, recipe: Recipe) -> dict[Site, Rule] | None:
+    """The rule that decides each site; None when tensors of one site are decided by several rules, or by none."""
+    found: dict[Site, Rule] = {}
+    for tensor in space.layout.tensors:
+        selected = next((rule for rule in recipe.rules if rule.selects(tensor)), None)
+        if selected is None or found.setdefault(site_of(tensor), selected) is not selected:
+            return None
+    return found
+
+
+def _try(space: MergeSpace, rules: Mapping[Site, Rule], origin: Origin, reader: Reader) -> Vector | None:
+    """The vector of the numbers that are read where each gene counts most; None when the grid does not hold one."""
+    read: dict[Site, Numbers] = {}
+    for site in space.sites:
+        numbers = reader(space, rules[site], origin)
+        if numbers is None:
+            return None
+        read[site] = numbers
+    values: dict[str, Value] = {}
+    places = _places(space)
+    for dimension in space.space.dimensions:
+        told = [read[site][slot] for site, slot in places[dimension.name] if slot in read[site]]
+        values[dimension.name] = told[0] if told else _harmless(dimension)
+        if not holds(dimension, values[dimension.name]):
+            return None
+    return space.space.encode(values)
+
+
+def _harmless(dimension: Dimension) -> Value:
+    """A value for a number that does not matter (the density of a parent without weight)."""
+    return 1.0 if holds(dimension, 1.0) else dimension.start_value
+
+
+def _places(space: MergeSpace) -> dict[str, list[tuple[Site, Slot]]]:
+    """Gene -> the numbers that it governs, those where it counts most first."""
+    found: dict[str, list[tuple[float, Site, Slot]]] = {name: [] for name in space.space.names}
+    for site in space.sites:
+        for slot, shares in space.controls(site):
+            for share in shares:
+                found[share.control].append((share.part, site, slot))
+    return {
+        name: [(site, slot) for _, site, slot in sorted(parts, key=lambda p: -p[0])] for name, parts in found.items()
+    }
+
+
+def _own_numbers(space: MergeSpace, rule: Rule, origin: Origin) -> Numbers | None:
+    """The numbers of a rule of the space's own method; those that do not matter are left out.
+
+    None for another method, another base, other slerp ends, or a say of a parent that the space does not merge.
+    """
+    if rule.method != space.method.name or (space.method.needs_base and origin.base != space.base):
+        return None
+    if rule.method not in BUILTIN:
+        return _plugin_numbers(space, rule)
+    if rule.method == "slerp" and origin.parents != space.models:
+        return None
+    numbers: Numbers = {Slot(name, None): number(rule, name) for name in space.method.shared()}
+    for parent in {*rule.per_parent, *space.models}:
+        weight = number(rule, "weight", parent) if "weight" in space.method.parameters else 0.0
+        if weight != 0.0 and parent not in space.models:
+            return None
+        for name in space.method.per_parent():
+            if parent in space.models and (name == "weight" or weight != 0.0):
+                numbers[Slot(name, parent)] = number(rule, name, parent)
+    return numbers
+
+
+def _plugin_numbers(space: MergeSpace, rule: Rule) -> Numbers | None:
+    """A plug-in's numbers, as they stand; every parent must be named."""
+    if set(rule.per_parent) != set(space.models if space.method.per_parent() else ()):
+        return None
+    numbers = {Slot(name, None): value for name, value in rule.shared.items()}
+    return numbers | {Slot(k, p): v for p, values in rule.per_parent.items() for k, v in values.items()}
+
+
+Scale = Literal["one", "equal", "largest"]
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Solves for the weights of a weighted sum.
+
+    Attributes:
+        normalised: with `normalize` on.
+        scale: normalised weights count by their ratios only, so there are several to try: the coefficients themselves,
+            multiplied so that equal ones become 1, or so that the largest becomes 1.
+    """
+
+    normalised: bool
+    scale: Scale
+
+    def read(self, space: MergeSpace, rule: Rule, origin: Origin) -> Numbers | None:
+        """The numbers of the space's method that may make the same sum; None when none do."""
+        sums = linear_coefficients(rule, origin.base, origin.parents)
+        if sums is None or space.method.name not in BUILTIN:
+            return None
+        if space.method.name == "slerp":
+            ends = [i for i, model in enumerate(space.models) if dict(sums) == {model: 1.0}]
+            return {Slot("t", None): float(ends[0])} if ends else None
+        return self._weights(space, {p: c for p, c in sums.items() if p != space.base or p in space.models})
+
+    def _weights(self, space: MergeSpace, sums: Coefficients) -> Numbers:
+        parameters = space.method.parameters
+        numbers: Numbers = {Slot("normalize", None): self.normalised, Slot("lambda", None): _strength(space)}
+        factor = self._factor(sums) / float(numbers[Slot("lambda", None)])
+        for model in space.models:
+            weight = round(sums.get(model, 0.0) * factor, DECIMALS) + 0.0
+            numbers[Slot("weight", model)] = weight
+            if weight != 0.0:
+                numbers[Slot("density", model)] = 1.0
+        return {slot: value for slot, value in numbers.items() if slot.parameter in parameters}
+
+    def _factor(self, sums: Coefficients) -> float:
+        if not self.normalised or not sums or self.scale == "one":
+            return 1.0
+        return len(sums) if self.scale == "equal" else 1.0 / max(abs(c) for c in sums.values())
+
+
+def _strength(space: MergeSpace) -> float:
+    """What lambda is fixed to; 1 where it is searched or unknown."""
+    fixed = [p.fixed for p in space.plans if p.name == "lambda"]
+    return float(fixed[0]) if fixed and fixed[0] else 1.0
+
+
+def _is_same(space: MergeSpace, rules: Mapping[Site, Rule], origin: Origin, vector: Vector, same_masks: bool) -> bool:
+    """Whether the vector makes the recipe's model: at every site the same weighted sum, or the same numbers."""
+    own = Origin(space.base, space.models)
+    for site, assignment in space.assignments(space.space.decode(vector)).items():
+        rule = assignment.rule(space.method.name, None, None)
+        mine = linear_coefficients(rule, own.base, own.parents)
+        theirs = linear_coefficients(rules[site], origin.base, origin.parents)
+        if mine is not None and theirs is not None:
+            if not all(abs(mine.get(p, 0.0) - theirs.get(p, 0.0)) <= TOLERANCE for p in {*mine, *theirs}):
+                return False
+        elif not same_masks or _own_numbers(space, rule, own) != (_own_numbers(space, rules[site], origin) or {}):
+            return False
+    return True

@@ -1,0 +1,190 @@
+"""The space of merges with one method: genes over parents, depth and modules, and the recipes they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import final
+
+from evomerge.digest import digest_json
+from evomerge.errors import SpaceError
+from evomerge.layout import Layout
+from evomerge.recipe.baselines import parent_recipe
+from evomerge.recipe.equivalence import the_only_parent
+from evomerge.recipe.methods import MethodSpec
+from evomerge.recipe.recipe import Number, ParentRef, Recipe
+from evomerge.space.base import CandidateSpace, Gene
+from evomerge.space.depth import Share, Site, group_label, sites_of
+from evomerge.space.dimensions import Dimension, Value, decode
+from evomerge.space.inject import encode_recipe
+from evomerge.space.plan import ParameterPlan, Slot, as_number, gene_name
+from evomerge.space.rules import Assignment, rules_of
+from evomerge.space.space import SearchSpace
+from evomerge.types import Digest, Vector
+
+
+@final
+@dataclass(frozen=True)
+class MergeSpace(CandidateSpace):
+    """Merges of fixed parents with one method.
+
+    Attributes:
+        method: what the method asks for.
+        models: names of the merged parents, in order.
+        base: name of the parent that deltas are taken from; None for methods without one.
+        layout: of the architecture; only layers and roles matter.
+        plans: one per parameter of the method, in the method's order.
+        strengths: of the task-arithmetic recipes in generation 0.
+    """
+
+    method: MethodSpec
+    models: tuple[str, ...]
+    base: str | None
+    layout: Layout
+    plans: tuple[ParameterPlan, ...]
+    strengths: tuple[float, ...] = ()
+
+    @property
+    def n_layers(self) -> int:
+        """Of the architecture."""
+        return self.layout.n_layers
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """The kinds of tensors that the architecture has."""
+        return sites_of(self.layout)
+
+    @property
+    def starts(self) -> tuple[float, ...]:
+        """See `CandidateSpace.starts`."""
+        return self.strengths
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """See `CandidateSpace.space`."""
+        searched = {p.name: p.searched for p in self.plans if p.searched is not None}
+        return SearchSpace(tuple(replace(searched[gene.parameter], name=gene.name) for gene in self.genes))
+
+    @cached_property
+    def genes(self) -> tuple[Gene, ...]:
+        """See `CandidateSpace.genes`; ordered by parameter, depth, module, parent."""
+        found: dict[str, Gene] = {}
+        for plan in self.plans:
+            if plan.searched is None:
+                continue
+            for site in self.sites:
+                module = group_label(plan.groups, site.module)
+                for share in plan.depth.shares(site.place, self.n_layers):
+                    for slot in self._slots(plan):
+                        name = gene_name(slot, share.control, module)
+                        gene = Gene(name, slot.parameter, slot.parent, share.control, module)
+                        found.setdefault(name, gene)
+        return tuple(found.values())
+
+    def _slots(self, plan: ParameterPlan) -> tuple[Slot, ...]:
+        return tuple(Slot(plan.name, m) for m in self.models) if plan.per_parent else (Slot(plan.name, None),)
+
+    def controls(self, site: Site) -> Iterator[tuple[Slot, tuple[Share, ...]]]:
+        """For every searched number of a site, the genes (by name) that make it, with their parts."""
+        for plan in self.plans:
+            if plan.searched is not None:
+                module = group_label(plan.groups, site.module)
+                shares = plan.depth.shares(site.place, self.n_layers)
+                for slot in self._slots(plan):
+                    yield slot, tuple(Share(gene_name(slot, s.control, module), s.part) for s in shares)
+
+    @cached_property
+    def digest(self) -> Digest:
+        """See `CandidateSpace.digest`."""
+        plans = [
+            {"parameter": p.name, "fixed": p.fixed, "depth": p.depth.describe(), "groups": p.groups} for p in self.plans
+        ]
+        who = {"method": self.method.name, "models": self.models, "base": self.base, "n_layers": self.n_layers}
+        return digest_json({**who, "sites": [list(s) for s in self.sites], "plans": plans, "space": self.space.digest})
+
+    def assignments(self, values: Mapping[str, Value]) -> dict[Site, Assignment]:
+        """The method's parameters at every site.
+
+        Raises:
+            SpaceError: when the values are not those of this space.
+        """
+        genes = dict(zip(self.space.names, map(float, self.space.encode(values)), strict=True))
+        dimensions = {d.name: d for d in self.space.dimensions}
+        known: dict[tuple[Share, ...], Value] = {}
+        result = {}
+        for site in self.sites:
+            numbers: dict[Slot, Number] = {}
+            for slot, shares in self.controls(site):
+                if shares not in known:
+                    known[shares] = self._mix(shares, genes, dimensions, values)
+                numbers[slot] = as_number(known[shares])
+            result[site] = self._assignment(numbers)
+        return result
+
+    @staticmethod
+    def _mix(
+        shares: tuple[Share, ...],
+        genes: Mapping[str, float],
+        dimensions: Mapping[str, Dimension],
+        values: Mapping[str, Value],
+    ) -> Value:
+        if len(shares) == 1:
+            return values[shares[0].control]
+        gene = sum(s.part * genes[s.control] for s in shares)
+        return decode(dimensions[shares[0].control], min(1.0, gene))
+
+    def _assignment(self, numbers: Mapping[Slot, Number]) -> Assignment:
+        """Searched numbers and fixed ones together, complete."""
+        shared: dict[str, Number] = {}
+        per_parent: dict[str, dict[str, Number]] = {m: {} for m in self.models}
+        for plan in self.plans:
+            for slot in self._slots(plan):
+                target = shared if slot.parent is None else per_parent[slot.parent]
+                target[plan.name] = numbers[slot] if plan.fixed is None else plan.fixed
+        if self.method.name == "linear" and shared["normalize"]:
+            self._avoid_zero_sum(per_parent)
+        return Assignment.of(shared, per_parent)
+
+    @staticmethod
+    def _avoid_zero_sum(per_parent: Mapping[str, dict[str, Number]]) -> None:
+        """Weights that cancel cannot be normalised; they mean the uniform average, so that every vector is legal."""
+        if abs(sum(float(v["weight"]) for v in per_parent.values())) < 1e-8:
+            for values in per_parent.values():
+                values["weight"] = 1.0
+
+    def build(
+        self, values: Mapping[str, Value], *, parents: tuple[ParentRef, ...], base: str | None, seed: int
+    ) -> Recipe:
+        """See `CandidateSpace.build`.
+
+        The recipe names the base first, then the models in the space's order. Values that amount to one parent make
+        that parent's own recipe, so that it is scored once.
+        """
+        refs = self._refs(parents, base)
+        recipe = Recipe(
+            parents=tuple(refs.values()),
+            base=self.base,
+            rules=rules_of(self.method.name, self.assignments(values)),
+            seed=seed if self.method.random else 0,
+        )
+        only = the_only_parent(recipe)
+        return recipe if only is None else parent_recipe(refs[only])
+
+    def _refs(self, parents: tuple[ParentRef, ...], base: str | None) -> dict[str, ParentRef]:
+        """The recipe's parents by name: base first, models in order."""
+        given = {p.name: p for p in parents}
+        wanted = ([self.base] if self.base is not None else []) + list(self.models)
+        missing = [name for name in wanted if name not in given]
+        if missing or (self.base is not None and base != self.base):
+            raise SpaceError(
+                "The parents are not those the search space was made for.",
+                got=f"parents {', '.join(given)}; base {base}",
+                allowed=f"parents {', '.join(wanted)}; base {self.base}",
+                fix="parse the space again with these parents.",
+            )
+        return {name: given[name] for name in wanted}
+
+    def encode_recipe(self, recipe: Recipe, *, seed: int) -> Vector | None:
+        """See `CandidateSpace.encode_recipe`."""
+        return encode_recipe(self, recipe, seed=seed)
