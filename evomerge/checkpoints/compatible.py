@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.checkpoints.architecture import config_depth, language_config
@@ -135,8 +135,10 @@ def check_compatible(checkpoints: Mapping[str, Checkpoint], base: str | None) ->
             fix="name one of the parents.",
         )
     reference = checkpoints[name]
-    compare: Callable[[Checkpoint], list[str]] = lambda c: [] if c is reference else differences(reference, c)  # noqa: E731
-    faults = {n: _own_faults(c) + compare(c) for n, c in checkpoints.items()}
+    faults = {n: _own_faults(c) for n, c in checkpoints.items()}
+    for other, checkpoint in checkpoints.items():
+        if checkpoint is not reference:
+            faults[other] += differences(reference, checkpoint)
     if any(faults.values()):
         raise ModelError(
             f"The parents cannot be merged; {name!r} is the reference.",

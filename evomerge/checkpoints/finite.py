@@ -33,7 +33,8 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 
 def _count(name: str, tensor: torch.Tensor) -> NonFiniteCount:
-    chunks = tensor.reshape(-1).split(_CHUNK)
+    flat = tensor.reshape(-1)
+    chunks = [flat[start : start + _CHUNK] for start in range(0, flat.numel(), _CHUNK)]
     return NonFiniteCount(name, sum(int(c.isnan().sum()) for c in chunks), sum(int(c.isinf().sum()) for c in chunks))
 
 

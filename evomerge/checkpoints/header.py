@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints.dtypes import ITEMSIZE
-from evomerge.checkpoints.strict_json import damaged, parse_object
+from evomerge.checkpoints.strict_json import damaged, parse_object, quoted
 from evomerge.types import Digest
 
 MAX_HEADER_BYTES = 100_000_000
@@ -73,16 +73,18 @@ def _is_count(value: Any) -> bool:
 
 
 def _parse_entry(path: Path, name: str, value: Any, data_start: int) -> HeaderEntry:
-    where = f"tensor {name!r}"
+    where = f"tensor {quoted(name)}"
+    if not name or not name.isprintable():
+        raise damaged(path, where, "tensor names of printable characters")
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise damaged(path, f"{where} described by {str(value)[:80]}", "exactly dtype, shape and data_offsets")
+        raise damaged(path, f"{where} described by {quoted(value)}", "exactly dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-        raise damaged(path, f"{where} with dtype {str(dtype)[:40]!r}", ", ".join(sorted(ITEMSIZE)))
+        raise damaged(path, f"{where} with dtype {quoted(dtype)}", ", ".join(sorted(ITEMSIZE)))
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_count(n) for n in shape):
-        raise damaged(path, f"{where} with shape {str(shape)[:80]}", "a list of a few non-negative integers")
+        raise damaged(path, f"{where} with shape {quoted(shape)}", "a list of a few non-negative integers")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        raise damaged(path, f"{where} with data_offsets {str(offsets)[:80]}", "two non-negative integers")
+        raise damaged(path, f"{where} with data_offsets {quoted(offsets)}", "two non-negative integers")
     entry = HeaderEntry(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
     if entry.stop - entry.start != entry.nbytes:
         raise damaged(
@@ -99,10 +101,12 @@ def _check_cover(path: Path, entries: Mapping[str, HeaderEntry], data_start: int
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != position:
             fault = "overlaps the tensor before it" if entry.start < position else "leaves a hole before it"
-            raise damaged(path, f"tensor {name!r} {fault}", "tensors that follow each other byte by byte")
+            raise damaged(path, f"tensor {quoted(name)} {fault}", "tensors that follow each other byte by byte")
         position = entry.stop
         if position > size:
-            raise damaged(path, f"tensor {name!r} ends at byte {position} of {size} (truncated?)", "complete tensors")
+            raise damaged(
+                path, f"tensor {quoted(name)} ends at byte {position} of {size} (truncated?)", "complete tensors"
+            )
     if position != size:
         raise damaged(path, f"{size - position} bytes behind the last tensor", "a file that ends with its last tensor")
 
@@ -140,7 +144,7 @@ def read_header(path: Path) -> Header:
     parsed = parse_object(raw, path)
     metadata = parsed.pop(METADATA_KEY, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise damaged(path, f"{METADATA_KEY} = {str(metadata)[:80]}", "a mapping of text to text")
+        raise damaged(path, f"{METADATA_KEY} = {quoted(metadata)}", "a mapping of text to text")
     data_start = 8 + len(raw)
     entries = {name: _parse_entry(path, name, value, data_start) for name, value in parsed.items()}
     _check_cover(path, entries, data_start, size)

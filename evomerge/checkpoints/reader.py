@@ -64,6 +64,15 @@ def _architecture_ties(model_type: str) -> bool:
     return bool(getattr(CONFIG_MAPPING[model_type](), "tie_word_embeddings", False))
 
 
+def _changed(path: Path, got: str) -> ModelError:
+    return ModelError(
+        "A checkpoint changed while it was in use.",
+        got=f"{path}: {got}",
+        allowed="files that stay as they are during a run",
+        fix="restore the checkpoint, or start a new run with the new one.",
+    )
+
+
 @final
 class Checkpoint:
     """One checked checkpoint. Made by `open_checkpoint`; picklable, the copy opens the same folder again.
@@ -133,7 +142,10 @@ class Checkpoint:
         if file not in self._maps:
             size = self._shards.headers[file].size
             # private mapping: a stray write would stay in this process and never reach the file
-            self._maps[file] = torch.from_file(str(self.folder / file), shared=False, size=size, dtype=torch.uint8)
+            try:
+                self._maps[file] = torch.from_file(str(self.folder / file), shared=False, size=size, dtype=torch.uint8)
+            except RuntimeError as error:
+                raise _changed(self.folder / file, "a file that can no longer be mapped") from error
         return self._maps[file][entry.start : entry.stop]
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -153,7 +165,10 @@ class Checkpoint:
     @cached_property
     def content(self) -> Digest:
         """Digest of the weights: over the sha256 of every shard's bytes. Read once, at disk speed, then remembered."""
-        return digest_json({name: digest_file(self.folder / name) for name in self._shards.headers})
+        try:
+            return digest_json({name: digest_file(self.folder / name) for name in self._shards.headers})
+        except OSError as error:
+            raise _changed(self.folder, f"{error.strerror}") from error
 
     def close(self) -> None:
         """Drop the memory maps; tensors handed out before stay valid, and a later `tensor` maps again."""
@@ -174,12 +189,7 @@ def _reopen(
     """Open in another process what was opened in this one; the headers must be the same."""
     checkpoint = Checkpoint(source, revision, Path(folder))
     if checkpoint.header_digest != header_digest:
-        raise ModelError(
-            "A checkpoint changed while it was in use.",
-            got=f"other headers than before in {folder}",
-            allowed="files that stay as they are during a run",
-            fix="restore the checkpoint, or start a new run with the new one.",
-        )
+        raise _changed(checkpoint.folder, "other headers than before")
     if content is not None:
         checkpoint.__dict__["content"] = content
     return checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evomerge.checkpoints.folder import find_file
 from evomerge.checkpoints.header import Header, HeaderEntry, read_header
-from evomerge.checkpoints.strict_json import damaged, read_object
+from evomerge.checkpoints.strict_json import damaged, quoted, read_object
 from evomerge.errors import ModelError
 
 SINGLE = "model.safetensors"
@@ -66,18 +66,18 @@ def _read_index(path: Path) -> dict[str, str]:
     """The `weight_map` of an index: tensor -> file name, not yet compared with the files."""
     weight_map = read_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise damaged(path, f"weight_map = {str(weight_map)[:80]}", "a mapping of tensor names to file names")
+        raise damaged(path, f"weight_map = {quoted(weight_map)}", "a mapping of tensor names to file names")
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
-            raise damaged(path, f"tensor {tensor!r} in file {str(name)[:80]!r}", "names of .safetensors files")
+            raise damaged(path, f"tensor {quoted(tensor)} in file {quoted(name)}", "names of .safetensors files")
     return weight_map
 
 
 def _check_index(folder: Path, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:
     """Every indexed tensor lies in its shard, every tensor of a shard is indexed there."""
-    faults = [f"{t!r} is not in {f!r}" for t, f in weight_map.items() if t not in headers[f].entries]
+    faults = [f"{quoted(t)} is not in {f!r}" for t, f in weight_map.items() if t not in headers[f].entries]
     faults += [
-        f"{f!r} holds {t!r}, which the index puts into {weight_map.get(t, 'no file')!r}"
+        f"{f!r} holds {quoted(t)}, which the index puts into {weight_map.get(t, 'no file')!r}"
         for f, header in headers.items()
         for t in header.entries
         if weight_map.get(t) != f

@@ -23,6 +23,7 @@ HUB_PATTERNS = (
 HUB_EXCLUDED = ("*/*.safetensors", "consolidated*.safetensors")
 """Second copies of the weights in other formats."""
 
+_HUB_ERRORS = ("HTTPError", "CorruptedCacheException", "RevisionResolutionError", "XetDownloadError")
 _HUB_ID = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?")
 
 
@@ -48,15 +49,23 @@ def _hub_error(source: str, revision: str | None, reason: str) -> ModelError:
     )
 
 
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What a download may raise: offline, unknown, gated and invalid ids are the first two, broken ones the others."""
+    from huggingface_hub import errors
+
+    known = [getattr(errors, name, None) for name in _HUB_ERRORS]
+    return (OSError, ValueError, *(k for k in known if isinstance(k, type) and issubclass(k, Exception)))
+
+
 def _download(source: str, revision: str | None) -> Located:
     from huggingface_hub import snapshot_download
 
+    expected = _hub_errors()
     try:
         folder = snapshot_download(
             source, revision=revision, allow_patterns=list(HUB_PATTERNS), ignore_patterns=list(HUB_EXCLUDED)
         )
-    # every error of huggingface_hub (offline, unknown, gated, invalid id, broken download) is one of these two
-    except (OSError, ValueError) as error:
+    except expected as error:
         text = str(error).strip().splitlines()
         raise _hub_error(source, revision, f"{type(error).__name__}: {text[0] if text else ''}") from error
     path = Path(folder).resolve()

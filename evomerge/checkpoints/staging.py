@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,12 +39,32 @@ def check_target(folder: Path) -> None:
         raise _unusable(folder, str(error.strerror)) from error
 
 
+def _try_lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder; None when somebody else holds it, or it cannot be locked."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what killed processes left beside `target`: their temporary folders, which nobody has locked any more."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        lock = _try_lock(left) if left.is_dir() and not left.is_symlink() else None
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder` that takes its place when the block ends without an error.
 
     Files written inside must be synced by the caller; the renaming is made durable here. After an error the temporary
-    folder is removed and the target is as it was.
+    folder is removed and the target is as it was; after a kill, the next attempt removes it.
 
     Raises:
         ConfigError: when the target is not new or empty, or must not be written.
@@ -49,22 +72,24 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     """
     target = folder.resolve()
     check_target(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    lock: int | None = None
     try:
         with disk_full_is_told(folder):
             target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(target)
             temporary.mkdir()
-    except OSError as error:
-        raise _unusable(folder, str(error.strerror)) from error
-    try:
-        with disk_full_is_told(folder):
+            lock = _try_lock(temporary)
             yield temporary
             fsync_folder(temporary)
-            try:
-                temporary.rename(target)
-            except OSError as error:
-                raise _unusable(folder, str(error.strerror)) from error
+            temporary.rename(target)
             fsync_folder(target.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _unusable(folder, str(error)) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)

@@ -21,12 +21,18 @@ def damaged(path: Path, got: str, allowed: str, what: str = "A file of a checkpo
     )
 
 
+def quoted(text: object, limit: int = 120) -> str:
+    """A value from an untrusted file as it may stand in a message: escaped, and cut when it is long."""
+    shown = str(text)
+    return repr(shown if len(shown) <= limit else shown[:limit] + "...")
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [k for k, _ in pairs]
-        twice = next(k for k in keys if keys.count(k) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {quoted(key)} stands twice")
+        found[key] = value
     return found
 
 

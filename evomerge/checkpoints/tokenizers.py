@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -56,12 +56,13 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
         ModelError: when the file is damaged.
     """
     path = find_file(folder, TOKENIZER)
-    if path is None:
-        path = find_file(folder, "vocab.json")
-        content = {"model": {"vocab": read_object(path)}} if path is not None else {}
-    else:
+    plain = find_file(folder, "vocab.json")
+    content: dict[str, Any]
+    if path is not None:
         content = read_object(path)
-    if path is None:
+    elif plain is not None:
+        path, content = plain, {"model": {"vocab": read_object(plain)}}
+    else:
         return None
     added = content.get("added_tokens") or []
     if not isinstance(added, list) or not all(
@@ -81,7 +82,7 @@ def _unreadable(checkpoint: Checkpoint) -> dict[str, Digest]:
     return {n: digest_file(p) for n, p in files.items() if n.endswith((".model", ".tiktoken")) or n == "tekken.json"}
 
 
-def _some(tokens: set[str]) -> str:
+def _some(tokens: Set[str]) -> str:
     listed = ", ".join(repr(t) for t in sorted(tokens)[:_LISTED])
     return listed + (f" and {len(tokens) - _LISTED} more" if len(tokens) > _LISTED else "")
 
