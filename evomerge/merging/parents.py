@@ -1,0 +1,127 @@
+"""The parents of a search: mapped tensors, and what is measured on them once and asked for by every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evomerge.checkpoints.reader import Checkpoint
+from evomerge.errors import MergeError, suggest
+from evomerge.merging.gram import gram_matrix
+from evomerge.merging.kernels import Kernels
+from evomerge.merging.methods import Facts
+from evomerge.merging.settings import Cut
+from evomerge.merging.thresholds import Magnitudes
+
+
+@final
+class ParentPool:
+    """Checkpoints by the names that recipes use, with their measurements.
+
+    Histograms, thresholds and inner products are kept for as long as the pool lives. Picklable: the copy opens the
+    checkpoints again and measures for itself.
+
+    Args:
+        checkpoints: name -> checkpoint; compatible with each other (see `checkpoints.compatible`).
+        device: where `flat` puts tensors; anything but `"cpu"` holds copies of all that is asked for.
+
+    Raises:
+        MergeError: without checkpoints.
+    """
+
+    def __init__(self, checkpoints: Mapping[str, Checkpoint], device: str = "cpu") -> None:
+        if not checkpoints:
+            raise MergeError(
+                "There is nothing to merge.", got="no checkpoints", allowed="one parent or more", fix="name some parents."
+            )
+        self.checkpoints: Mapping[str, Checkpoint] = MappingProxyType(dict(checkpoints))
+        self.device = device
+        self._flat: dict[tuple[str, str], torch.Tensor] = {}
+        self._magnitudes: dict[tuple[str, str, str], Magnitudes] = {}
+        self._grams: dict[tuple[str, tuple[str, ...]], npt.NDArray[np.float64]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ParentPool, (dict(self.checkpoints), self.device))
+
+    def checkpoint(self, parent: str) -> Checkpoint:
+        """The checkpoint of a parent.
+
+        Raises:
+            MergeError: for an unknown name.
+        """
+        if parent not in self.checkpoints:
+            raise MergeError(
+                "A recipe names a parent that is not loaded.",
+                got=repr(parent),
+                allowed=suggest(parent, self.checkpoints),
+                fix="use the names of the job's parents, or open the missing checkpoint too.",
+            )
+        return self.checkpoints[parent]
+
+    def flat(self, parent: str, tensor: str) -> torch.Tensor:
+        """A parent's tensor as one axis, mapped from its file; never written to."""
+        key = (parent, tensor)
+        if key not in self._flat:
+            stored = self.checkpoint(parent).tensor(tensor)
+            self._flat[key] = stored.contiguous().view(-1).to(self.device)
+        return self._flat[key]
+
+    def cut(self, tensor: str, parent: str, base: str, count: int, kernels: Kernels) -> Cut:
+        """The threshold above which exactly `count` entries of `parent - base` lie.
+
+        The first call for a tensor and parent counts all magnitudes, the first for a count reads one bin again; later
+        calls look the answer up. The kernels do not change it.
+        """
+        key = (tensor, parent, base)
+        origin, x = self.flat(base, tensor), self.flat(parent, tensor)
+        if key not in self._magnitudes:
+            self._magnitudes[key] = Magnitudes.measure(origin, x, kernels)
+        return self._magnitudes[key].cut(count, origin, x, (tensor, parent))
+
+    def gram(self, tensor: str, parents: tuple[str, ...]) -> npt.NDArray[np.float64]:
+        """Inner products of the parents' tensors, shape `(n, n)`, fp64."""
+        key = (tensor, parents)
+        if key not in self._grams:
+            self._grams[key] = gram_matrix([self.flat(p, tensor) for p in parents])
+        return self._grams[key]
+
+
+@final
+class PoolFacts(Facts):
+    """Facts about one tensor of a pool."""
+
+    def __init__(
+        self,
+        pool: ParentPool,
+        tensor: str,
+        shape: tuple[int, ...],
+        base: str | None,
+        parents: tuple[str, ...],
+        kernels: Kernels,
+    ) -> None:
+        self._pool = pool
+        self._tensor = tensor
+        self._shape = shape
+        self._base = base
+        self._parents = parents
+        self._kernels = kernels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Facts.shape`."""
+        return self._shape
+
+    def gram(self) -> npt.NDArray[np.float64]:
+        """See `Facts.gram`."""
+        return self._pool.gram(self._tensor, self._parents)
+
+    def cut(self, index: int, count: int) -> Cut:
+        """See `Facts.cut`."""
+        if self._base is None:
+            raise ValueError("a threshold needs a base")
+        return self._pool.cut(self._tensor, self._parents[index], self._base, count, self._kernels)

@@ -1,0 +1,131 @@
+"""The worker's one model in memory: candidates are merged into its weights in place, and never touch the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, final
+
+import torch
+
+from evomerge.checkpoints.dtypes import torch_dtype
+from evomerge.errors import MergeError, ModelError
+from evomerge.merging.execute import Work, merge_into, new_tensor, prepare
+from evomerge.merging.kernels import Kernels
+from evomerge.merging.parents import ParentPool
+from evomerge.merging.placement import own_memory, place
+from evomerge.merging.plan import MergePlan, TensorPlan, plan_merge
+from evomerge.recipe.recipe import Recipe
+
+
+def load_model(folder: str, dtype: str, device: str) -> Any:
+    """A transformers model in eval mode whose weights lie in memory of their own and need no gradients.
+
+    Args:
+        folder: a checkpoint folder.
+        dtype: `"auto"` for the checkpoint's, or torch's spelling.
+        device: torch's spelling.
+
+    Raises:
+        ModelError: when transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(
+            "transformers cannot load the model that candidates are merged into.",
+            got=f"{folder}: {type(error).__name__}: {str(error)[:300]}",
+            allowed="a causal language model that transformers knows, without code of its own",
+            fix="check that AutoModelForCausalLM.from_pretrained loads the folder.",
+        ) from error
+    own_memory(model, device)
+    return model.eval()
+
+
+@final
+class ResidentModel:
+    """A model whose weights are whatever recipe was applied last.
+
+    A candidate is rounded to the dtype that its recipe stores and then held in the model's dtype, so that the model
+    equals the exported checkpoint loaded in that dtype, bit for bit. Tensors whose numbers did not change since the
+    last candidate are not merged again.
+
+    Args:
+        pool: the parents.
+        template: the parent that gives config and architecture.
+        dtype: of the model in memory: `"auto"` for the template's, or torch's spelling.
+        kernels: compiled or eager.
+        device: torch's spelling.
+
+    Raises:
+        MergeError: when the template is not in the pool.
+        ModelError: when transformers cannot load the template, or its tensors do not line up.
+
+    Attributes:
+        model: the transformers model, in eval mode.
+    """
+
+    def __init__(
+        self, pool: ParentPool, template: str, *, dtype: str = "auto", kernels: Kernels, device: str = "cpu"
+    ) -> None:
+        checkpoint = pool.checkpoint(template)
+        self.model = load_model(str(checkpoint.folder), dtype, device)
+        self._pool = pool
+        self._kernels = kernels
+        self._layout = checkpoint.layout
+        self._places = {n: t.view(-1) for n, t in place(self.model, self._layout.tensors).items()}
+        self._applied: dict[str, Hashable] = {}
+        self.n_merged = 0
+
+    def apply(self, recipe: Recipe) -> None:
+        """Merge a recipe into the model, in place.
+
+        Args:
+            recipe: its parents are in the pool.
+
+        Raises:
+            MergeError: when the recipe does not fit the parents or the model.
+            RecipeError: when a rule does not fit its method.
+            NonFinite: when a merged tensor holds NaN or infinity; the model is then no candidate until the next
+                `apply` succeeds.
+        """
+        plan = plan_merge(recipe, self._pool)
+        self._check(plan)
+        self.n_merged = 0
+        with torch.no_grad():
+            for tensor in plan.tensors:
+                if tensor.info.name in self._places:
+                    self._apply_one(plan, tensor)
+
+    def _apply_one(self, plan: MergePlan, tensor: TensorPlan) -> None:
+        name = tensor.info.name
+        work = prepare(plan, tensor, self._pool, self._kernels)
+        if self._applied.get(name) == work.key:
+            return
+        self._applied.pop(name, None)
+        self._write(tensor, work, self._places[name])
+        self._applied[name] = work.key
+        self.n_merged += 1
+
+    def _write(self, tensor: TensorPlan, work: Work, target: torch.Tensor) -> None:
+        if target.dtype == torch_dtype(tensor.dtype):
+            merge_into(tensor, work, target)
+        else:
+            rounded = new_tensor(tensor).view(-1).to(target.device)
+            merge_into(tensor, work, rounded)
+            target.copy_(rounded)
+
+    def _check(self, plan: MergePlan) -> None:
+        """Refuse a recipe of other tensors than the model's: some would keep an older candidate's values."""
+        planned = {t.info.name for t in plan.tensors}
+        missing = sorted(self._places.keys() - planned)
+        if missing:
+            raise MergeError(
+                "A recipe does not cover the resident model.",
+                got=f"{missing[0]} is not among the tensors of parent {plan.template!r}",
+                allowed="the tensors of the template",
+                fix="use parents of the template's architecture.",
+            )

@@ -1,0 +1,124 @@
+"""What a kernel is told about one tensor: plain numbers that two kernels turn into all element-wise methods.
+
+Both kernels compute in fp32, in the order of the inputs, without fused multiply-add, and round once at the end. The
+formulas stand with `LinearSetting` and `GtaSetting`; the eager and the compiled implementation give equal bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evomerge.merging.elements import FULL
+
+
+def single(value: float) -> float:
+    """`value` rounded to fp32, as a Python float (infinite where fp32 overflows)."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A threshold among the entries of one delta, exact to the entry.
+
+    An entry lies above it when the pattern of its magnitude (fp32 without sign) exceeds `bits`, or equals `bits` and
+    its element hash is at most `bound`.
+
+    Attributes:
+        bits: fp32 pattern of the magnitude at the threshold.
+        bound: largest hash that lies above among equals.
+    """
+
+    bits: int
+    bound: int
+
+
+KEEP_ALL = Cut(0, FULL)
+DROP_NONE = Cut(0x7FFFFFFF, 0)
+"""Above no finite magnitude: a high cut that removes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSetting:
+    """Linear kernel: `out = sum_i c_i x_i`, or with deltas `out = base + sum_i c_i (x_i - base)`.
+
+    Attributes:
+        inputs: which of the plan's inputs take part; zero coefficients are left out, so that a lone coefficient of 1
+            is that input bit for bit.
+        coefficients: `c_i`, fp32 values, aligned with `inputs`.
+        deltas: whether the base's differences are summed.
+    """
+
+    inputs: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    deltas: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GtaParent:
+    """How one parent's delta enters generalised task arithmetic.
+
+    Attributes:
+        gain: factor of the kept entries (weight times rescale), fp32 value.
+        weight: what an agreeing entry adds to the divisor, fp32 value, not negative.
+        low: entries above it are kept; None keeps all.
+        high: entries above it are dropped; None drops none.
+        tie_salt: of the hash that breaks ties at `low` and `high`.
+        mask_bound: largest mask hash that is kept; None keeps all.
+        mask_salt: of the random mask's hash.
+    """
+
+    gain: float
+    weight: float
+    low: Cut | None = None
+    high: Cut | None = None
+    tie_salt: int = 0
+    mask_bound: int | None = None
+    mask_salt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GtaSetting:
+    """Generalised task arithmetic, one fused pass. With `d_i = x_i - base`:
+
+    ```
+    v_i = gain_i d_i where kept, else 0;   s = sum_i v_i
+    elect:  m = sum of the v_i whose sign is that of s (none when s = 0);  divisor = sum of their weights
+            if normalize and divisor > 0: m = m / divisor
+    else:   m = s
+    out = base + scale m
+    ```
+
+    Attributes:
+        inputs: which of the plan's inputs take part.
+        parents: aligned with `inputs`.
+        elect: whether signs are elected.
+        normalize: whether an elected sum becomes a weighted mean; False without election.
+        scale: lambda, fp32 value.
+    """
+
+    inputs: tuple[int, ...]
+    parents: tuple[GtaParent, ...]
+    elect: bool
+    normalize: bool
+    scale: float
+
+    @property
+    def trimmed(self) -> bool:
+        """Whether any parent has a low cut."""
+        return any(p.low is not None for p in self.parents)
+
+    @property
+    def capped(self) -> bool:
+        """Whether any parent has a high cut."""
+        return any(p.high is not None for p in self.parents)
+
+    @property
+    def masked(self) -> bool:
+        """Whether any parent has a random mask."""
+        return any(p.mask_bound is not None for p in self.parents)
+
+
+Setting = LinearSetting | GtaSetting
