@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -14,11 +14,25 @@ from evomerge.layout import TensorInfo
 _ALIGN: Final = 64
 
 
-def _candidates(name: str, prefix: str) -> Iterable[str]:
-    """In-memory names that a checkpoint name may stand for: itself, with or without the base model's prefix."""
-    yield name
-    if prefix:
-        yield name.removeprefix(f"{prefix}.") if name.startswith(f"{prefix}.") else f"{prefix}.{name}"
+def _renamer(model: Any, held: Mapping[str, torch.Tensor]) -> Callable[[str], str | None]:
+    """How transformers renames checkpoint names on loading; None for names whose tensors it also rearranges.
+
+    Since version 5 some architectures live in memory under other names than in their files (GPT-NeoX's head), and
+    some are fused or split (mixtures of experts); the first are followed here, the second have no place of their own.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
+    converters = [t for t in transforms if not isinstance(t, WeightRenaming)]
+    prefix = str(getattr(model, "base_model_prefix", "") or "")
+
+    def rename(name: str) -> str | None:
+        renamed, converted = rename_source_key(name, renamings, converters, prefix, dict(held))
+        return None if converted is not None else str(renamed)
+
+    return rename
 
 
 def _is_ignored(name: str, model: Any) -> bool:
@@ -41,10 +55,11 @@ def place(model: Any, tensors: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
         ModelError: when a tensor has no place or another shape, or a parameter of the model would never be merged.
     """
     held: Mapping[str, torch.Tensor] = model.state_dict(keep_vars=True)
-    prefix = str(getattr(model, "base_model_prefix", "") or "")
+    rename = _renamer(model, held)
     placed: dict[str, torch.Tensor] = {}
     for info in tensors:
-        found = next((held[n] for n in _candidates(info.name, prefix) if n in held), None)
+        renamed = rename(info.name)
+        found = held.get(renamed) if renamed is not None else None
         if found is None and _is_ignored(info.name, model):
             continue
         if found is None or tuple(found.shape) != info.shape:
