@@ -9,12 +9,14 @@ a prefix of the file for ever. All functions here are pure.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from evomerge.errors import CorruptJournal
 
 _NEWLINE: Final = b"\n"
+_SEAL: Final = re.compile(rb',"crc":"[0-9a-f]{8}"}')
 _SEAL_BYTES: Final = len(',"crc":"00000000"}')
 
 
@@ -72,10 +74,15 @@ def _explains(payload: dict[str, Any], data: bytes, start: int, end: int) -> boo
 def _is_cut_write(tail: bytes, n: int, start: int) -> bool:
     """Whether one cut write, and cut attempts to mark it, explain the tail.
 
-    A single bad line always is: whatever stood there, nothing follows it. A further line must be the beginning of
-    the marker that the next writer would have put there; anything else is damage, not a crash.
+    A single bad line is one, whatever it holds, unless it begins with a whole record: then the newline behind that
+    record was damaged. (Zeros behind it are what a power cut leaves of a newline in a block of its own.) A further
+    line must be the beginning of the marker that the next writer would have put there; anything else is damage.
     """
     at = tail.find(_NEWLINE)
+    only = tail if at < 0 else tail[:at]
+    for seal in _SEAL.finditer(only):
+        if only[seal.end() :].strip(b"\0") and _parse(only[: seal.end()]) is not None:
+            return False
     while 0 <= at < len(tail) - 1:
         following = tail[at + 1 :].split(_NEWLINE, 1)[0]
         markers = (torn_marker(n, start, tail[:at]), torn_marker(n, start, tail[: at + 1]))

@@ -118,11 +118,11 @@ class Opened(Record):
     pid: int
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    schema: int = 0
+    schema: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """The payload; the schema is always this version's."""
-        return super().to_json() | {"schema": self.schema or SCHEMA_VERSION}
+        """The payload; the schema is told even though it is the default."""
+        return super().to_json() | {"schema": self.schema}
 
 
 @dataclass(frozen=True)

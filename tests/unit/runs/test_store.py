@@ -1,0 +1,285 @@
+"""The run directory against its contract, and what only a real disk, crash and second process can show."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import CorruptJournal, DiskFull, EvomergeError, SchemaTooNew, StoreError
+from evomerge.runs import store as store_module
+from evomerge.runs.journal import frame
+from evomerge.runs.records import Evaluated, Note, Opened, Told, task_scores
+from evomerge.runs.store import JOURNAL, RESPONSES, RunStore, decode_entries
+from evomerge.testing.store_suite import FILES, RunStoreSuite, sample_evaluation, sample_records
+from evomerge.types import CandidateId, Digest, Evaluation, TaskAnswers
+
+
+class TestRunStore(RunStoreSuite):
+    """The store is held to its own suite."""
+
+
+def test_every_flipped_bit_is_found_or_ends_the_last_line(tmp_path: Path) -> None:
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        store.append(*sample_records()[:3])
+    path = tmp_path / "run" / JOURNAL
+    whole = path.read_bytes()
+    last = whole[:-1].rindex(b"\n") + 1
+    for i in range(len(whole)):
+        for bit in (1, 128):
+            path.write_bytes(whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1 :])
+            if last <= i < len(whole) - 1:
+                found = RunStore.open(tmp_path / "run", write=False)
+                assert tuple(found.records()) == sample_records()[:2]
+                assert "are a write that a crash cut" in found.notes[0]
+            else:
+                with pytest.raises(CorruptJournal, match=r"line [123] (fails its checksum|is out of sequence)"):
+                    RunStore.open(tmp_path / "run", write=False)
+
+
+def test_a_lost_line_is_told(tmp_path: Path) -> None:
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        store.append(*sample_records())
+    lines = (tmp_path / "run" / JOURNAL).read_bytes().splitlines(keepends=True)
+    (tmp_path / "run" / JOURNAL).write_bytes(b"".join(lines[:3] + lines[4:]))
+    with pytest.raises(CorruptJournal, match="line 4 is out of sequence, number 3 was due"):
+        RunStore.open(tmp_path / "run", write=False)
+
+
+def test_crashes_while_mending_are_mended(tmp_path: Path) -> None:
+    """Tear the last record, tear the marker of the tear, at every byte, and tear that marker's marker."""
+    RunStore.create(tmp_path / "run", FILES).close()
+    path = tmp_path / "run" / JOURNAL
+    first, second = frame(0, {"t": "note", "topic": "a"}), frame(1, {"t": "note", "topic": "b"})
+    torn = first + second[:17]
+    path.write_bytes(torn)
+    RunStore.open(tmp_path / "run", write=True).close()
+    mended = path.read_bytes()
+    assert mended.startswith(torn + b"\n")
+    for cut in range(len(torn), len(mended) + 1):
+        path.write_bytes(mended[:cut])
+        RunStore.open(tmp_path / "run", write=True).close()
+        twice = path.read_bytes()
+        for again in range(cut, len(twice) + 1, 5):
+            path.write_bytes(twice[:again])
+            with RunStore.open(tmp_path / "run", write=True) as store:
+                store.append(Note("c"))
+            assert path.read_bytes().startswith(twice[:again])
+            found = [r for r in RunStore.open(tmp_path / "run", write=False).records() if r.tag != "torn"]
+            assert found == [Note("a"), Note("c")]
+
+
+def test_a_cut_write_is_told_and_damage_in_its_marker_is_found(tmp_path: Path) -> None:
+    RunStore.create(tmp_path / "run", FILES).close()
+    path = tmp_path / "run" / JOURNAL
+    path.write_bytes(frame(0, {"t": "note", "topic": "a"}) + b"\0" * 40)
+    with RunStore.open(tmp_path / "run", write=True) as store:
+        assert "The last 40 bytes" in store.notes[0]
+        store.append(Note("b"))
+    whole = path.read_bytes()
+    assert RunStore.open(tmp_path / "run", write=False).notes == ()
+    path.write_bytes(whole.replace(b"\0", b"\1", 1))
+    with pytest.raises(CorruptJournal, match="line 2 fails its checksum"):
+        RunStore.open(tmp_path / "run", write=False)
+
+
+def test_a_newer_schema_is_refused_by_name() -> None:
+    newer = {"t": "opened", "schema": 99, "a field of the future": 1}
+    with pytest.raises(SchemaTooNew, match="journal schema 99, from line 2 on"):
+        list(decode_entries(({"t": "told", "batch": 0}, newer)))
+
+
+def test_older_payloads_are_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SCHEMA_VERSION", 2)
+    opened = {"t": "opened", "life": 1, "resumed": False, "host": "h", "pid": 1}
+    payloads = (
+        {**opened, "schema": 1},
+        {"t": "told", "generation": 3},
+        {**opened, "schema": 2},
+        {"t": "told", "batch": 4},
+    )
+
+    def rename(payload: dict[str, object]) -> dict[str, object]:
+        return {"batch" if k == "generation" else k: v for k, v in payload.items()}
+
+    records = [entry.record for entry in decode_entries(payloads, {1: rename})]
+    assert [r for r in records if isinstance(r, Told)] == [Told(3), Told(4)]
+
+
+@pytest.mark.parametrize("payload", [{"t": "unheard-of"}, {"t": "told"}, {"t": "told", "batch": 1, "more": 2}, {}])
+def test_a_payload_that_is_no_record_is_told(payload: dict[str, object]) -> None:
+    with pytest.raises(CorruptJournal, match="line 1, kind "):
+        list(decode_entries((payload,)))
+
+
+def test_a_lost_or_altered_response_file_is_told(tmp_path: Path) -> None:
+    recipe = Digest("12" * 32)
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        digest = store.save_responses(recipe, sample_evaluation())
+        record = Evaluated(CandidateId("c"), recipe, "search", task_scores(sample_evaluation()), digest)
+        (path,) = (store.folder / RESPONSES).glob("1212*.json")
+        whole = path.read_text()
+        path.write_text(whole.replace("0.0", "1.0"))
+        with pytest.raises(StoreError, match="was altered"):
+            store.load_responses(record)
+        path.unlink()
+        with pytest.raises(StoreError, match="is lost"):
+            store.load_responses(record)
+        assert store.save_responses(recipe, sample_evaluation()) == digest
+        (path,) = (store.folder / RESPONSES).glob("items-*.json")
+        path.unlink()
+        with pytest.raises(StoreError, match="is lost"):
+            store.load_responses(record)
+
+
+class FullDisk:
+    """`os.write` on a disk with `room` bytes left: a short write first, then the error."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.write = os.write
+
+    def __call__(self, fd: int, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.write(fd, data[: self.room])
+        self.room -= written
+        return written
+
+
+def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RunStore.create(tmp_path / "run", FILES)
+    store.append(Note("a"))
+    before = (tmp_path / "run" / JOURNAL).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", FullDisk(10))
+        with pytest.raises(DiskFull, match=r"No space left on device while writing .*journal\.jsonl"):
+            store.append(Note("b"))
+    assert (tmp_path / "run" / JOURNAL).read_bytes() == before
+    with pytest.raises(StoreError, match="not open for writing"):
+        store.append(Note("b"))
+    store.close()
+    with RunStore.open(tmp_path / "run", write=True) as again:
+        again.append(Note("c"))
+        assert tuple(again.records()) == (Note("a"), Note("c"))
+
+
+def test_a_run_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match="No space left on device"):
+        RunStore.create(tmp_path / "run", FILES)
+    assert list(tmp_path.iterdir()) == []
+
+
+_CRASHER = """
+import os, sys
+from pathlib import Path
+from evomerge.runs.records import Note
+from evomerge.runs.store import RunStore
+store = RunStore.create(Path(sys.argv[1]), {"job.yaml": ""})
+for i in range(10**6):
+    store.append(Note("n", data={"i": i, "pad": "x" * (i % 300)}))
+    os.write(1, b"%d\\n" % i)
+"""
+
+
+@pytest.mark.kill
+def test_what_append_returned_for_survives_kill_9(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    child = subprocess.Popen([sys.executable, "-c", _CRASHER, str(folder)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    for _ in range(50):
+        child.stdout.readline()
+    child.kill()
+    acknowledged = 50 + len(child.stdout.read().splitlines())
+    copy = (folder / JOURNAL).read_bytes()
+    started = time.monotonic()
+    with RunStore.open(folder, write=True) as store:
+        assert time.monotonic() - started < 5.0
+        numbers = [r.data["i"] for r in store.records() if isinstance(r, Note)]
+    child.wait()
+    child.stdout.close()
+    assert numbers == list(range(len(numbers)))
+    assert acknowledged <= len(numbers) <= acknowledged + 1
+    assert (folder / JOURNAL).read_bytes().startswith(copy)
+
+
+def test_leftovers_of_a_creation_that_was_killed_are_swept(tmp_path: Path) -> None:
+    host = os.uname().nodename
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = tmp_path / f".run.{host}.{gone.pid}.new"
+    alive = tmp_path / f".run.{host}.{os.getppid()}.new"
+    for folder in (dead, alive):
+        folder.mkdir()
+    RunStore.create(tmp_path / "run", FILES).close()
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_a_candidate_costs_little_in_the_journal_and_in_time(tmp_path: Path) -> None:
+    """At most 2 KB and 24 bytes per gene over all records of a candidate, with 12 tasks and the worst floats."""
+    from evomerge.runs.records import Asked, Candidate, Failed, Reused
+    from evomerge.types import Failure
+
+    dim = 300
+    genes = tuple(1e-5 / (i + 3.3) for i in range(dim))
+    recipe = Digest("ab" * 32)
+    names = [f"a_long_task_name_{i}" for i in range(12)]
+    scores = tuple(1 / 3 for _ in range(100))
+    answers = {n: TaskAnswers(n, tuple(f"{n}-{i}" for i in range(100)), scores) for n in names}
+    evaluation = Evaluation("search", answers, {"merge": 1 / 3, "score": 1 / 7, "total": 1 / 9})
+    identity = CandidateId("g000123-i0456")
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        digest = store.save_responses(recipe, evaluation)
+        before = (store.folder / JOURNAL).stat().st_size
+        scored = task_scores(evaluation)
+        store.append(
+            Asked(1, (Candidate(identity, "candidate", recipe, genes),)),
+            Evaluated(identity, recipe, "search", scored, digest, evaluation.timing_s, "worker-0", 2),
+            Told(1),
+        )
+        size = (store.folder / JOURNAL).stat().st_size - before
+        assert size <= 2048 + 24 * dim
+        before = (store.folder / JOURNAL).stat().st_size
+        store.append(
+            Asked(1, (Candidate(identity, "candidate", recipe, genes),)),
+            Failed(identity, recipe, "search", Failure("crash", "m" * 5000, "t\n" * 9000, "host"), "worker-0"),
+            Reused(identity, recipe, "search"),
+            Told(1),
+        )
+        assert (store.folder / JOURNAL).stat().st_size - before <= 2048 + 24 * dim
+        assert sum(p.stat().st_size for p in (store.folder / RESPONSES).glob("abab*")) < 30_000
+
+
+def test_the_journal_is_text_that_anybody_can_read(tmp_path: Path) -> None:
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        store.append(Opened(1, False, "host", 1), Told(0))
+    lines = (tmp_path / "run" / JOURNAL).read_text().splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert (first["n"], first["t"], first["schema"]) == (0, "opened", 1)
+    assert (second["n"], second["t"], second["batch"]) == (1, "told", 0)
+    assert abs(second["at"] - time.time()) < 60
+
+
+def test_no_number_that_json_has_not_reaches_the_journal(tmp_path: Path) -> None:
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            store.append(Note("n", data={"x": float("nan")}))
+        store.append(Note("n"))
+        assert tuple(store.records()) == (Note("n"),)
+
+
+def test_store_errors_are_typed(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_bytes(b"garbage\nmore garbage\n" + frame(0, {"t": "told", "batch": 0}))
+    with pytest.raises(EvomergeError, match="line 1 fails its checksum"):
+        RunStore.open(tmp_path, write=False)
