@@ -1,4 +1,4 @@
-"""The YAML language of search spaces (docs/spaces.md), from a parsed mapping to a `CandidateSpace`.
+"""The YAML language of search spaces (docs/spaces.md), from a parsed mapping to a `MergeSpace`.
 
 Every problem is a `SpaceError` that names the path inside the mapping, and the line where the caller knows it.
 """
@@ -11,24 +11,18 @@ from typing import Any, Final
 from evomerge.errors import suggest
 from evomerge.layout import Layout
 from evomerge.recipe.methods import MethodSpec, method_names, method_spec
-from evomerge.registry import GROUP_SPACES, Registry
 from evomerge.space.at import At, LineOf, check_keys, mapping_at, no_line, number_at
-from evomerge.space.base import CandidateSpace
 from evomerge.space.merge_space import MergeSpace
 from evomerge.space.parameter import parse_depth, parse_modules, parse_parameter
 
-SPACES: Final = Registry(
-    group=GROUP_SPACES, noun="kind of search space", builtin={"merge": "evomerge.space.language:parse_merge_space"}
-)
-"""Kinds of spaces. A plug-in is called as `parse_merge_space` is, and returns a `CandidateSpace`."""
-
+KINDS: Final = ("merge",)
 KEYS: Final = ("kind", "about", "method", "depth", "modules", "parameters", "starts")
 DEFAULT_STARTS: Final = (0.3, 0.5, 0.7)
 
 
 def parse_space(
     mapping: object, *, models: Sequence[str], base: str | None, layout: Layout, line_of: LineOf | None = None
-) -> CandidateSpace:
+) -> MergeSpace:
     """The search space that a YAML mapping describes, for these parents.
 
     Args:
@@ -39,28 +33,21 @@ def parse_space(
         line_of: path of keys and indices -> line in the file, for messages.
 
     Raises:
-        SpaceError: for anything that is not understood, naming its path.
-        PluginError: when a plug-in's kind or method does not load.
+        SpaceError: for anything that is not understood, naming its path; in this order: the kind, unknown keys, the
+            method, the parents, depth, modules, parameters, starts, nothing to search.
+        PluginError: when a plug-in's method does not load.
     """
     at = At((), line_of or no_line)
     whole = mapping_at(mapping, at)
     kind = whole.get("kind", "merge")
-    if not isinstance(kind, str) or kind not in SPACES.names():
-        raise (at / "kind").problem("the kind is unknown.", repr(kind), suggest(str(kind), SPACES.names()))
-    parser = SPACES.load(kind)
-    space: CandidateSpace = parser(whole, models=tuple(models), base=base, layout=layout, at=at)
-    return space
+    if kind not in KINDS:
+        raise (at / "kind").problem("the kind is unknown.", repr(kind), suggest(str(kind), KINDS))
+    return _merge_space(whole, tuple(models), base, layout, at)
 
 
-def parse_merge_space(
-    mapping: Mapping[str, Any], *, models: tuple[str, ...], base: str | None, layout: Layout, at: At
+def _merge_space(
+    mapping: Mapping[str, Any], models: tuple[str, ...], base: str | None, layout: Layout, at: At
 ) -> MergeSpace:
-    """`kind: merge`: merges with one method.
-
-    Raises:
-        SpaceError: in this order: unknown keys, the method, the parents, depth, modules, parameters, starts, nothing
-            to search.
-    """
     check_keys(mapping, KEYS, at)
     about = mapping.get("about", "")
     if not isinstance(about, str):
