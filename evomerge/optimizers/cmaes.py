@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from evomerge.optimizers.base import Optimizer, Problem, Told
 from evomerge.optimizers.options import Option, read_options, require_one_objective
-from evomerge.optimizers.protocol import AskTell, Matrix, Strategy, first_batch, gaussian_vectors, n_fresh
+from evomerge.optimizers.protocol import AskTell, Matrix, Strategy, first_batch, gaussian_vectors, n_fresh, own_sample
 from evomerge.optimizers.ranking import feasibility_ranks, order_key
 from evomerge.seeds import derive_seed, generator
 from evomerge.types import Vector
@@ -118,7 +118,7 @@ class CmaStrategy(Strategy):
         self._proposed = fresh
         return batch
 
-    def learn(self, results: Sequence[Told]) -> None:
+    def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:
         """Tell the engine the best `population` of the batch, by rank; a batch of failures teaches nothing."""
         self._n_told += len(results)
         if all(t.losses is None for t in results):
@@ -126,7 +126,7 @@ class CmaStrategy(Strategy):
         ranks = feasibility_ranks(results)
         # only a first batch is larger than the population
         kept = np.argsort(ranks, kind="stable")[: self._population]
-        genes = np.array([results[i].vector for i in kept])
+        genes = np.array([own_sample(self._problem, asked[i], results[i]) for i in kept])
         self._engine.tell(genes, ranks[kept])
         keys = sorted(order_key(t) for t in results)
         self._current = _Run(keys[len(keys) // 2], self._engine.mean())

@@ -15,7 +15,6 @@ import numpy as np
 
 from evomerge.optimizers.base import Problem, Told
 from evomerge.optimizers.protocol import Matrix, Strategy, first_batch, gaussian_vectors, n_fresh
-from evomerge.optimizers.ranking import total_violation
 from evomerge.seeds import derive_seed, generator
 from evomerge.types import Vector
 
@@ -46,9 +45,10 @@ def _quiet() -> Iterator[None]:
 class OptunaStrategy(Strategy):
     """Asks an Optuna study whose samplers are made fresh for every batch.
 
-    A failed candidate is told as complete, with the worst loss told so far for every objective and a violation above
-    every other: as a trial that failed it would not count for its generation, and NSGA-II would breed a second
-    batch from the same parents. Only when nothing was ever scored is there no worst loss, and it is told as failed.
+    A failed candidate is told as complete, with the worst loss and violation told so far. As a failed trial it would
+    not count for its generation, and NSGA-II would breed a second batch from the same parents; and a Gaussian process
+    would not learn to keep away. With `mark_failures` it carries one more violation, of 1, which ranks it behind
+    everything that was scored. Only when nothing was ever scored, there is no worst loss, and it is told as failed.
 
     Args:
         problem: what is optimised.
@@ -56,9 +56,19 @@ class OptunaStrategy(Strategy):
         batch: vectors per batch.
         first: vectors in the first batch, injected ones included (more when there are many of those).
         spread: multiplier of `problem.spread` for the first batch.
+        mark_failures: whether the sampler can afford a constraint for failures (it is a model of its own in a GP).
     """
 
-    def __init__(self, problem: Problem, make_sampler: MakeSampler, *, batch: int, first: int, spread: float) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        make_sampler: MakeSampler,
+        *,
+        batch: int,
+        first: int,
+        spread: float,
+        mark_failures: bool,
+    ) -> None:
         import optuna
 
         self._problem = problem
@@ -66,6 +76,7 @@ class OptunaStrategy(Strategy):
         self._batch = batch
         self._first = first
         self._spread = spread
+        self._mark_failures = mark_failures
         self._storage = optuna.storages.InMemoryStorage()
         with _quiet():
             self._study = optuna.create_study(
@@ -81,7 +92,7 @@ class OptunaStrategy(Strategy):
         self._open: list[Trial] = []
         self._n_trials = 0
         self._worst: list[float] | None = None
-        self._worst_violation = 0.0
+        self._worst_violations = [0.0] * problem.n_constraints
 
     def propose(self) -> Matrix:
         """The first batch is drawn around the start; every later one comes from the sampler."""
@@ -99,8 +110,8 @@ class OptunaStrategy(Strategy):
         self._n_trials += n
         return np.array([self._genes_of(trial) for trial in self._open])
 
-    def learn(self, results: Sequence[Told]) -> None:
-        """Complete the open trials in ask order."""
+    def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:  # noqa: ARG002 - trials know theirs
+        """Complete the open trials in ask order, with the genes that were evaluated."""
         for told in results:
             self._remember_worst(told)
         for trial, told in zip(self._open, results, strict=True):
@@ -123,26 +134,27 @@ class OptunaStrategy(Strategy):
     def _remember_worst(self, told: Told) -> None:
         if told.losses is None:
             return
-        worst = self._worst or list(told.losses)
-        self._worst = [max(a, b) for a, b in zip(worst, told.losses, strict=True)]
-        self._worst_violation = max(self._worst_violation, total_violation(told))
+        worst = told.losses if self._worst is None else self._worst
+        self._worst = [max(pair) for pair in zip(worst, told.losses, strict=True)]
+        self._worst_violations = [max(p) for p in zip(self._worst_violations, told.violations, strict=True)]
 
     def _set_genes(self, trial: Trial, vector: Vector) -> None:
-        """Make the study learn from the genes that were evaluated, where they are not the asked ones."""
-        if np.array_equal(self._genes_of(trial), vector):
-            return
+        """The asked genes become the evaluated ones: a model must not see one score at several places of a cell."""
         study_id = self._storage.get_study_id_from_name(_STUDY)
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-        for name, value in zip(self._genes, vector.tolist(), strict=True):
-            self._storage.set_trial_param(trial_id, name, value, self._space[name])
+        for name, old, new in zip(self._genes, self._genes_of(trial), vector.tolist(), strict=True):
+            if old != new:
+                self._storage.set_trial_param(trial_id, name, new, self._space[name])
 
     def _tell(self, trial: Trial, told: Told) -> None:
         import optuna
 
-        if told.losses is None and self._worst is None:
+        if self._worst is None:
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return
-        for i in range(self._problem.n_constraints):
-            failed_violation = self._worst_violation + 1.0
-            trial.set_constraint(f"c{i}", told.violations[i] if told.losses is not None else failed_violation)
-        self._study.tell(trial, values=list(told.losses if told.losses is not None else self._worst or []))
+        failed = told.losses is None
+        for i, violation in enumerate(self._worst_violations if failed else told.violations):
+            trial.set_constraint(f"c{i}", violation)
+        if self._mark_failures:
+            trial.set_constraint("failed", float(failed))
+        self._study.tell(trial, values=list(self._worst if told.losses is None else told.losses))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, final
 
 import numpy as np
@@ -34,11 +33,12 @@ class Strategy(ABC):
         """The next batch: shape `(n, d)` in `[0, 1]`, n >= 1; the first one holds the injected vectors exactly."""
 
     @abstractmethod
-    def learn(self, results: Sequence[Told]) -> None:
-        """Learn from the last batch, in its order.
+    def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:
+        """Learn from the last batch.
 
-        `results[i].vector` is what was proposed when the evaluated genes are that vector quantised, so that the
-        method sees its own samples; otherwise it is what was evaluated. Must not change its argument.
+        Args:
+            asked: what was proposed, in order.
+            results: aligned; `results[i].vector` is what was evaluated, normally `asked[i]` quantised.
         """
 
     @abstractmethod
@@ -85,8 +85,7 @@ class AskTell(Optimizer):
         if self._asked is None:
             raise RuntimeError("tell() was called, but no batch is out")
         self._check(results, len(self._asked))
-        own = [self._as_proposed(asked, told) for asked, told in zip(self._asked, results, strict=True)]
-        self._strategy.learn(own)
+        self._strategy.learn(self._asked, results)
         self._count_stale(results)
         self._asked = None
 
@@ -115,14 +114,20 @@ class AskTell(Optimizer):
             if len(told.violations) != problem.n_constraints:
                 raise ValueError(f"result {i}: {len(told.violations)} violations, expected {problem.n_constraints}")
 
-    def _as_proposed(self, asked: Vector, told: Told) -> Told:
-        near = np.all(np.abs(asked - told.vector) <= self._problem.step / 2 + _SAME)
-        return replace(told, vector=asked if near else read_only(told.vector))
-
     def _count_stale(self, results: Sequence[Told]) -> None:
         keys = {told.vector.tobytes() for told in results}
         self._stale = 0 if keys - self._seen else self._stale + 1
         self._seen |= keys
+
+
+def own_sample(problem: Problem, asked: Vector, told: Told) -> Vector:
+    """`asked` when the evaluated genes are that vector quantised, else what was evaluated; shape `(d,)`.
+
+    A distribution learns from its own samples: on the grid they lose their spread long before the end. Foreign genes
+    come with a history that another numeric library recorded.
+    """
+    same = np.all(np.abs(asked - told.vector) <= problem.step / 2 + _SAME)
+    return asked if same else told.vector
 
 
 def gaussian_vectors(problem: Problem, n: int, rng: np.random.Generator, scale: float = 1.0) -> Matrix:

@@ -14,14 +14,27 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.optimizers.base import Optimizer, Problem
-from evomerge.optimizers.cmaes import Engine, build
+from evomerge.optimizers.cmaes import Engine, build, default_population
 from evomerge.optimizers.protocol import Matrix
 from evomerge.types import Vector
 
 _OFF: Final = float("inf")
 
 
-def _pycma_options(population: int, seed: int, stds: Vector, diagonal: bool) -> dict[str, Any]:
+SHORT_RUN: Final = 50
+"""Generations below which the step size is let go faster: its damping is tuned for long runs.
+
+Measured with 200 evaluations of 18 and 60 genes against 400 simulated items: half the damping gains 0.5 to 2.5 points of
+true accuracy of the mean.
+"""
+
+
+def damping(problem: Problem) -> float:
+    """Factor on the damping of the step size, by how many generations the budget holds."""
+    return 0.5 if problem.budget < SHORT_RUN * default_population(problem.dim) else 1.0
+
+
+def _pycma_options(population: int, seed: int, stds: Vector, diagonal: bool, damping: float) -> dict[str, Any]:
     return {
         "popsize": population,
         "randn": np.random.RandomState(seed).randn,
@@ -29,6 +42,7 @@ def _pycma_options(population: int, seed: int, stds: Vector, diagonal: bool) -> 
         "bounds": [0, 1],
         "CMA_stds": stds,
         "CMA_diagonal": diagonal,
+        "CSA_dampfac": damping,
         "signals_filename": "",  # None would mean the default, a file in the working directory
         "verbose": -9,
         # fitness values are ranks: what compares them between generations would stop at once
@@ -53,13 +67,16 @@ class PycmaEngine(Engine):
         population: candidates per generation.
         seed: of the private stream.
         diagonal: separable CMA-ES (Ros and Hansen 2008) instead of a full covariance.
+        damping: factor on the damping of the step size.
     """
 
-    def __init__(self, start: Vector, stds: Vector, population: int, seed: int, *, diagonal: bool) -> None:
+    def __init__(
+        self, start: Vector, stds: Vector, population: int, seed: int, *, diagonal: bool, damping: float
+    ) -> None:
         import cma  # slow, and looks for matplotlib
 
         sigma = float(np.exp(np.mean(np.log(stds))))
-        chosen = _pycma_options(population, seed, stds / sigma, diagonal)
+        chosen = _pycma_options(population, seed, stds / sigma, diagonal, damping)
         self._es = cma.CMAEvolutionStrategy(np.array(start), sigma, chosen)
 
     def ask(self, n: int) -> Matrix:
@@ -85,7 +102,7 @@ def full_cma(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
     Raises:
         ConfigError: for several objectives, then for an option that is unknown or out of range.
     """
-    return build("cma", problem, options, partial(PycmaEngine, diagonal=False))
+    return build("cma", problem, options, partial(PycmaEngine, diagonal=False, damping=damping(problem)))
 
 
 def separable_cma(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
@@ -94,4 +111,4 @@ def separable_cma(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
     Raises:
         ConfigError: for several objectives, then for an option that is unknown or out of range.
     """
-    return build("sep-cma", problem, options, partial(PycmaEngine, diagonal=True))
+    return build("sep-cma", problem, options, partial(PycmaEngine, diagonal=True, damping=damping(problem)))
