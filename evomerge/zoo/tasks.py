@@ -95,7 +95,6 @@ def _config(task: str, data_file: Path) -> dict[str, Any]:
         "doc_to_text": "{{prompt}}",
         "target_delimiter": "",
         "fewshot_delimiter": "\n",
-        "num_fewshot": 0,
         "metadata": {"version": 1.0},
     }
     if task in CHOICE_TASKS:
