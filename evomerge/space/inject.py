@@ -188,7 +188,7 @@ def _is_same(space: MergeSpace, rules: Mapping[Site, Rule], origin: Origin, vect
     """Whether the vector makes the recipe's model: at every site the same weighted sum, or the same numbers."""
     own = Origin(space.base, space.models)
     for site, assignment in space.assignments(space.space.decode(vector)).items():
-        rule = assignment.rule(space.method.name, None, None)
+        rule = assignment.rule(space.method.name)
         mine = linear_coefficients(rule, own.base, own.parents)
         theirs = linear_coefficients(rules[site], origin.base, origin.parents)
         if mine is not None and theirs is not None:

@@ -14,12 +14,12 @@ from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.equivalence import the_only_parent
 from evomerge.recipe.methods import MethodSpec
 from evomerge.recipe.recipe import Number, ParentRef, Recipe
+from evomerge.recipe.rules import Assignment, Kind, kinds_of, rules_of
 from evomerge.space.base import CandidateSpace, Gene
-from evomerge.space.depth import Share, Site, group_label, sites_of
+from evomerge.space.depth import Share, Site, group_label, site_of, sites_of
 from evomerge.space.dimensions import Dimension, Value, decode
 from evomerge.space.inject import encode_recipe
 from evomerge.space.plan import ParameterPlan, Slot, as_number, gene_name
-from evomerge.space.rules import Assignment, rules_of
 from evomerge.space.space import SearchSpace
 from evomerge.types import Digest, Vector
 
@@ -54,6 +54,12 @@ class MergeSpace(CandidateSpace):
     def sites(self) -> tuple[Site, ...]:
         """The kinds of tensors that the architecture has."""
         return sites_of(self.layout)
+
+    @cached_property
+    def kinds(self) -> dict[Kind, Site]:
+        """What rules can tell apart, and the site of each, in the order of `kinds_of`."""
+        sites = {Kind(t.layer, t.role): site_of(t) for t in self.layout.tensors}
+        return {kind: sites[kind] for kind in kinds_of(self.layout)}
 
     @property
     def starts(self) -> tuple[float, ...]:
@@ -162,10 +168,11 @@ class MergeSpace(CandidateSpace):
         that parent's own recipe, so that it is scored once.
         """
         refs = self._refs(parents, base)
+        assigned = self.assignments(values)
         recipe = Recipe(
             parents=tuple(refs.values()),
             base=self.base,
-            rules=rules_of(self.method.name, self.assignments(values)),
+            rules=rules_of(self.method.name, {kind: assigned[site] for kind, site in self.kinds.items()}),
             seed=seed if self.method.random else 0,
         )
         only = the_only_parent(recipe)
