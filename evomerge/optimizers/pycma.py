@@ -24,8 +24,8 @@ _OFF: Final = float("inf")
 SHORT_RUN: Final = 50
 """Generations below which the step size is let go faster: its damping is tuned for long runs.
 
-Measured with 200 evaluations of 18 and 60 genes against 400 simulated items: half the damping gains 0.5 to 2.5 points of
-true accuracy of the mean.
+Measured with 200 evaluations of 18 and 60 genes against 400 simulated items: half the damping gains 0.5 to 2.5 points
+of true accuracy of the mean.
 """
 
 

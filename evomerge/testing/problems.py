@@ -158,7 +158,8 @@ class ItemResponseProblem:
         difficulty = rng.standard_normal(n)
         directions = rng.standard_normal((n, self.dim)) / np.sqrt(self.dim)
         luck = self.specificity * (directions @ (x - 0.5)) / 0.2
-        return (self.ability(x) + luck > difficulty).astype(np.float64)
+        right: Vector = (self.ability(x) + luck > difficulty).astype(np.float64)
+        return right
 
     def true_score(self, x: Vector, n_items: int = 4000) -> float:
         """Accuracy on many items that no search sees."""

@@ -1,0 +1,320 @@
+"""How sure a score is, and whether one model is better than another: intervals, never a bare number.
+
+A comparison is paired (both models answered the same items) and belongs on items that played no part in choosing the
+candidate: then the number of candidates that a search tried does not bias it. See `docs/statistics.md`.
+
+Notation: `n` items of a task, `k` distinct pairs of scores among them, `R` bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from evomerge.errors import EvaluationError
+from evomerge.evaluation.objectives import CustomObjective, Objective, ObjectiveSpec, objective_values
+from evomerge.seeds import generator
+from evomerge.types import Evaluation, TaskAnswers
+
+Verdict = Literal["better", "worse", "not separable"]
+
+CONFIDENCE: Final = 0.95
+N_RESAMPLES: Final = 10_000
+
+
+class Interval(NamedTuple):
+    """Ends of a confidence interval, in the score's unit."""
+
+    low: float
+    high: float
+
+
+def normal_quantile(confidence: float) -> float:
+    """z with `P(|Z| <= z) = confidence` for a standard normal Z.
+
+    Raises:
+        ValueError: when confidence does not lie strictly between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence of {confidence} does not lie between 0 and 1")
+    return float(ndtri(0.5 + confidence / 2))
+
+
+def wilson_interval(share: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of a share of successes (Wilson 1927): never empty, never outside `[0, 1]`, sensible at 0 and 1.
+
+    Args:
+        share: successes over trials, in `[0, 1]`.
+        n: trials, at least 1.
+        confidence: coverage asked for.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+    if n < 1 or not 0 <= share <= 1:
+        raise ValueError(f"a share of {share} in {n} trials has no interval")
+    z2 = normal_quantile(confidence) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # the formula gives 0 and 1 exactly only in exact arithmetic
+    return Interval(0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half))
+
+
+def task_interval(answers: TaskAnswers, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of a task's score: Wilson's for items scored 0 or 1, `mean +- z se` for every other metric.
+
+    Raises:
+        ValueError: when confidence is out of range.
+    """
+    if set(answers.scores) <= {0.0, 1.0}:
+        return wilson_interval(answers.mean, len(answers.scores), confidence)
+    half = normal_quantile(confidence) * answers.se
+    return Interval(answers.mean - half, answers.mean + half)
+
+
+def objective_interval(objective: Objective, evaluation: Evaluation, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of an objective's value.
+
+    Means and weighted sums combine the task intervals `(l, u)` by the method of variance estimates recovery (Zou and
+    Donner 2008, eq. 4): the distance to the lower end is `sqrt(sum (w (m - l))^2)`, with u for l where w < 0. For one
+    task that is the task's interval. The interval of a minimum is `(min l, min u)`; of a custom objective, `value +- z
+    se`.
+
+    Raises:
+        EvaluationError: as `objective_values`.
+        ValueError: when confidence is out of range.
+    """
+    value, se = objective_values(objective, evaluation)
+    if isinstance(objective, CustomObjective):
+        half = normal_quantile(confidence) * se
+        return Interval(value - half, value + half)
+    parts = [evaluation.answers[task] for task in objective.tasks]
+    ends = np.array([task_interval(p, confidence) for p in parts])
+    if objective.aggregate == "min":
+        return Interval(*(float(end) for end in ends.min(axis=0)))
+    weights = _weights(objective)
+    means = np.array([p.mean for p in parts])
+    scaled = np.sort(weights[:, None] * ends, axis=1)
+    distances = np.sqrt(np.sum((weights[:, None] * means[:, None] - scaled) ** 2, axis=0))
+    return Interval(float(value - distances[0]), float(value + distances[1]))
+
+
+def _weights(objective: ObjectiveSpec) -> npt.NDArray[np.float64]:
+    n = len(objective.tasks)
+    return np.array(objective.weights) if objective.aggregate == "weighted" else np.full(n, 1.0 / n)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate minus baseline on the same items.
+
+    Attributes:
+        against: the baseline's id.
+        what: the objective's or task's name.
+        difference: of the values, on the benchmark's scale.
+        low: lower end of the interval.
+        high: upper end.
+        confidence: of this interval, after correction for the number of baselines.
+        verdict: `better` or `worse` only when the interval excludes 0 and enough items were answered differently.
+        n_items: items compared, over all tasks of the objective.
+        n_different: items that the two models scored differently.
+    """
+
+    against: str
+    what: str
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    verdict: Verdict
+    n_items: int
+    n_different: int
+
+
+def _paired(candidate: Evaluation, baseline: Evaluation, task: str) -> npt.NDArray[np.float64]:
+    """Scores of both models on the items of a task, shape `(n, 2)`, in the candidate's order."""
+    for evaluation in (candidate, baseline):
+        if task not in evaluation.answers:
+            objective_values(ObjectiveSpec(task, (task,)), evaluation)  # says which task is missing
+    ours, theirs = candidate.answers[task], baseline.answers[task]
+    by_item = dict(zip(theirs.items, theirs.scores, strict=True))
+    if candidate.set_name != baseline.set_name or set(by_item) != set(ours.items):
+        raise EvaluationError(
+            f"Two models cannot be compared on the task {task!r}: they answered different items.",
+            got=f"{len(ours.items)} items of the {candidate.set_name} set, {len(by_item)} of {baseline.set_name}",
+            allowed="the same items",
+            fix="score both models on the same item set.",
+        )
+    return np.array([[score, by_item[item]] for item, score in zip(ours.items, ours.scores, strict=True)])
+
+
+def _resampled_means(
+    pairs: npt.NDArray[np.float64], n_resamples: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Bootstrap means of both columns of `pairs`, shape `(R, 2)`.
+
+    Items with equal pairs are interchangeable, so a resample is a multinomial draw of how often each distinct pair
+    occurs: `(R, k)` numbers instead of `(R, n)`. Deviations are widened by `sqrt(n / (n - 1))`: the bootstrap's own
+    variance is that much too small.
+    """
+    n = len(pairs)
+    distinct, counts = np.unique(pairs, axis=0, return_counts=True)
+    draws = rng.multinomial(n, counts / n, size=n_resamples)
+    mean = pairs.mean(axis=0)
+    widen = math.sqrt(n / (n - 1)) if n > 1 else 1.0
+    result: npt.NDArray[np.float64] = mean + (draws @ distinct / n - mean) * widen
+    return result
+
+
+def _aggregate(objective: ObjectiveSpec, means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Task means of shape `(tasks, ...)` to objective values of shape `(...)`."""
+    if objective.aggregate == "min":
+        lowest: npt.NDArray[np.float64] = means.min(axis=0)
+        return lowest
+    weighted: npt.NDArray[np.float64] = np.tensordot(_weights(objective), means, axes=1)
+    return weighted
+
+
+def bootstrap_difference(
+    objective: ObjectiveSpec,
+    candidate: Evaluation,
+    baseline: Evaluation,
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+    n_resamples: int = N_RESAMPLES,
+) -> Interval:
+    """Percentile interval of candidate minus baseline by paired bootstrap over items (Efron and Tibshirani 1993).
+
+    Items are resampled within each task, as the tasks were sampled; the two models' answers to an item stay together.
+
+    Args:
+        objective: what is compared.
+        candidate: answers of the one model.
+        baseline: answers of the other, to the same items.
+        seed: of the run; the draws depend on it, on the objective and on the task alone.
+        confidence: coverage asked for.
+        n_resamples: R.
+
+    Raises:
+        EvaluationError: when a task is missing or the items differ.
+    """
+    means = []
+    for task in objective.tasks:
+        rng = generator(seed, "bootstrap", objective.name, task)
+        means.append(_resampled_means(_paired(candidate, baseline, task), n_resamples, rng))
+    values = _aggregate(objective, np.array(means))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values[:, 0] - values[:, 1], [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def fewest_different(confidence: float) -> int:
+    """How many items must be scored differently before two models can be told apart at all.
+
+    With k such items the two-sided sign test cannot go below `2^(1 - k)`. The bootstrap would call a single item
+    enough, since all its resamples are equal.
+    """
+    return math.ceil(1 - math.log2(1 - confidence))
+
+
+def _verdict(objective: Objective, interval: Interval, n_different: int, confidence: float) -> Verdict:
+    if interval.low <= 0 <= interval.high or n_different < fewest_different(confidence):
+        return "not separable"
+    larger = interval.low > 0
+    return "better" if larger == (objective.direction == "maximize") else "worse"
+
+
+def compare(
+    objective: Objective,
+    candidate: Evaluation,
+    baseline: Evaluation,
+    *,
+    against: str,
+    seed: int,
+    confidence: float = CONFIDENCE,
+) -> Comparison:
+    """One comparison at one confidence (see `compare_all` for several).
+
+    A custom objective cannot be resampled by item: its interval is `difference +- z sqrt(se^2 + se^2)`, which ignores
+    the pairing and is therefore too wide rather than too narrow.
+
+    Raises:
+        EvaluationError: when a task is missing or the items differ.
+    """
+    difference = objective_values(objective, candidate).value - objective_values(objective, baseline).value
+    if isinstance(objective, CustomObjective):
+        tasks = tuple(candidate.answers)
+        errors = [objective_values(objective, e).se for e in (candidate, baseline)]
+        half = normal_quantile(confidence) * math.hypot(*errors)
+        interval = Interval(difference - half, difference + half)
+    else:
+        tasks = objective.tasks
+        interval = bootstrap_difference(objective, candidate, baseline, seed=seed, confidence=confidence)
+    pairs = np.concatenate([_paired(candidate, baseline, task) for task in tasks])
+    n_different = int(np.sum(pairs[:, 0] != pairs[:, 1]))
+    return Comparison(
+        against=against,
+        what=objective.name,
+        difference=difference,
+        low=interval.low,
+        high=interval.high,
+        confidence=confidence,
+        verdict=_verdict(objective, interval, n_different, confidence),
+        n_items=len(pairs),
+        n_different=n_different,
+    )
+
+
+def compare_all(
+    objectives: Sequence[Objective],
+    candidate: Evaluation,
+    baselines: Mapping[str, Evaluation],
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+) -> tuple[Comparison, ...]:
+    """The candidate against every baseline in every objective, objective by objective.
+
+    Within one objective the intervals hold jointly with `confidence` (Bonferroni: each has `1 - (1 - confidence) / m`
+    for m baselines). Bonferroni rather than Holm, because it corrects the intervals that are shown and not only the
+    verdicts.
+
+    Args:
+        objectives: what is compared; for a task of its own, an `ObjectiveSpec` with that task alone.
+        candidate: answers of the chosen model, on items that had no part in choosing it.
+        baselines: id -> answers to the same items.
+        seed: of the run.
+        confidence: joint coverage per objective.
+
+    Raises:
+        EvaluationError: when a task is missing or the items differ.
+    """
+    each = 1 - (1 - confidence) / max(1, len(baselines))
+    return tuple(
+        compare(objective, candidate, answers, against=name, seed=seed, confidence=each)
+        for objective in objectives
+        for name, answers in baselines.items()
+    )
+
+
+def selection_note(n_tried: int, n_compared: int, confidence: float = CONFIDENCE) -> str:
+    """What a reader must know about how many candidates stand behind one chosen model.
+
+    Args:
+        n_tried: candidates scored on the search set.
+        n_compared: baselines in the comparison.
+        confidence: joint coverage per objective.
+    """
+    return (
+        f"Chosen among {n_tried} candidates. Its scores on the search and select sets are the luckiest of many and too "
+        f"high; the report items were scored once, after the choice, so the intervals here need no correction for the "
+        f"number of candidates. They are corrected for {n_compared} comparisons and hold jointly, for each objective, "
+        f"with {confidence:.0%} confidence."
+    )
