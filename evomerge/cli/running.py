@@ -106,7 +106,5 @@ def run_with_progress(
     signals = Signals()
     signals.install()
     with Bars(console) as bars:
-        summary = run_search(
-            resolved, folder, resume=resume, accept_history=accept_history, watcher=bars, stop=signals
-        )
+        summary = run_search(resolved, folder, resume=resume, accept_history=accept_history, watcher=bars, stop=signals)
     show_result(summary, folder, Console())

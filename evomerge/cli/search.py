@@ -22,7 +22,9 @@ def search(
         Literal["never", "auto", "must"],
         typer.Option(help="never: refuse an existing run. auto: resume it or start. must: only resume."),
     ] = "never",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show the plan; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show the plan; run nothing.")
+    ] = False,
 ) -> None:
     """Search for the best merges of a job; the results go to the run directory."""
     from evomerge.cli.render_plan import show_plan

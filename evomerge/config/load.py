@@ -20,8 +20,9 @@ from evomerge.registry import GROUP_SPACES, Registry
 from evomerge.resources import Kind, preset_names, preset_path
 from evomerge.types import Digest
 
-SPACES: Final = Registry(GROUP_SPACES, "search space", {})
 T = TypeVar("T", bound=Strict)
+SPACES: Final = Registry(GROUP_SPACES, "search space", {})
+JOB_FILE: Final = "job.yaml"
 _EXPONENT: Final = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
@@ -80,6 +81,22 @@ class ResolvedJob:
     def to_yaml(self) -> str:
         """The resolved job as a job file that can be run again."""
         return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load_run_job(run: Path, overrides: Sequence[str] = ()) -> ResolvedJob:
+    """The resolved job of a run directory.
+
+    Raises:
+        ConfigError: when there is no run, and as `load_job`.
+    """
+    if not (run / JOB_FILE).is_file():
+        raise ConfigError(
+            "There is no run here.",
+            got=str(run),
+            allowed=f"a run directory (it holds {JOB_FILE}, manifest.json and journal.jsonl)",
+            fix="check the path; `evomerge search JOB` starts a run.",
+        )
+    return load_job(run / JOB_FILE, overrides)
 
 
 def read_text(path: Path, what: str) -> str:
@@ -176,8 +193,8 @@ def _space(job: Job, document: Document, folder: Path) -> tuple[Document, Origin
 
 def _plugin_space(name: str) -> tuple[Document, Origin]:
     """The mapping that a plug-in's entry point is, or returns when called."""
-    known = [*preset_names("search_spaces"), *SPACES.names()]
-    if name not in known:
+    if name not in SPACES.names():
+        known = [*preset_names("search_spaces"), *SPACES.names()]
         raise ConfigError(
             f"There is no search space {name!r}.",
             got=repr(name),
@@ -185,9 +202,8 @@ def _plugin_space(name: str) -> tuple[Document, Origin]:
             fix="use one of these names, the path of a YAML file, or write the space into the job.",
         )
     loaded = SPACES.load(name)
-    value = loaded() if callable(loaded) else loaded
-    text = yaml.safe_dump(dict(value), sort_keys=False)
-    return Document(f"plug-in {name}", dict(value), {}), Origin(name, text)
+    value = dict(loaded() if callable(loaded) else loaded)
+    return Document(f"space {name}", value, {}), Origin(name, yaml.safe_dump(value, sort_keys=False))
 
 
 def _suite(job: Job, folder: Path) -> tuple[Suite, Origin]:

@@ -131,6 +131,7 @@ class Constraint(Strict):
     objective: StrictStr | None = Field(None, description="an objective.")
     at_least: Bound | None = Field(None, description="Lower bound.")
     at_most: Bound | None = Field(None, description="Upper bound.")
+    z: Annotated[Number, Field(ge=0)] = Field(0, description="Standard errors by which the bound must be met.")
 
 
 class OptimizerChoice(Strict):

@@ -1,0 +1,190 @@
+"""The Python API: search a job, merge a recipe, export from a run. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from evomerge.config.assemble import Assembled, assemble
+from evomerge.config.load import ResolvedJob, load_job, resolve_job
+from evomerge.config.run_files import check_unchanged, package_versions, run_files
+from evomerge.config.schema import Job
+from evomerge.config.strict_yaml import Document
+from evomerge.config.workers import open_pool
+from evomerge.errors import ConfigError, Interrupted, TooManyFailures
+from evomerge.evaluation.objectives import ObjectiveFunction
+from evomerge.execution.ledger import Ledger, Request, StopSignal, Watcher, recorded_outcomes
+from evomerge.report.collect import summarise
+from evomerge.report.html import write_report
+from evomerge.report.summary import RunSummary
+from evomerge.runs.records import Finished, Opened
+from evomerge.runs.records import Interrupted as InterruptedRecord
+from evomerge.runs.replay import History, read_history
+from evomerge.runs.store import RunStore
+from evomerge.runs.study import write_study
+from evomerge.search import Search
+from evomerge.types import Outcome, SetName
+
+Resume = Literal["never", "auto", "must"]
+
+
+class Quiet:
+    """A watcher that shows nothing."""
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        """See `Watcher.phase`."""
+
+    def outcome(self, request: Request, set_name: SetName, outcome: Outcome) -> None:
+        """See `Watcher.outcome`."""
+
+    def batch(self, number: int) -> None:
+        """See `Watcher.batch`."""
+
+
+def _never() -> bool:
+    return False
+
+
+def search(
+    job: str | Path | Mapping[str, Any],
+    *,
+    run_dir: str | Path | None = None,
+    resume: Resume = "never",
+    objectives: Mapping[str, ObjectiveFunction] | None = None,
+    watcher: Watcher | None = None,
+) -> RunSummary:
+    """Search for the best merges of a job and return what was found.
+
+    Args:
+        job: a job file, or its content as a mapping (relative paths start at the working directory).
+        run_dir: the run directory; `runs/NAME` if None.
+        resume: `never` refuses a directory that holds a run, `auto` resumes it or starts, `must` only resumes.
+        objectives: name -> function from an `Evaluation` to a value or (value, standard error), for objectives that
+            the job names without a task. Functions must be pure: a resumed run calls them again.
+        watcher: told of progress.
+
+    Raises:
+        EvomergeError: as the command `evomerge search`; see `evomerge.errors` for the kinds.
+    """
+    if isinstance(job, Mapping):
+        resolved = resolve_job(Document("job", dict(job), {}), Path.cwd())
+    else:
+        resolved = load_job(Path(job))
+    folder = Path(run_dir) if run_dir is not None else Path("runs") / resolved.job.name
+    return run_search(resolved, folder, resume=resume, functions=objectives, watcher=watcher)
+
+
+def run_search(
+    resolved: ResolvedJob,
+    folder: Path,
+    *,
+    resume: Resume = "never",
+    accept_history: bool = False,
+    functions: Mapping[str, ObjectiveFunction] | None = None,
+    watcher: Watcher | None = None,
+    stop: StopSignal = _never,
+) -> RunSummary:
+    """Start or resume a run and take it to its end; see `search`.
+
+    Args:
+        resolved: the job.
+        folder: the run directory.
+        resume: see `search`.
+        accept_history: continue with recorded candidates that this installation would not have asked for.
+        functions: see `search`.
+        watcher: told of progress.
+        stop: asked between results; once it is true, running candidates are finished and the run stops resumable.
+
+    Raises:
+        ConfigError: when `resume` does not fit what is in `folder`, then for anything wrong with the job.
+        EvomergeError: what assembling and searching raise.
+    """
+    store = _open_store(folder, resume)
+    try:
+        assembled = assemble(resolved, functions)
+        if store is None:
+            store = RunStore.create(folder, run_files(assembled))
+        else:
+            check_unchanged(folder, assembled)
+        return _run(assembled, store, accept_history=accept_history, watcher=watcher or Quiet(), stop=stop)
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _open_store(folder: Path, resume: Resume) -> RunStore | None:
+    """The store of the run in `folder`, locked; None when a run is to be started there.
+
+    Raises:
+        ConfigError: when there is a run and there must be none, or the reverse.
+    """
+    exists = (folder / "journal.jsonl").is_file()
+    if exists and resume == "never":
+        raise ConfigError(
+            "The run directory holds a run already.",
+            got=str(folder),
+            allowed="a directory without a run",
+            fix=f"`evomerge resume {folder}` continues it; --run-dir names another directory.",
+        )
+    if not exists and resume == "must":
+        raise ConfigError(
+            "There is no run to resume.",
+            got=str(folder),
+            allowed="a directory that holds a run",
+            fix="check the path; `evomerge search JOB` starts a run.",
+        )
+    return RunStore.open(folder, write=True) if exists else None
+
+
+def _run(
+    assembled: Assembled, store: RunStore, *, accept_history: bool, watcher: Watcher, stop: StopSignal
+) -> RunSummary:
+    """One life of a run."""
+    history = read_history(store.entries())
+    job = assembled.resolved.job
+    store.append(_opened(job, history, accept_history=accept_history))
+    with open_pool(assembled, store.folder, self_check=not _is_checked(history)) as pool:
+        ledger = Ledger(
+            store,
+            pool,
+            known=recorded_outcomes(store, history),
+            reused=history.reused,
+            stop=stop,
+            drain_s=float(job.cluster.drain_s),
+            failure_share=float(job.budget.failures),
+            watcher=watcher,
+        )
+        try:
+            why = Search(assembled.setup(accept_history=accept_history), store, history, ledger, watcher).run()
+        except (Interrupted, TooManyFailures) as error:
+            store.append(InterruptedRecord(error.what, error.exit_code))
+            raise
+    return _conclude(store, history, why)
+
+
+def _opened(job: Job, history: History, *, accept_history: bool) -> Opened:
+    settings = {
+        "budget": job.budget.model_dump(mode="json"),
+        "cluster": job.cluster.model_dump(mode="json", exclude_none=True),
+        "accept_history": accept_history,
+    }
+    life = len(history.lives) + 1
+    return Opened(life, life > 1, socket.gethostname(), os.getpid(), package_versions(), settings)
+
+
+def _is_checked(history: History) -> bool:
+    """Whether an earlier life, with the same packages, has scored anything: then its workers passed the self-check."""
+    return bool(history.outcomes) and any(dict(life.versions) == package_versions() for life in history.lives)
+
+
+def _conclude(store: RunStore, history: History, why: str) -> RunSummary:
+    """Write down the end of a run, and what people look at."""
+    summary = summarise(store.folder)
+    if history.finished is None or history.finished.result_digest != summary.result_digest:
+        store.append(Finished(why, summary.result_digest))
+    write_study(store.folder)
+    write_report(store.folder)
+    return summarise(store.folder)

@@ -1,0 +1,33 @@
+"""The command that takes a merge out of a run: as a checkpoint, a recipe, or a mergekit file. Never scores anything."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class As(StrEnum):
+    """What to write."""
+
+    checkpoint = "checkpoint"
+    recipe = "recipe"
+    mergekit = "mergekit"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run directory.")],
+    to: Annotated[Path, typer.Option(help="A new or empty folder for a checkpoint, a new file otherwise.")],
+    pick: Annotated[str, typer.Option(help="knee (of the select scores), best:OBJECTIVE, or id:ID.")] = "knee",
+    as_: Annotated[As, typer.Option("--as", help="What to write.")] = As.checkpoint,
+) -> None:
+    """Write one merge of a run as a checkpoint, a recipe, or a mergekit file."""
+    from evomerge.cli.working import working
+    from evomerge.config.export import export_merge
+
+    with working(f"Writing {to}"):
+        lines = export_merge(run, to, pick=pick, form=As(as_).value)
+    for line in lines:
+        typer.echo(line)

@@ -1,0 +1,87 @@
+"""Objectives and constraints of a job file as the values that the search works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evomerge.config.schema import Constraint, Job, Relative
+from evomerge.config.schema import Objective as ObjectiveModel
+from evomerge.errors import ConfigError
+from evomerge.evaluation.objectives import (
+    ConstraintSpec,
+    CustomObjective,
+    Goals,
+    Objective,
+    ObjectiveFunction,
+    ObjectiveSpec,
+    check_goals,
+)
+from evomerge.evaluation.objectives import Relative as RelativeBound
+
+
+def build_goals(job: Job, tasks: tuple[str, ...], functions: Mapping[str, ObjectiveFunction]) -> Goals:
+    """The job's goals, every name checked.
+
+    Args:
+        job: the resolved job.
+        tasks: the suite's tasks.
+        functions: objective name -> Python function, for objectives that the API brings.
+
+    Raises:
+        ConfigError: for goals that do not say what they are about, then as `check_goals`.
+    """
+    objectives = tuple(_objective(o, functions) for o in job.objectives)
+    constraints = tuple(_constraint(c, i) for i, c in enumerate(job.constraints))
+    check_goals(
+        objectives,
+        constraints,
+        tasks=tasks,
+        parents=tuple(job.parents.models),
+        has_base=job.parents.base is not None,
+    )
+    return Goals(objectives, constraints)
+
+
+def _objective(model: ObjectiveModel, functions: Mapping[str, ObjectiveFunction]) -> Objective:
+    if model.task is None and model.tasks is None and model.name in functions:
+        return CustomObjective(model.name, functions[model.name], model.direction)
+    if (model.task is None) == (model.tasks is None):
+        raise ConfigError(
+            f"The objective {model.name!r} does not say what it is about.",
+            got="both task and tasks" if model.task is not None else "neither task nor tasks",
+            allowed="`task: NAME` or `tasks: [NAME, ...]`",
+            fix="name one task or a list of tasks (a Python function is given to `evomerge.search(objectives=...)`).",
+        )
+    tasks = (model.task,) if model.task is not None else tuple(model.tasks or ())
+    given = dict(model.weights or {})
+    unknown = sorted(set(given) - set(tasks))
+    if unknown:
+        raise ConfigError(
+            f"The objective {model.name!r} weighs a task that it is not about.",
+            got=repr(unknown[0]),
+            allowed=", ".join(tasks),
+            fix="correct the name, or add it to the objective's tasks.",
+        )
+    weights = tuple(float(given[t]) for t in tasks if t in given)
+    return ObjectiveSpec(model.name, tasks, model.aggregate, weights, model.direction)
+
+
+def _constraint(model: Constraint, index: int) -> ConstraintSpec:
+    subjects = [(kind, name) for kind, name in (("task", model.task), ("objective", model.objective)) if name]
+    bounds = [(sense, b) for sense, b in (("at_least", model.at_least), ("at_most", model.at_most)) if b is not None]
+    if len(subjects) != 1 or len(bounds) != 1:
+        raise ConfigError(
+            f"Constraint number {index + 1} is not one bound on one thing.",
+            got=f"{len(subjects)} of task and objective, {len(bounds)} of at_least and at_most",
+            allowed="one of task and objective, and one of at_least and at_most",
+            fix="write, for instance, {task: rev, at_least: 0.8}; two bounds are two constraints.",
+        )
+    (kind, name), (sense, bound) = subjects[0], bounds[0]
+    value = RelativeBound(bound.of, bound.plus - bound.minus) if isinstance(bound, Relative) else float(bound)
+    return ConstraintSpec(
+        kind="task" if kind == "task" else "objective",
+        subject=name,
+        sense="at_least" if sense == "at_least" else "at_most",
+        bound=value,
+        z=float(model.z),
+    )

@@ -1,0 +1,157 @@
+"""What a run directory is born with: the resolved job and the manifest; and the check that both still hold."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import evomerge
+from evomerge.config.assemble import Assembled
+from evomerge.config.load import JOB_FILE, ResolvedJob, load_run_job
+from evomerge.errors import ConfigError, StoreError
+from evomerge.resources import preset_names, preset_path
+from evomerge.types import SET_NAMES
+
+MANIFEST_FILE: Final = "manifest.json"
+FORMAT: Final = "evomerge.run"
+VERSION: Final = 1
+PACKAGES: Final = ("cma", "cmaes", "lm_eval", "numpy", "optuna", "ray", "scipy", "tokenizers", "torch", "transformers")
+
+_HEADER: Final = """\
+# The resolved job of this run: paths are absolute, the space and the suite stand inline.
+# Do not edit it: `evomerge resume` compares it. To change something, start a new run from a copy.
+"""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what decides numbers."""
+    return {"evomerge": evomerge.__version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+
+
+def manifest(assembled: Assembled) -> dict[str, Any]:
+    """What the run was made of, as JSON values."""
+    resolved, plan = assembled.resolved, assembled.plan
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": resolved.job.name,
+        "seed": resolved.job.seed,
+        "versions": package_versions(),
+        "parents": [
+            {"name": ref.name, "source": ref.source, "revision": ref.revision, "content": ref.content}
+            for ref in assembled.parents.refs()
+        ],
+        "base": assembled.parents.base,
+        "space": {"digest": assembled.space.digest, **_origin(resolved, "space")},
+        "suite": {
+            **_origin(resolved, "suite"),
+            "plan": plan.digest,
+            "splits": {t.name: {s: len(t.sets[s]) for s in SET_NAMES} for t in plan.tasks},
+            "metrics": {t.name: t.metric.name for t in plan.tasks},
+            "public_test_tasks": list(plan.public_test_tasks)
+            or (list(assembled.suite.names) if assembled.suite.public_test_split else []),
+        },
+        "objectives": [{"name": o.name, "direction": o.direction} for o in assembled.goals.objectives],
+        "constraints": [c.text for c in assembled.goals.constraints],
+        "optimizer": {
+            "name": assembled.optimizer.name,
+            "options": dict(assembled.optimizer.options),
+            "why": assembled.optimizer.why,
+        },
+    }
+
+
+def _origin(resolved: ResolvedJob, part: str) -> dict[str, str]:
+    origin = resolved.origins[part]
+    return {"name": origin.name, "text": origin.text}
+
+
+def run_files(assembled: Assembled) -> dict[str, str]:
+    """File name -> text of what a new run directory holds."""
+    return {
+        JOB_FILE: _HEADER + assembled.resolved.to_yaml(),
+        MANIFEST_FILE: json.dumps(manifest(assembled), indent=1, ensure_ascii=False) + "\n",
+    }
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The manifest of a run directory.
+
+    Raises:
+        StoreError: when it is missing, damaged, or of a newer version.
+    """
+    try:
+        found = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))
+        known = found["format"] == FORMAT and found["version"] <= VERSION
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(run, f"{type(error).__name__}: {error}") from error
+    if not known:
+        raise _damaged(run, f"format {found['format']!r}, version {found['version']!r}")
+    return dict(found)
+
+
+def _damaged(run: Path, got: str) -> StoreError:
+    return StoreError(
+        "The manifest of the run cannot be used.",
+        got=f"{run / MANIFEST_FILE}: {got}",
+        allowed=f"{FORMAT}, version up to {VERSION}",
+        fix="restore the file from a copy, or open the run with the version of evomerge that wrote it.",
+    )
+
+
+def check_unchanged(run: Path, assembled: Assembled) -> None:
+    """A resumed run must be made of what it was made of; budget and cluster may change.
+
+    Raises:
+        ConfigError: with a diff, when job, parents, tasks, space or a preset differ from the recorded ones.
+    """
+    recorded = read_manifest(run)
+    _compare("job", _job_lines(load_run_job(run)), _job_lines(assembled.resolved))
+    _compare("manifest", _facts(recorded), _facts(manifest(assembled)))
+    for part, kind, sub in (("space", "search_spaces", ""), ("suite", "evaluators", "suites")):
+        name, text = recorded[part]["name"], recorded[part]["text"]
+        if not text:
+            continue
+        shipped = name in preset_names("search_spaces" if kind == "search_spaces" else "evaluators", sub)
+        path = (
+            preset_path("search_spaces" if kind == "search_spaces" else "evaluators", name, sub)
+            if shipped
+            else Path(name)
+        )
+        if path.is_file():
+            _compare(f"{part} {name}", text.splitlines(), path.read_text(encoding="utf-8").splitlines())
+
+
+def _job_lines(resolved: ResolvedJob) -> list[str]:
+    fixed = {k: v for k, v in resolved.to_mapping().items() if k not in ("budget", "cluster")}
+    return json.dumps(fixed, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
+
+
+def _facts(found: Mapping[str, Any]) -> list[str]:
+    """What may not change: contents and digests; versions may, the replay judges them."""
+    facts = {
+        "parents": {p["name"]: p["content"] for p in found["parents"]},
+        "space": found["space"]["digest"],
+        "questions": found["suite"]["plan"],
+        "objectives": found["objectives"],
+        "constraints": found["constraints"],
+    }
+    return json.dumps(facts, indent=1, sort_keys=True).splitlines()
+
+
+def _compare(what: str, recorded: list[str], present: list[str]) -> None:
+    if recorded == present:
+        return
+    diff = list(difflib.unified_diff(recorded, present, "recorded", "now", lineterm="", n=1))
+    shown = "\n    ".join(diff[:40]) + ("\n    ..." if len(diff) > 40 else "")
+    raise ConfigError(
+        f"The run cannot go on: its {what} has changed.",
+        got=f"\n    {shown}",
+        allowed="the same job, parents, tasks and presets; other settings only of budget.* and cluster.*",
+        fix="restore what changed, or start a new run with `evomerge search`.",
+    )

@@ -1,0 +1,92 @@
+"""From a job's cluster section to the pool that scores its candidates."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from evomerge.config.assemble import Assembled
+from evomerge.execution.lazy import LazyPool
+from evomerge.execution.local import local_pool
+from evomerge.execution.pool import EvaluationPool
+from evomerge.execution.scoring import ScoringSpec, choose_device
+from evomerge.execution.worker import WorkerSpec
+from evomerge.merging.foresight import variants_of
+from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
+from evomerge.runs.store import LOGS
+
+CACHE_VARIABLE: Final = "EVOMERGE_CACHE"
+
+
+def cache_folder() -> Path:
+    """The one folder of compiled kernels: `$EVOMERGE_CACHE`, else evomerge under the user's cache folder."""
+    stated = os.environ.get(CACHE_VARIABLE)
+    if stated:
+        return Path(stated)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evomerge"
+
+
+def n_workers(assembled: Assembled) -> int:
+    """As the job says; otherwise one per GPU, or one per core this process may use."""
+    cluster = assembled.resolved.job.cluster
+    if cluster.workers is not None:
+        return cluster.workers
+    if choose_device(cluster.device) == "cuda":
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return len(os.sched_getaffinity(0))
+
+
+def kernels_for(assembled: Assembled) -> Kernels:
+    """Compiled kernels where the run is long enough to pay for the compilation, or the job asks for them."""
+    cluster, evaluations = assembled.resolved.job.cluster, assembled.resolved.job.budget.evaluations
+    if cluster.compile == "never" or choose_device(cluster.device) != "cpu":
+        return Kernels()
+    recipe = assembled.setup(accept_history=False).recipe_of(assembled.problem.start)
+    variants = variants_of(recipe, assembled.parents.checkpoints)
+    n_parameters = assembled.parents.n_parameters
+    if cluster.compile == "auto" and not worth_compiling(n_parameters, evaluations // n_workers(assembled), variants):
+        return Kernels()
+    return compile_kernels(variants, cache_folder() / "kernels")
+
+
+def open_pool(assembled: Assembled, run: Path, *, self_check: bool) -> EvaluationPool:
+    """The workers of a run; none is started before the first candidate.
+
+    Args:
+        assembled: the search.
+        run: the run directory, for logs.
+        self_check: whether every worker proves at its start that its numbers are lm-eval's.
+    """
+    workers = n_workers(assembled)
+    return LazyPool(partial(_start, assembled, run, workers, self_check), workers)
+
+
+def worker_spec(assembled: Assembled, log_folder: Path | None, *, self_check: bool) -> WorkerSpec:
+    """What every worker is built from."""
+    cluster = assembled.resolved.job.cluster
+    spec = ScoringSpec(
+        checkpoints=assembled.parents.checkpoints,
+        template=assembled.parents.template_name,
+        plan=assembled.plan,
+        kernels=kernels_for(assembled),
+        dtype=assembled.suite.dtype,
+        device=cluster.device,
+        self_check=self_check,
+    )
+    return WorkerSpec(arguments={"spec": spec}, log_folder=log_folder)
+
+
+def _start(assembled: Assembled, run: Path, workers: int, self_check: bool) -> EvaluationPool:
+    cluster = assembled.resolved.job.cluster
+    spec = worker_spec(assembled, (run / LOGS).resolve(), self_check=self_check)
+    timeout_s = float(cluster.candidate_timeout_s)
+    if cluster.backend == "local":
+        return local_pool(spec, workers, timeout_s=timeout_s)
+    from evomerge.execution.ray import RayPool
+
+    gpus = 1.0 if choose_device(cluster.device) == "cuda" else 0.0
+    return RayPool(spec, workers, address=cluster.address, gpus_per_worker=gpus, timeout_s=timeout_s)
