@@ -9,7 +9,13 @@ from evomerge.checkpoints.architecture import config_depth, language_config
 from evomerge.checkpoints.dtypes import EIGHT_BIT_FLOAT, FLOATING
 from evomerge.checkpoints.finite import check_finite
 from evomerge.checkpoints.reader import Checkpoint
-from evomerge.checkpoints.tokenizers import token_id_faults, tokenizer_differences
+from evomerge.checkpoints.tokenizers import (
+    ReadVocabulary,
+    VocabularyCache,
+    read_vocabulary,
+    token_id_faults,
+    tokenizer_differences,
+)
 from evomerge.errors import ConfigError, ModelError, suggest
 
 __all__ = ["check_compatible", "check_finite", "differences"]
@@ -82,7 +88,7 @@ def _tensor_differences(left: Checkpoint, right: Checkpoint) -> list[str]:
     return found
 
 
-def _own_faults(checkpoint: Checkpoint) -> list[str]:
+def _own_faults(checkpoint: Checkpoint, read: ReadVocabulary) -> list[str]:
     """What makes a checkpoint unfit for any merge."""
     found = []
     if language_config(checkpoint.config).get("quantization_config") or checkpoint.config.get("quantization_config"):
@@ -91,21 +97,26 @@ def _own_faults(checkpoint: Checkpoint) -> list[str]:
     if eight:
         found.append(f"{eight[0]} and {len(eight) - 1} others are 8-bit floats, which need their scales")
     has_head = any(t.role == "head" for t in checkpoint.layout.tensors)
-    if not has_head and language_config(checkpoint.config).get("tie_word_embeddings") is False:
-        found.append("config: tie_word_embeddings is false, but there is no head")
-    return found + token_id_faults(checkpoint)
+    if not has_head and not checkpoint.tied_embeddings:
+        found.append("there is no head, and it is not tied to the embedding")
+    return found + token_id_faults(checkpoint, read)
 
 
-def differences(reference: Checkpoint, other: Checkpoint) -> list[str]:
+def differences(reference: Checkpoint, other: Checkpoint, read: ReadVocabulary = read_vocabulary) -> list[str]:
     """Every way in which `other` does not fit `reference`, one line each, from headers, configs and tokenizers.
 
     Floating dtypes may differ. Tensors of other dtypes are compared by value (they are small buffers).
+
+    Args:
+        reference: what is compared with.
+        other: what is compared.
+        read: how vocabularies are read, for a cache.
 
     Raises:
         ModelError: when a tokenizer's file is damaged.
     """
     found = _config_differences(reference, other) + _tensor_differences(reference, other)
-    return found + tokenizer_differences(reference, other)
+    return found + tokenizer_differences(reference, other, read)
 
 
 def _describe(faults: Mapping[str, list[str]]) -> str:
@@ -135,10 +146,11 @@ def check_compatible(checkpoints: Mapping[str, Checkpoint], base: str | None) ->
             fix="name one of the parents.",
         )
     reference = checkpoints[name]
-    faults = {n: _own_faults(c) for n, c in checkpoints.items()}
+    read = VocabularyCache().read
+    faults = {n: _own_faults(c, read) for n, c in checkpoints.items()}
     for other, checkpoint in checkpoints.items():
         if checkpoint is not reference:
-            faults[other] += differences(reference, checkpoint)
+            faults[other] += differences(reference, checkpoint, read)
     if any(faults.values()):
         raise ModelError(
             f"The parents cannot be merged; {name!r} is the reference.",

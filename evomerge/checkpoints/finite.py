@@ -22,7 +22,7 @@ class NonFiniteCount(NamedTuple):
     inf: int
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
     """Whether all elements are finite: one reduction that allocates nothing (NaN propagates through both ends)."""
     import torch
 
@@ -41,7 +41,7 @@ def _count(name: str, tensor: torch.Tensor) -> NonFiniteCount:
 def non_finite(checkpoint: Checkpoint) -> tuple[NonFiniteCount, ...]:
     """The floating tensors of a checkpoint that hold NaN or infinity, with counts; reads every weight once."""
     names = [t.name for t in checkpoint.layout.tensors if t.dtype in FLOATING]
-    return tuple(_count(n, checkpoint.tensor(n)) for n in names if not _is_finite(checkpoint.tensor(n)))
+    return tuple(_count(n, checkpoint.tensor(n)) for n in names if not is_finite(checkpoint.tensor(n)))
 
 
 def check_finite(checkpoint: Checkpoint) -> None:

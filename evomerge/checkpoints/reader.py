@@ -55,12 +55,13 @@ def _config_ties(config: Mapping[str, Any]) -> bool | None:
     return None
 
 
-def _architecture_ties(model_type: str) -> bool:
-    """Whether the embeddings are tied when the config does not say so: transformers' default."""
+def _architecture_ties(config: Mapping[str, Any]) -> bool | None:
+    """Whether embeddings are tied where the config does not say so: transformers' default, None if it has none."""
     from transformers import CONFIG_MAPPING
 
+    model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
-        return False
+        return None
     return bool(getattr(CONFIG_MAPPING[model_type](), "tie_word_embeddings", False))
 
 
@@ -110,7 +111,10 @@ class Checkpoint:
     def _head_is_absent(self, tensors: tuple[TensorInfo, ...]) -> bool:
         has_head = any(t.role == "head" and len(t.shape) == 2 for t in tensors)
         has_embedding = any(t.role == "embedding" and len(t.shape) == 2 for t in tensors)
-        return _config_ties(self.config) is not False and (not has_head or not has_embedding)
+        if has_head and has_embedding:
+            return False
+        stated = _config_ties(self.config)
+        return (_architecture_ties(self.config) is not False) if stated is None else stated
 
     def _tied_duplicate(self, tensors: tuple[TensorInfo, ...]) -> str | None:
         """The head that repeats the embedding byte for byte although the two are tied, as transformers decides it."""
@@ -122,7 +126,7 @@ class Checkpoint:
             if (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
         ]
         stated = _config_ties(self.config)
-        if not pairs or stated is False or not (stated or _architecture_ties(str(self.config["model_type"]))):
+        if not pairs or stated is False or not (stated or _architecture_ties(self.config)):
             return None
         return next((head for head, embedding in pairs if self._bytes(head).equal(self._bytes(embedding))), None)
 
@@ -183,11 +187,24 @@ class Checkpoint:
         return f"Checkpoint({self.source}{at}, {len(self.layout.tensors)} tensors, {self.layout.n_layers} layers)"
 
 
+def _open(source: str, revision: str | None, folder: Path) -> Checkpoint:
+    """Open a folder; what the system refuses (permissions, a network file system that is gone) is a `ModelError`."""
+    try:
+        return Checkpoint(source, revision, folder)
+    except OSError as error:
+        raise ModelError(
+            "A checkpoint cannot be read.",
+            got=str(error),
+            allowed="a folder and files that this user may read",
+            fix="check the permissions and the file system.",
+        ) from error
+
+
 def _reopen(
     source: str, revision: str | None, folder: str, header_digest: Digest, content: Digest | None
 ) -> Checkpoint:
     """Open in another process what was opened in this one; the headers must be the same."""
-    checkpoint = Checkpoint(source, revision, Path(folder))
+    checkpoint = _open(source, revision, Path(folder))
     if checkpoint.header_digest != header_digest:
         raise _changed(checkpoint.folder, "other headers than before")
     if content is not None:
@@ -207,4 +224,4 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
             or when its layers cannot be told.
     """
     located = locate(source, revision)
-    return Checkpoint(str(source), located.revision, located.folder)
+    return _open(str(source), located.revision, located.folder)

@@ -83,10 +83,16 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
         ModelError: when there is no such folder and no such repository, or no network to ask for it.
     """
     text = str(source)
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return Located(folder.resolve(), None)
-    if folder.exists():
+    if not text:
+        raise _hub_error(text, revision, "not a hub id")
+    try:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return Located(folder.resolve(), None)
+        is_file = folder.exists()
+    except (OSError, RuntimeError) as error:  # no permission, too long a name, no such user behind `~`
+        raise _hub_error(text, revision, str(error)) from error
+    if is_file:
         raise ModelError(
             "A checkpoint must be a folder.",
             got=f"{text!r}, a file",

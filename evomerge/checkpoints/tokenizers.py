@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, final
 
 from evomerge.checkpoints.bundle import tokenizer_files
 from evomerge.checkpoints.folder import find_file
@@ -35,6 +35,9 @@ class Vocabulary:
     def max_id(self) -> int:
         """The largest id; -1 without tokens."""
         return max(self.ids.values(), default=-1)
+
+
+ReadVocabulary = Callable[[Path], Vocabulary | None]
 
 
 def _is_id(value: Any) -> bool:
@@ -76,6 +79,22 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     return Vocabulary(MappingProxyType(ids), special)
 
 
+@final
+class VocabularyCache:
+    """Reads vocabularies, equal files once: siblings mostly share a tokenizer of several megabytes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Digest | None, ...], Vocabulary | None] = {}
+
+    def read(self, folder: Path) -> Vocabulary | None:
+        """What `read_vocabulary` says."""
+        files = [find_file(folder, name) for name in (TOKENIZER, "vocab.json")]
+        key = tuple(digest_file(file) if file is not None else None for file in files)
+        if key not in self._known:
+            self._known[key] = read_vocabulary(folder)
+        return self._known[key]
+
+
 def _unreadable(checkpoint: Checkpoint) -> dict[str, Digest]:
     """Digests of vocabulary files in other formats, which are compared as a whole."""
     files = tokenizer_files(checkpoint.folder)
@@ -101,16 +120,25 @@ def vocabulary_differences(left: Vocabulary, right: Vocabulary) -> list[str]:
     return [f"tokenizer: {len(tokens)} {text}: {_some(tokens)}" for tokens, text in kinds if tokens]
 
 
-def tokenizer_differences(reference: Checkpoint, other: Checkpoint) -> list[str]:
+def tokenizer_differences(
+    reference: Checkpoint, other: Checkpoint, read: ReadVocabulary = read_vocabulary
+) -> list[str]:
     """How the tokenizer of `other` differs from the reference's where merging must care: tokens and their ids.
 
     Chat templates, padding and other settings may differ: an export carries those of one parent. A checkpoint
     without tokenizer differs from nothing.
 
+    Args:
+        reference: what is compared with.
+        other: what is compared.
+        read: how vocabularies are read, for a cache.
+
     Raises:
         ModelError: when a tokenizer's file is damaged.
     """
-    left, right = read_vocabulary(reference.folder), read_vocabulary(other.folder)
+    left, right = read(reference.folder), read(other.folder)
+    if left is not None and left is right:
+        return []
     if left is not None and right is not None:
         return vocabulary_differences(left, right)
     left_files, right_files = _unreadable(reference), _unreadable(other)
@@ -132,13 +160,13 @@ def embedding_rows(checkpoint: Checkpoint) -> int | None:
     return max(rows, default=None)
 
 
-def token_id_faults(checkpoint: Checkpoint) -> list[str]:
+def token_id_faults(checkpoint: Checkpoint, read: ReadVocabulary = read_vocabulary) -> list[str]:
     """Tokens whose id lies beyond the embedding, as one line; empty when all have a row.
 
     Raises:
         ModelError: when the tokenizer's file is damaged.
     """
-    vocabulary, rows = read_vocabulary(checkpoint.folder), embedding_rows(checkpoint)
+    vocabulary, rows = read(checkpoint.folder), embedding_rows(checkpoint)
     if vocabulary is None or rows is None or vocabulary.max_id < rows:
         return []
     beyond = {t for t, i in vocabulary.ids.items() if i >= rows}
