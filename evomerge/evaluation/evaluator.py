@@ -67,8 +67,13 @@ class _Work(NamedTuple):
     batches: ForcedBatches
 
 
-def _forced(item: Item, end: int) -> list[Forced]:
-    """An item's teacher-forced requests; none for what must be generated."""
+def forced_requests(item: Item, end: int) -> list[Forced]:
+    """An item's teacher-forced requests; none for what must be generated.
+
+    Args:
+        item: the item.
+        end: any token id; it stands where only the prediction behind an answer matters.
+    """
     found = []
     for request in item.requests:
         if isinstance(request, Scored):
@@ -150,7 +155,7 @@ class PlanEvaluator(Evaluator):
         for name, indices in selection.items():
             task = self._plan.task(name)
             items = tuple(task.items[i] for i in indices)
-            rows = [_forced(item, self._plan.eos[0]) for item in items]
+            rows = [forced_requests(item, self._plan.eos[0]) for item in items]
             tasks.append(_TaskWork(task, items, len(requests), tuple(len(r) for r in rows)))
             requests += [r for row in rows for r in row]
         return _Work(tuple(tasks), ForcedBatches(requests, self._batch_tokens, model.device))

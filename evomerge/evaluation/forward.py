@@ -43,6 +43,7 @@ class NeededLogits:
         self._handle: Any = None
         accepted = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in accepted
+        self.device = model.device
 
     def __enter__(self) -> Self:
         head = self._model.get_output_embeddings()

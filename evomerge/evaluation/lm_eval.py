@@ -14,7 +14,7 @@ from lm_eval.api.task import ConfigurableTask
 from evomerge.errors import EvaluationError
 from evomerge.evaluation import shortcut
 from evomerge.evaluation.lm_eval_metrics import plan_metric
-from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, quiet, sandboxed, translated, versions
+from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, quiet, templates, translated, versions
 from evomerge.evaluation.plan import (
     EvalPlan,
     GenerationArgs,
@@ -111,7 +111,8 @@ def _compile_task(spec: TaskSpec, compiler: _Compiler) -> TaskPlan:
     generation = None
     if kind == "generate_until":
         generation = _same(spec, "generation arguments", [_generation(b, compiler) for b in built])
-    with quiet(), sandboxed(not compiler.suite.trust_task_code), translated(spec.task):
+    trusted = compiler.suite.trust_task_code or all(b.installed for b in built)
+    with quiet(), templates(trusted), translated(spec.task):
         documents = [d for i, b in enumerate(built) for d in _documents(i, b.task)]
         questions = [d.question for d in documents]
         sets = split_items(questions, compiler.suite.split, salt=compiler.suite.salt, task=spec.task)

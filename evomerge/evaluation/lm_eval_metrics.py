@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from evomerge.errors import EvaluationError, suggest
-from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, quiet, sandboxed, translated
+from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, quiet, templates, translated
 from evomerge.evaluation.metrics import FAST_FILTERS, FAST_METRICS
 from evomerge.evaluation.plan import Aggregation, EvalPlan, Item, MetricPlan, TaskPlan
 from evomerge.evaluation.split import document_hash
@@ -136,7 +136,7 @@ class Rescorer:
             EvaluationError: when the data changed since the plan was made, or a value is not a number.
         """
         scores = [math.nan] * len(items)
-        with quiet(), sandboxed(not self._plan.suite.trust_task_code), translated(task.name):
+        with quiet(), templates(self._plan.suite.trust_task_code), translated(task.name):
             sources = self._sources(task)
             for number, source in enumerate(task.sources):
                 mine = [i for i, item in enumerate(items) if item.source == number]

@@ -83,22 +83,37 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+class _Templates:
+    """Stands in for lm-eval's Jinja environment: compiles each template once (lm-eval compiles it for every document).
+
+    Args:
+        environment: renders the templates.
+    """
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        self._environment = environment
+        self._compiled: dict[str, jinja2.Template] = {}
+
+    def from_string(self, source: str) -> jinja2.Template:
+        """The template of a text."""
+        if source not in self._compiled:
+            self._compiled[source] = self._environment.from_string(source)
+        return self._compiled[source]
+
+
 @contextmanager
-def sandboxed(active: bool) -> Iterator[None]:
-    """Renders task templates in Jinja's sandbox: a template of a user's folder is text, not code."""
+def templates(trusted: bool) -> Iterator[None]:
+    """Renders task templates quickly; untrusted ones in Jinja's sandbox: a user's template is text, not code."""
     free = lm_eval.utils.env
-    if active:
-        caged = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-        caged.filters.update(free.filters)
-        lm_eval.utils.env = caged
+    environment = free
+    if not trusted:
+        environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        environment.filters.update(free.filters)
+    lm_eval.utils.env = _Templates(environment)
     try:
         yield
     finally:
         lm_eval.utils.env = free
-
-
-def _yaml_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("**/*.yaml"))
 
 
 def _is_installed(path: Path | None) -> bool:
@@ -269,7 +284,7 @@ class TaskLibrary:
             raise _unknown(spec.task, self.manager, self.own)
         self._check_trust(spec)
         foreign = any(e is not None and not _is_installed(e.yaml_path) for e in _reached([spec.task], index).values())
-        with quiet(), sandboxed(foreign and not self.suite.trust_task_code), translated(spec.task):
+        with quiet(), templates(self.suite.trust_task_code or not foreign), translated(spec.task):
             loaded = self.manager.load([self._request(spec.task)])["tasks"]
         built = []
         for name, task in loaded.items():
