@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evomerge.recipe.recipe import ParentRef, Recipe
-from evomerge.space.dimensions import Value
+from evomerge.space.dimension import Value
 from evomerge.space.space import SearchSpace
 from evomerge.types import Digest, Vector
 

@@ -10,14 +10,12 @@ Notation: `x` a gene in [0, 1], `v` a value, `k` the index of a value, `n` the n
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, final
 
-from evomerge.errors import SpaceError
+from evomerge.space.dimension import Dimension, Value, dimension_problem
 
-Value = float | int | bool | str
 Scale = Literal["linear", "log"]
 
 MAX_VALUES: Final = 1_000_000
@@ -31,106 +29,9 @@ DEFAULT_SPREAD: Final = 1 / 6
 """Initial standard deviation of a gene: Akiba et al. 2025, section 4.1."""
 
 
-def _problem(name: str, what: str, got: object, allowed: str) -> SpaceError:
-    fix = "correct this dimension of the search space."
-    return SpaceError(f"The dimension {name!r} {what}", got=str(got), allowed=allowed, fix=fix)
-
-
 def _decimal(value: float) -> float:
     """`value` as a short decimal; -0.0 becomes 0.0."""
     return round(value, DECIMALS) + 0.0
-
-
-class Dimension(ABC):
-    """One gene. Immutable; equal dimensions decode alike.
-
-    Attributes:
-        name: unique in its space.
-    """
-
-    name: str
-
-    @property
-    @abstractmethod
-    def n_values(self) -> int:
-        """How many values there are, at least 2."""
-
-    @property
-    @abstractmethod
-    def start_value(self) -> Value:
-        """The value that search starts from."""
-
-    @property
-    @abstractmethod
-    def gene_spread(self) -> float:
-        """Initial standard deviation of the gene, > 0, in units of the gene."""
-
-    @abstractmethod
-    def index_of(self, value: Value) -> int:
-        """The index of `value`.
-
-        Raises:
-            SpaceError: when it is none of the values.
-        """
-
-    @abstractmethod
-    def value_at(self, index: int) -> Value:
-        """The value of an index in `[0, n_values)`."""
-
-    @abstractmethod
-    def index_at(self, gene: float) -> int:
-        """The index that a gene in [0, 1] stands for."""
-
-    @abstractmethod
-    def gene_at(self, index: int) -> float:
-        """The gene that stands for an index."""
-
-    @property
-    @abstractmethod
-    def gene_step(self) -> float:
-        """Distance between the genes of neighbouring values."""
-
-    @abstractmethod
-    def describe(self) -> Mapping[str, Any]:
-        """Everything that decides what genes mean, as JSON; enters the space's digest."""
-
-
-def decode(dimension: Dimension, gene: float) -> Value:
-    """The value of a gene.
-
-    Raises:
-        SpaceError: for a gene outside [0, 1] or NaN.
-    """
-    if not 0.0 <= gene <= 1.0:
-        raise _problem(dimension.name, "was given an illegal gene.", gene, "a gene in [0, 1]")
-    return dimension.value_at(dimension.index_at(gene))
-
-
-def encode(dimension: Dimension, value: Value) -> float:
-    """The gene of a value.
-
-    Raises:
-        SpaceError: when it is none of the dimension's values.
-    """
-    return dimension.gene_at(dimension.index_of(value))
-
-
-def holds(dimension: Dimension, value: Value) -> bool:
-    """Whether `value` is one of the dimension's values, exactly."""
-    try:
-        dimension.index_of(value)
-    except SpaceError:
-        return False
-    return True
-
-
-def quantise(dimension: Dimension, gene: float) -> float:
-    """The gene that stands for the same value as `gene`; idempotent.
-
-    Raises:
-        SpaceError: for a gene outside [0, 1] or NaN.
-    """
-    return encode(dimension, decode(dimension, gene))
 
 
 @final
@@ -163,32 +64,32 @@ class Real(Dimension):
     def __post_init__(self) -> None:
         for label, number in (("low", self.low), ("high", self.high), ("step", self.step)):
             if isinstance(number, bool) or not math.isfinite(number):
-                raise _problem(self.name, f"has an unusable {label}.", number, "a finite number")
+                raise dimension_problem(self.name, f"has an unusable {label}.", number, "a finite number")
         if not self.low < self.high:
-            raise _problem(self.name, "has an empty range.", f"low {self.low}, high {self.high}", "low < high")
+            raise dimension_problem(self.name, "has an empty range.", f"low {self.low}, high {self.high}", "low < high")
         if self.step <= 0:
-            raise _problem(self.name, "has an unusable step.", self.step, "a number > 0")
+            raise dimension_problem(self.name, "has an unusable step.", self.step, "a number > 0")
         if self.scale not in ("linear", "log"):
-            raise _problem(self.name, "has an unknown scale.", repr(self.scale), "linear, log")
+            raise dimension_problem(self.name, "has an unknown scale.", repr(self.scale), "linear, log")
         if self.scale == "log" and self.low <= 0:
-            raise _problem(self.name, "cannot have a log scale.", f"low {self.low}", "low > 0 on a log scale")
+            raise dimension_problem(self.name, "cannot have a log scale.", f"low {self.low}", "low > 0 on a log scale")
         object.__setattr__(self, "_steps", self._count_steps())
         if self.start is not None and not self.low <= self.start <= self.high:
             allowed = f"a number in [{self.low:g}, {self.high:g}]"
-            raise _problem(self.name, "starts outside its range.", self.start, allowed)
+            raise dimension_problem(self.name, "starts outside its range.", self.start, allowed)
         if self.spread is not None and not (math.isfinite(self.spread) and self.spread > 0):
-            raise _problem(self.name, "has an unusable spread.", self.spread, "a finite number > 0")
+            raise dimension_problem(self.name, "has an unusable spread.", self.spread, "a finite number > 0")
 
     def _count_steps(self) -> int:
         if self.scale == "log":
             if self.step < MIN_RATIO:
-                raise _problem(self.name, "has too fine a step.", self.step, f"a step >= {MIN_RATIO} on a log scale")
+                raise dimension_problem(self.name, "has too fine a step.", self.step, f">= {MIN_RATIO} on a log scale")
             return max(1, round(math.log(self.high / self.low) / math.log1p(self.step)))
         exact = (self.high - self.low) / self.step
         steps = round(exact)
         if exact > MAX_VALUES or steps < 1 or abs(exact - steps) > 1e-6 * exact:
             near = _decimal(self.low + max(1, math.floor(exact)) * self.step)
-            raise _problem(
+            raise dimension_problem(
                 self.name,
                 "has a range that is no whole number of steps.",
                 f"low {self.low}, high {self.high}, step {self.step}",
@@ -242,7 +143,7 @@ class Real(Dimension):
             if self.value_at(k) == value:
                 return k
         grid = f"the numbers from {self.low:g} to {self.high:g} in {self.n_values} values ({self.scale} scale)"
-        raise _problem(self.name, "does not hold a value.", repr(value), grid)
+        raise dimension_problem(self.name, "does not hold a value.", repr(value), grid)
 
     def value_at(self, index: int) -> float:
         """See `Dimension.value_at`."""
@@ -306,7 +207,7 @@ class Integer(_Cells):
     def __post_init__(self) -> None:
         if not self.low < self.high or self.high - self.low >= MAX_VALUES:
             allowed = f"low < high, fewer than {MAX_VALUES} values"
-            raise _problem(self.name, "has an unusable range.", f"low {self.low}, high {self.high}", allowed)
+            raise dimension_problem(self.name, "has an unusable range.", f"low {self.low}, high {self.high}", allowed)
         if self.start is not None:
             self.index_of(self.start)
 
@@ -324,7 +225,7 @@ class Integer(_Cells):
         """See `Dimension.index_of`."""
         if isinstance(value, bool | str) or value != int(value) or not self.low <= value <= self.high:
             allowed = f"a whole number from {self.low} to {self.high}"
-            raise _problem(self.name, "does not hold a value.", repr(value), allowed)
+            raise dimension_problem(self.name, "does not hold a value.", repr(value), allowed)
         return int(value) - self.low
 
     def value_at(self, index: int) -> int:
@@ -354,7 +255,7 @@ class Choice(_Cells):
     def __post_init__(self) -> None:
         distinct = {(type(o), o) for o in self.options}
         if len(self.options) < 2 or len(distinct) < len(self.options):
-            raise _problem(self.name, "has unusable choices.", list(self.options), "two or more distinct choices")
+            raise dimension_problem(self.name, "has unusable choices.", list(self.options), "two or more, distinct")
         if self.start is not None:
             self.index_of(self.start)
 
@@ -374,7 +275,7 @@ class Choice(_Cells):
             if option == value and isinstance(option, bool) == isinstance(value, bool):
                 return index
         allowed = ", ".join(str(o) for o in self.options)
-        raise _problem(self.name, "does not hold a value.", repr(value), allowed)
+        raise dimension_problem(self.name, "does not hold a value.", repr(value), allowed)
 
     def value_at(self, index: int) -> Value:
         """See `Dimension.value_at`."""
@@ -411,7 +312,7 @@ class Gate(_Cells):
     def index_of(self, value: Value) -> int:
         """See `Dimension.index_of`."""
         if not isinstance(value, bool):
-            raise _problem(self.name, "does not hold a value.", repr(value), "true or false")
+            raise dimension_problem(self.name, "does not hold a value.", repr(value), "true or false")
         return int(value)
 
     def value_at(self, index: int) -> bool:

@@ -15,7 +15,8 @@ from evomerge.recipe.equivalence import Coefficients, linear_coefficients, numbe
 from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import Number, Recipe, Rule
 from evomerge.space.depth import Site, site_of
-from evomerge.space.dimensions import DECIMALS, Dimension, Value, holds
+from evomerge.space.dimension import Dimension, Value, holds
+from evomerge.space.dimensions import DECIMALS
 from evomerge.space.plan import Slot
 from evomerge.types import Vector
 

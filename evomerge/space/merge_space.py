@@ -17,7 +17,7 @@ from evomerge.recipe.recipe import Number, ParentRef, Recipe
 from evomerge.recipe.rules import Assignment, Kind, kinds_of, rules_of
 from evomerge.space.base import CandidateSpace, Gene
 from evomerge.space.depth import Share, Site, group_label, site_of, sites_of
-from evomerge.space.dimensions import Dimension, Value, decode
+from evomerge.space.dimension import Dimension, Value, decode
 from evomerge.space.inject import encode_recipe
 from evomerge.space.plan import ParameterPlan, Slot, as_number, gene_name
 from evomerge.space.space import SearchSpace

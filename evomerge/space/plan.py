@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from evomerge.recipe.recipe import Number
 from evomerge.space.depth import EVERYWHERE, Depth, Groups
-from evomerge.space.dimensions import Choice, Gate, Real, Value
+from evomerge.space.dimension import Value
+from evomerge.space.dimensions import Choice, Gate, Real
 
 Searched = Real | Choice | Gate
 

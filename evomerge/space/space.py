@@ -13,7 +13,7 @@ import numpy as np
 
 from evomerge.digest import digest_json
 from evomerge.errors import SpaceError, suggest
-from evomerge.space.dimensions import Dimension, Value, decode, encode
+from evomerge.space.dimension import Dimension, Value, decode, encode
 from evomerge.types import Digest, Vector
 
 
