@@ -188,3 +188,27 @@ def _conclude(store: RunStore, history: History, why: str) -> RunSummary:
     write_study(store.folder)
     write_report(store.folder)
     return summarise(store.folder)
+
+
+def merge(recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None = None) -> Recipe:
+    """Make a checkpoint from a recipe; returns the recipe as it was applied.
+
+    Args:
+        recipe: a recipe, or a file that holds one: evomerge's JSON or mergekit's YAML, told apart by content.
+        to: a new or empty folder.
+        compat: `mergekit` for mergekit 0.1.5's arithmetic, `off` for ours; None takes the recipe's own, which for a
+            mergekit file is `mergekit`.
+
+    Raises:
+        ConfigError: when the file cannot be read or `to` is taken.
+        RecipeError: when the file is no recipe, or asks for something that is not supported.
+        ModelError: when parents cannot be opened or do not fit each other.
+    """
+    found = recipe if isinstance(recipe, Recipe) else read_recipe_file(Path(recipe))
+    if compat is not None:
+        found = replace(found, compat=compat)
+    checkpoints = open_recipe_parents(found)
+    for checkpoint in checkpoints.values():
+        check_finite(checkpoint)
+    write_merge(found, ParentPool(checkpoints), Path(to), extra_files={RECIPE_FILE: recipe_to_text(found)})
+    return found

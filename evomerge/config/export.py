@@ -1,0 +1,178 @@
+"""Take a merge out of a run: find the entry, rebuild its recipe, write it in the asked form. Nothing is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from evomerge.config.assemble import Parents, open_parents, open_space, recipe_of
+from evomerge.config.load import load_run_job
+from evomerge.config.run_files import read_manifest
+from evomerge.errors import ConfigError, ModelError, RecipeError, suggest
+from evomerge.files import write_atomic
+from evomerge.merging.export import write_merge
+from evomerge.merging.parents import ParentPool
+from evomerge.recipe.mergekit import to_mergekit
+from evomerge.recipe.recipe import ParentRef, Recipe
+from evomerge.recipe.serialize import recipe_digest, recipe_from_json, recipe_to_text
+from evomerge.report.collect import export_card, summarise
+from evomerge.report.summary import Entry, RunSummary
+from evomerge.runs.replay import History, read_history
+from evomerge.runs.store import RunStore
+
+Form = Literal["checkpoint", "recipe", "mergekit"]
+RECIPE_FILE = "evomerge_recipe.json"
+MERGEKIT_FILE = "mergekit.yaml"
+CARD_FILE = "README.md"
+
+
+def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
+    """Write one merge of a run.
+
+    Args:
+        run: the run directory; it may be running or interrupted.
+        to: a new or empty folder for a checkpoint, a file that does not exist otherwise.
+        pick: `knee`, `best:OBJECTIVE` or `id:ID`.
+        form: what to write.
+
+    Returns:
+        What was written and what to do next, in lines for people.
+
+    Raises:
+        ConfigError: when there is no run, nothing to pick, or `to` is taken.
+        ModelError: when a parent is not what it was during the run.
+        RecipeError: when mergekit cannot express the recipe.
+    """
+    resolved = load_run_job(run)
+    with RunStore.open(run, write=False) as store:
+        history = read_history(store.entries())
+    id_ = pick_id(summarise(run), history, pick)
+    if form != "checkpoint" and to.exists():
+        raise ConfigError("The export's file exists already.", got=str(to), allowed="a new file", fix="choose another.")
+    parents = open_parents(resolved)
+    refs = _same_parents(parents, read_manifest(run))
+    recipe = _recipe(history, id_, parents, refs, resolved.job.seed, lambda: open_space(resolved, parents))
+    if form == "recipe":
+        write_atomic(to, recipe_to_text(recipe))
+    elif form == "mergekit":
+        write_atomic(to, to_mergekit(recipe, parents.template.layout))
+    else:
+        _write_checkpoint(run, to, recipe, parents, id_)
+    return _told(to, id_, form, recipe)
+
+
+def pick_id(summary: RunSummary, history: History, pick: str) -> str:
+    """The id that `--pick` names.
+
+    Raises:
+        ConfigError: for a malformed pick, an unknown objective or id, or a run in which nothing can be picked yet.
+    """
+    kind, _, name = pick.partition(":")
+    if kind == "id" and name:
+        known = [c.id for b in history.batches for c in b.candidates] + list(history.baselines)
+        if name in known:
+            return name
+        raise _unknown("id", name, known)
+    if kind == "best" and name:
+        names = [o.name for o in summary.objectives]
+        if name not in names:
+            raise _unknown("objective", name, names)
+        return _best(summary, name)
+    if pick != "knee":
+        raise ConfigError(
+            "The pick is not understood.", got=repr(pick), allowed="knee, best:OBJECTIVE or id:ID", fix="use one of them."
+        )
+    if summary.chosen is None:
+        raise _nothing(summary)
+    return summary.chosen.id
+
+
+def _best(summary: RunSummary, objective: str) -> str:
+    """The front's best in one objective: on the select set where it was scored, else on the search set."""
+    if not summary.front:
+        raise _nothing(summary)
+    sign = next(1 if o.direction == "maximize" else -1 for o in summary.objectives if o.name == objective)
+
+    def value(entry: Entry) -> tuple[bool, float]:
+        scores = entry.select or entry.search
+        return entry.select is not None, sign * scores.objectives[objective].value
+
+    return max(summary.front, key=value).id
+
+
+def _nothing(summary: RunSummary) -> ConfigError:
+    return ConfigError(
+        "There is nothing to pick yet.",
+        got=f"a run that is {summary.state}, with {len(summary.front)} feasible entries on its front",
+        allowed="a finished run with a feasible front",
+        fix="`evomerge resume` finishes the run; --pick id:ID exports any candidate of the journal.",
+    )
+
+
+def _unknown(what: str, name: str, known: list[str]) -> ConfigError:
+    return ConfigError(
+        f"The run has no such {what}.",
+        got=repr(name),
+        allowed=suggest(name, known) if len(known) <= 12 else f"one of {len(known)}, such as {known[0]} or {known[-1]}",
+        fix="`evomerge status RUN` lists the front.",
+    )
+
+
+def _same_parents(parents: Parents, manifest: Mapping[str, Any]) -> tuple[ParentRef, ...]:
+    """The parents as the run knew them.
+
+    Raises:
+        ModelError: when the weights of one have changed since.
+    """
+    recorded = {p["name"]: ParentRef(p["name"], p["source"], p["revision"], p["content"]) for p in manifest["parents"]}
+    for ref in parents.refs():
+        if recorded[ref.name].content != ref.content:
+            raise ModelError(
+                "A parent has changed since the run.",
+                got=f"{ref.name} at {ref.source}: content {ref.content}",
+                allowed=f"content {recorded[ref.name].content}",
+                fix="restore the parent's files.",
+            )
+    return tuple(recorded.values())
+
+
+def _recipe(
+    history: History, id_: str, parents: Parents, refs: tuple[ParentRef, ...], seed: int, space_of: Any
+) -> Recipe:
+    """The recipe of an id: recorded for baselines, rebuilt from the genes for candidates, and checked by digest."""
+    baseline = next((b for i, b in history.baselines.items() if i == id_), None)
+    if baseline is not None:
+        return recipe_from_json(dict(baseline.recipe_json))
+    candidate = next(c for b in history.batches for c in b.candidates if c.id == id_)
+    recipe = recipe_of(space_of(), refs, parents.base, seed, candidate.vector)
+    if recipe_digest(recipe) != candidate.recipe:
+        raise RecipeError(
+            "The recipe rebuilt from the journal is not the recorded one.",
+            got=f"{id_}: digest {recipe_digest(recipe)}",
+            allowed=str(candidate.recipe),
+            fix="export with the version of evomerge that wrote the run.",
+        )
+    return recipe
+
+
+def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_: str) -> None:
+    files: dict[str, str | bytes] = {
+        RECIPE_FILE: recipe_to_text(recipe),
+        CARD_FILE: export_card(run, recipe, {n: c.folder for n, c in parents.checkpoints.items()}, id_),
+    }
+    try:
+        files[MERGEKIT_FILE] = to_mergekit(recipe, parents.template.layout)
+    except RecipeError:
+        pass  # the recipe stands beside it; the card says that mergekit cannot replay it
+    write_merge(recipe, ParentPool(parents.checkpoints), to, extra_files=files)
+
+
+def _told(to: Path, id_: str, form: Form, recipe: Recipe) -> list[str]:
+    first = f"Wrote {id_} (recipe {recipe_digest(recipe)[:12]}) to {to}"
+    next_step = {
+        "checkpoint": f"Load it with AutoModelForCausalLM.from_pretrained({str(to)!r}).",
+        "recipe": f"Anybody with the parents replays it: evomerge merge {to} --to DIR",
+        "mergekit": f"mergekit replays it: mergekit-yaml {to} DIR",
+    }
+    return [first, next_step[form]]
