@@ -173,7 +173,7 @@ def load(variant: Variant, folder: Path) -> Any:
         function.restype = count
     else:
         function = opened.merge
-        scale = [ctypes.c_float] if variant.kind == "gta" else []
+        scale = [ctypes.c_uint32, ctypes.c_float] if variant.kind == "gta" else []
         function.argtypes = [pointer, pointer, pointer, *scale, pointer, count]
         function.restype = ctypes.c_int
     return function
@@ -187,7 +187,7 @@ def call_merge(
     origin = base.data_ptr() if base is not None else None
     if isinstance(setting, GtaSetting):
         parents = (_Parent * len(inputs))(*(_parent_fields(p) for p in setting.parents))
-        return bool(function(origin, pointers, parents, setting.scale, out.data_ptr(), out.numel()))
+        return bool(function(origin, pointers, parents, setting.tie_salt, setting.scale, out.data_ptr(), out.numel()))
     coefficients = (ctypes.c_float * len(inputs))(*setting.coefficients)
     return bool(function(origin, pointers, coefficients, out.data_ptr(), out.numel()))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from evomerge.merging.elements import at_most, hash_indices
+from evomerge.merging.elements import at_most, hash_indices, tie_hash
 from evomerge.merging.settings import Cut, GtaParent, GtaSetting, LinearSetting, Setting
 
 CHUNK = 1 << 17
@@ -36,31 +36,31 @@ def _linear(setting: LinearSetting, base: torch.Tensor | None, inputs: Sequence[
     return base if total is None else total.add_(base)
 
 
-def _above(magnitudes: torch.Tensor, cut: Cut, tie_salt: int, first: int) -> torch.Tensor:
+def _above(magnitudes: torch.Tensor, cut: Cut, salts: tuple[int, int], first: int) -> torch.Tensor:
     """Which entries lie above a cut.
 
     Args:
         magnitudes: int32 patterns without sign, shape `(m,)`.
         cut: the threshold.
-        tie_salt: of the tie-breaking hash.
+        salts: the tensor's and the parent's salt of the tie-breaking hash.
         first: index of the first entry in its tensor.
     """
     above = magnitudes > cut.bits
     tied = (magnitudes == cut.bits).nonzero().squeeze(1)
     if tied.numel():
-        above[tied] = at_most(hash_indices((tied + first).to(torch.int32), tie_salt), cut.bound)
+        above[tied] = at_most(tie_hash((tied + first).to(torch.int32), *salts), cut.bound)
     return above
 
 
-def _kept(delta: torch.Tensor, parent: GtaParent, first: int) -> torch.Tensor | None:
+def _kept(delta: torch.Tensor, parent: GtaParent, tie_salt: int, first: int) -> torch.Tensor | None:
     """Which entries of a delta take part; None when all do."""
     keep: torch.Tensor | None = None
     if parent.low is not None or parent.high is not None:
-        magnitudes = delta.view(torch.int32) & _SIGN_OFF
+        magnitudes, salts = delta.view(torch.int32) & _SIGN_OFF, (tie_salt, parent.tie_salt)
         if parent.low is not None:
-            keep = _above(magnitudes, parent.low, parent.tie_salt, first)
+            keep = _above(magnitudes, parent.low, salts, first)
         if parent.high is not None:
-            below = ~_above(magnitudes, parent.high, parent.tie_salt, first)
+            below = ~_above(magnitudes, parent.high, salts, first)
             keep = below if keep is None else keep & below
     if parent.mask_bound is not None:
         indices = torch.arange(first, first + delta.numel(), device=delta.device).to(torch.int32)
@@ -74,7 +74,7 @@ def _gta(setting: GtaSetting, base: torch.Tensor, inputs: Sequence[torch.Tensor]
     total = torch.zeros_like(base)
     for x, parent in zip(inputs, setting.parents, strict=True):
         delta = x - base
-        keep = _kept(delta, parent, first)
+        keep = _kept(delta, parent, setting.tie_salt, first)
         delta.mul_(parent.gain)
         if keep is not None:
             delta.masked_fill_(~keep, 0.0)
@@ -113,7 +113,7 @@ def merge_eager(
         chunk: elements per step; the bits do not depend on it.
 
     Returns:
-        Whether every entry of `out` is finite.
+        Whether every entry of `out` is finite; where it is not, its contents mean nothing.
     """
     finite = True
     for start in range(0, out.numel(), chunk):

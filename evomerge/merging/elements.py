@@ -67,6 +67,16 @@ def hash_indices(indices: torch.Tensor, salt_word: int) -> torch.Tensor:
     return words
 
 
+def tie_hash(indices: torch.Tensor, tensor_salt: int, parent_salt: int) -> torch.Tensor:
+    """`mix32(index ^ tensor_salt) ^ parent_salt`: the order among equal magnitudes; int32 patterns, as given."""
+    return hash_indices(indices, tensor_salt).bitwise_xor_(_signed(parent_salt))
+
+
+def tie_salts(tensor: str, parent: str) -> tuple[int, int]:
+    """The tensor's and the parent's part of the tie-breaking hash."""
+    return salt("tie", tensor), salt("tie", tensor, parent)
+
+
 def at_most(words: torch.Tensor, bound: int) -> torch.Tensor:
     """Whether each pattern, read as an unsigned number, is at most `bound`; bool, same shape."""
     return (words ^ _signed(0x80000000)) <= _signed(bound ^ 0x80000000)

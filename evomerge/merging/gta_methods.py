@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, final
 
-from evomerge.merging.elements import keep_bound, salt
+from evomerge.merging.elements import keep_bound, salt, tie_salts
 from evomerge.merging.linear_methods import delta_coefficients, linear_setting
 from evomerge.merging.methods import Facts, KernelMethod, Parameters
 from evomerge.merging.settings import GtaParent, GtaSetting, Setting, single
-from evomerge.merging.thresholds import density_count, tie_salt
+from evomerge.merging.thresholds import density_count
 from evomerge.recipe.methods import DARE_LINEAR, DARE_TIES, TIES
 
 
@@ -29,16 +29,25 @@ def elected(parameters: Parameters, parents: dict[int, GtaParent]) -> Setting:
     """
     normalize, scale = bool(parameters.shared["normalize"]), float(parameters.shared["lambda"])
     if len(parents) > 1:
-        return GtaSetting(tuple(parents), tuple(parents.values()), True, normalize, single(scale))
+        return _gta(parameters, parents, elect=True, normalize=normalize, scale=scale)
     alone = {i: replace(p, gain=single(scale * (p.gain / p.weight if normalize else p.gain))) for i, p in parents.items()}
-    return plain(alone, len(parameters.parents))
+    return plain(parameters, alone)
 
 
-def plain(parents: dict[int, GtaParent], n: int) -> Setting:
+def plain(parameters: Parameters, parents: dict[int, GtaParent]) -> Setting:
     """A setting without election; without cuts and masks it is a plain sum of deltas."""
     if all(p.low is None and p.mask_bound is None for p in parents.values()):
+        n = len(parameters.parents)
         return linear_setting([parents[i].gain if i in parents else 0.0 for i in range(n)], deltas=True)
-    return GtaSetting(tuple(parents), tuple(parents.values()), elect=False, normalize=False, scale=1.0)
+    return _gta(parameters, parents, elect=False, normalize=False, scale=1.0)
+
+
+def _gta(
+    parameters: Parameters, parents: dict[int, GtaParent], *, elect: bool, normalize: bool, scale: float
+) -> GtaSetting:
+    trimmed = any(p.low is not None for p in parents.values())
+    word = tie_salts(parameters.tensor, "")[0] if trimmed else 0
+    return GtaSetting(tuple(parents), tuple(parents.values()), elect, normalize, single(scale), word)
 
 
 @final
@@ -57,7 +66,7 @@ class Ties(KernelMethod):
             if gain == 0.0 or count == 0:
                 continue
             low = facts.cut(i, count) if count < facts.numel else None
-            word = tie_salt(parameters.tensor, parameters.parents[i]) if low is not None else 0
+            word = tie_salts(parameters.tensor, parameters.parents[i])[1] if low is not None else 0
             parents[i] = GtaParent(gain, abs(gain), low, tie_salt=word)
         return elected(parameters, parents)
 
@@ -87,7 +96,7 @@ class DareLinear(KernelMethod):
         """See `KernelMethod.compile`."""
         coefficients = delta_coefficients(parameters)
         parents = _dare_parents(parameters, facts, coefficients)
-        return plain(parents, len(coefficients))
+        return plain(parameters, parents)
 
 
 @final

@@ -11,27 +11,27 @@
 #include <string.h>
 
 typedef uint32_t word;
+#define SIGN_OFF 0x7fffffffu
 
 static inline float as_float(word bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline word as_word(float x) { word bits; memcpy(&bits, &x, 4); return bits; }
 
 #if TYPE == 16
 typedef uint16_t element;
-#define EXPONENT 0x7f80u
+#define LIMIT 0x7f7f8000u /* rounds to infinity: half-way between the largest bfloat16 and the next power of two */
 static inline float widen(element x) { return as_float((word)x << 16); }
 static inline element narrow(float x) {
-    word b = as_word(x);
-    word rounded = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
-    return (element)((b & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+    word b = as_word(x); /* to nearest even; NaN is told by the caller's limit, its pattern does not matter */
+    return (element)((b + 0x7fffu + ((b >> 16) & 1u)) >> 16);
 }
 #elif TYPE == 17
 typedef uint16_t element;
-#define EXPONENT 0x7c00u
+#define LIMIT 0x477ff000u /* 65520 */
 static inline float widen(element x) { _Float16 h; memcpy(&h, &x, 2); return (float)h; }
 static inline element narrow(float x) { _Float16 h = (_Float16)x; element e; memcpy(&e, &h, 2); return e; }
 #else
 typedef uint32_t element;
-#define EXPONENT 0x7f800000u
+#define LIMIT 0x7f800000u
 static inline float widen(element x) { return as_float(x); }
 static inline element narrow(float x) { return as_word(x); }
 #endif
@@ -51,7 +51,7 @@ int merge(const element *restrict base, const element *const *inputs, const floa
           element *restrict out, int64_t n) {
     const element *x[N];
     float c[N];
-    word infinite = 0;
+    word peak = 0;
     for (int k = 0; k < N; k++) { x[k] = inputs[k]; c[k] = coefficients[k]; }
     for (int64_t i = 0; i < n; i++) {
         float total = 0.0f;
@@ -69,38 +69,42 @@ int merge(const element *restrict base, const element *const *inputs, const floa
 #if KIND == 2
         total += origin;
 #endif
-        element e = narrow(total);
-        infinite |= (e & EXPONENT) == EXPONENT;
-        out[i] = e;
+        word magnitude = as_word(total) & SIGN_OFF;
+        peak = peak > magnitude ? peak : magnitude;
+        out[i] = narrow(total);
     }
-    return !infinite;
+    return peak < LIMIT;
 }
 #endif
 
 #if KIND == 3
 struct parent { float gain, weight; word low, low_bound, high, high_bound, tie_salt, mask_bound, mask_salt; };
 
-int merge(const element *restrict base, const element *const *inputs, const struct parent *parents, float scale,
-          element *restrict out, int64_t n) {
+int merge(const element *restrict base, const element *const *inputs, const struct parent *parents, word tie_salt,
+          float scale, element *restrict out, int64_t n) {
     const element *x[N];
     struct parent p[N];
-    word infinite = 0;
+    word peak = 0;
     for (int k = 0; k < N; k++) { x[k] = inputs[k]; p[k] = parents[k]; }
     for (int64_t i = 0; i < n; i++) {
         float origin = widen(base[i]), total = 0.0f, value[N];
         word index = (word)i;
+#if TRIM || CAP
+        word common = mix32(index ^ tie_salt);
+#endif
         UNROLL for (int k = 0; k < N; k++) {
             float delta = widen(x[k][i]) - origin;
             word keep = 1u;
 #if TRIM || CAP
-            word magnitude = as_word(delta) & 0x7fffffffu;
-            word tie = mix32(index ^ p[k].tie_salt);
+            word magnitude = as_word(delta) & SIGN_OFF;
+            word tie = common ^ p[k].tie_salt;
 #endif
+            /* above a cut: magnitude > bits, or magnitude == bits and tie <= bound */
 #if TRIM
-            keep &= (magnitude > p[k].low) | ((magnitude == p[k].low) & (tie <= p[k].low_bound));
+            keep &= magnitude + (tie <= p[k].low_bound) > p[k].low;
 #endif
 #if CAP
-            keep &= 1u ^ ((magnitude > p[k].high) | ((magnitude == p[k].high) & (tie <= p[k].high_bound)));
+            keep &= magnitude + (tie <= p[k].high_bound) <= p[k].high;
 #endif
 #if MASK
             keep &= mix32(index ^ p[k].mask_salt) <= p[k].mask_bound;
@@ -110,22 +114,25 @@ int merge(const element *restrict base, const element *const *inputs, const stru
         }
 #if ELECT
         float merged = total - total, divisor = 0.0f;
+        word flip = as_word(total) & 0x80000000u;
         UNROLL for (int k = 0; k < N; k++) {
-            word agrees = 0u - (((total > 0.0f) & (value[k] > 0.0f)) | ((total < 0.0f) & (value[k] < 0.0f)));
+            word agrees = 0u - (as_float(as_word(value[k]) ^ flip) > 0.0f);
             merged += as_float(as_word(value[k]) & agrees);
             divisor += as_float(as_word(p[k].weight) & agrees);
         }
+        merged = as_float(as_word(merged) & (0u - (total != 0.0f))); /* a cancellation elects nothing */
 #if NORM
         merged /= divisor == 0.0f ? 1.0f : divisor;
 #endif
 #else
         float merged = total;
 #endif
-        element e = narrow(merged * scale + origin);
-        infinite |= (e & EXPONENT) == EXPONENT;
-        out[i] = e;
+        float result = merged * scale + origin;
+        word magnitude = as_word(result) & SIGN_OFF;
+        peak = peak > magnitude ? peak : magnitude;
+        out[i] = narrow(result);
     }
-    return !infinite;
+    return peak < LIMIT;
 }
 #endif
 
@@ -134,7 +141,7 @@ int merge(const element *restrict base, const element *const *inputs, const stru
 void histogram(const element *restrict base, const element *restrict x, int64_t n, int64_t *counts, word *scratch) {
     memset(scratch, 0, LANES * 32768 * sizeof(word));
     for (int64_t i = 0; i < n; i++) {
-        word bin = (as_word(widen(x[i]) - widen(base[i])) & 0x7fffffffu) >> 16;
+        word bin = (as_word(widen(x[i]) - widen(base[i])) & SIGN_OFF) >> 16;
         scratch[(i % LANES) * 32768 + bin]++;
     }
     for (int b = 0; b < 32768; b++) {
@@ -154,7 +161,7 @@ int64_t collect(const element *restrict base, const element *restrict x, int64_t
         int m = n - start < BLOCK ? (int)(n - start) : BLOCK;
         word any = 0;
         for (int j = 0; j < m; j++) {
-            magnitude[j] = as_word(widen(x[start + j]) - widen(base[start + j])) & 0x7fffffffu;
+            magnitude[j] = as_word(widen(x[start + j]) - widen(base[start + j])) & SIGN_OFF;
             any |= (magnitude[j] >> 16) == bin;
         }
         if (!any) continue;

@@ -14,14 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.merging.elements import hash_indices, salt
+from evomerge.merging.elements import tie_hash, tie_salts
 from evomerge.merging.kernels import BinEntries, Kernels
 from evomerge.merging.settings import Cut
-
-
-def tie_salt(tensor: str, parent: str) -> int:
-    """The salt of the hash that orders equal magnitudes of one parent's delta."""
-    return salt("tie", tensor, parent)
 
 
 def density_count(density: float, numel: int) -> int:
@@ -74,24 +69,24 @@ class Magnitudes:
         if not 1 <= count <= self.numel:
             raise ValueError(f"count {count} is not in [1, {self.numel}]")
         if count not in self._cuts:
-            self._cuts[count] = self._refine(count, base, x, tie_salt(*names))
+            self._cuts[count] = self._refine(count, base, x, tie_salts(*names))
         return self._cuts[count]
 
-    def _refine(self, count: int, base: torch.Tensor, x: torch.Tensor, salt_word: int) -> Cut:
+    def _refine(self, count: int, base: torch.Tensor, x: torch.Tensor, salts: tuple[int, int]) -> Cut:
         # the last bin from which upwards at least `count` entries lie; from_top does not increase
         at = int(np.searchsorted(-self._from_top, -count, side="right")) - 1
         above = int(self._from_top[at + 1]) if at + 1 < self._from_top.size else 0
         size = int(self._from_top[at]) - above
         entries = self._kernels.collect(base, x, self._first + at, size)
-        return _cut_inside(self._first + at, entries, count - above, salt_word)
+        return _cut_inside(self._first + at, entries, count - above, salts)
 
 
-def _cut_inside(bin_index: int, entries: BinEntries, wanted: int, salt_word: int) -> Cut:
+def _cut_inside(bin_index: int, entries: BinEntries, wanted: int, salts: tuple[int, int]) -> Cut:
     """The threshold above which `wanted` entries of one bin lie, 1 <= wanted <= size."""
     size = entries.low.size
     low = int(np.partition(entries.low, size - wanted)[size - wanted])
     tied = entries.indices[entries.low == low]
     among_ties = wanted - int((entries.low > low).sum())
-    hashes = hash_indices(torch.from_numpy(tied.view(np.int32)), salt_word).numpy().view(np.uint32)
+    hashes = tie_hash(torch.from_numpy(tied.view(np.int32)), *salts).numpy().view(np.uint32)
     bound = int(np.partition(hashes, among_ties - 1)[among_ties - 1])
     return Cut(bin_index << 16 | low, bound)
