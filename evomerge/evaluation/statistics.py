@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
 
 def normal_quantile(confidence: float) -> float:
-    """z with `P(|Z| <= z) = confidence` for a standard normal Z.
+    """The z with `P(|Z| <= z) = confidence` for a standard normal Z.
 
     Raises:
         ValueError: when confidence does not lie strictly between 0 and 1.

@@ -31,10 +31,10 @@ _STUDY: Final = "evomerge"
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's "A new study created": its level is put back at once."""
+    """Without Optuna's "A new study created" and its advice to install more packages; its level is put back at once."""
     logger = logging.getLogger("optuna")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -106,7 +106,8 @@ class OptunaStrategy(Strategy):
         else:
             n = self._batch
         self._study.sampler = self._make_sampler(derive_seed(self._problem.seed, "optuna", self._n_trials))
-        self._open = [self._study.ask(fixed_distributions=self._space) for _ in range(n)]
+        with _quiet():
+            self._open = [self._study.ask(fixed_distributions=self._space) for _ in range(n)]
         self._n_trials += n
         return np.array([self._genes_of(trial) for trial in self._open])
 
