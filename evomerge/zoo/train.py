@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from types import MappingProxyType
 
-import numpy as np
 import torch
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -17,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from evomerge.seeds import derive_seed, generator
 from evomerge.zoo.model import make_model
-from evomerge.zoo.problems import draw_batch, draw_distinct
+from evomerge.zoo.problems import Problem, draw_batch, draw_distinct
 from evomerge.zoo.scoring import exact_match, make_batch
 from evomerge.zoo.spec import ModelSize, Schedule
 
@@ -25,11 +24,11 @@ BATCH = 64
 CLIP = 1.0
 BETAS = (0.9, 0.98)
 JUDGED = ("add", "rev", "srt", "addx")
-BASE_MIXTURE: Mapping[str, float] = MappingProxyType(
-    {"add": 0.3, "rev": 0.2, "srt": 0.15, "cpd": 0.05, "cpdx": 0.1, "add1x": 0.1, "addx": 0.1}
-)
-EXPERT_MIXTURES: Mapping[str, Mapping[str, float]] = MappingProxyType(
+MIXTURES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
+        "base": MappingProxyType(
+            {"add": 0.3, "rev": 0.2, "srt": 0.15, "cpd": 0.05, "cpdx": 0.1, "add1x": 0.1, "addx": 0.1}
+        ),
         "math": MappingProxyType({"add": 1.0}),
         "string": MappingProxyType({"rev": 0.5, "srt": 0.5}),
         "lang": MappingProxyType({"cpdx": 0.3, "add1x": 0.3, "addex": 0.4}),
@@ -40,19 +39,30 @@ Report = Callable[[int, int], None]
 """Called with steps done and the most steps that may come."""
 
 
+def training_batches(name: str, seed: int) -> Iterator[tuple[Problem, ...]]:
+    """All batches that the model `name` is ever trained on, in order and without end: pure in `name` and `seed`.
+
+    Raises:
+        KeyError: for an unknown model.
+    """
+    mixture = MIXTURES[name]
+    rng = generator(seed, "zoo", "batches", name)
+    while True:
+        yield draw_batch(mixture, BATCH, rng)
+
+
 @dataclass(frozen=True)
 class _Trainer:
-    """Optimizers with their learning-rate schedules, and the stream of training batches."""
+    """A model, its optimizers with their learning-rate schedules, and the stream of training batches."""
 
     model: LlamaForCausalLM
     optimizers: tuple[Optimizer, ...]
     schedules: tuple[LambdaLR, ...]
-    mixture: Mapping[str, float]
-    rng: np.random.Generator
+    batches: Iterator[tuple[Problem, ...]]
 
     def step(self) -> None:
         """One batch: cross-entropy on the answers alone, gradients clipped, weights updated in place."""
-        ids, labels = make_batch(draw_batch(self.mixture, BATCH, self.rng))
+        ids, labels = make_batch(next(self.batches))
         logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
         torch.autograd.backward(functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -70,7 +80,7 @@ def _base_trainer(model: LlamaForCausalLM, seed: int) -> _Trainer:
     muon = torch.optim.Muon(inner.values(), lr=0.02, momentum=0.95, weight_decay=0.0)
     adamw = torch.optim.AdamW(outer, lr=3e-3, betas=BETAS, weight_decay=0.0, fused=True)
     warm = (LambdaLR(muon, _warm_up(50)), LambdaLR(adamw, _warm_up(50)))
-    return _Trainer(model, (muon, adamw), warm, BASE_MIXTURE, generator(seed, "zoo", "base"))
+    return _Trainer(model, (muon, adamw), warm, training_batches("base", seed))
 
 
 def _expert_trainer(model: LlamaForCausalLM, name: str, steps: int, seed: int) -> _Trainer:
@@ -78,7 +88,7 @@ def _expert_trainer(model: LlamaForCausalLM, name: str, steps: int, seed: int) -
     adamw = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=BETAS, weight_decay=0.0, fused=True)
     warm = _warm_up(20)
     cosine = LambdaLR(adamw, lambda step: warm(step) * 0.5 * (1 + math.cos(math.pi * step / steps)))
-    return _Trainer(model, (adamw,), (cosine,), EXPERT_MIXTURES[name], generator(seed, "zoo", "expert", name))
+    return _Trainer(model, (adamw,), (cosine,), training_batches(name, seed))
 
 
 def _warm_up(steps: int) -> Callable[[int], float]:
