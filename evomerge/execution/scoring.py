@@ -91,5 +91,5 @@ def build_scorer(spec: ScoringSpec) -> Scorer:
         from evomerge.evaluation.selfcheck import self_check
 
         resident.apply(parent_recipe(ParentRef(spec.template, template.source, template.revision)))
-        self_check(evaluator, resident.model)
+        self_check(spec.plan, resident.model, evaluator.tokenizer)
     return MergeScorer(resident, evaluator)
