@@ -92,6 +92,7 @@ class _Templates:
 
     def __init__(self, environment: jinja2.Environment) -> None:
         self._environment = environment
+        self.filters = environment.filters
         self._compiled: dict[str, jinja2.Template] = {}
 
     def from_string(self, source: str) -> jinja2.Template:

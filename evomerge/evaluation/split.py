@@ -88,7 +88,8 @@ def split_items(questions: Sequence[Question], split: Split, *, salt: str, task:
         task: for messages.
 
     Returns:
-        Set -> ascending indices, exactly as many as asked.
+        Set -> ascending indices; exactly as many as asked where a count was given. A fraction is of all different
+        items, and may come out smaller by the items of groups that did not fit.
 
     Raises:
         EvaluationError: when there are fewer different items than asked, with both numbers.
@@ -106,12 +107,14 @@ def split_items(questions: Sequence[Question], split: Split, *, salt: str, task:
         while front < back and len(taken[name]) < counts[name]:
             back -= 1
             taken[name] += ordered[back][: counts[name] - len(taken[name])]
-    if any(len(taken[name]) < counts[name] for name in SET_NAMES):
+    short = [n for n in SET_NAMES if len(taken[n]) < (counts[n] if isinstance(getattr(split, n), int) else 1)]
+    if short:
         asked = ", ".join(f"{name} {counts[name]}" for name in SET_NAMES)
         raise EvaluationError(
             f"Task {task!r} has fewer items than the split asks for.",
             got=f"{asked}: {sum(counts.values())} in all",
-            allowed=f"at most {n}: the task has {len(questions)} items, {n} of them different",
+            allowed=f"at most {n}: the task has {len(questions)} items, {n} of them different"
+            + (f", {len(groups)} with different prompts, which stay together" if len(groups) < n else ""),
             fix="ask for fewer, or give fractions such as {search: 0.25, select: 0.25, report: 0.5}.",
         )
     return {name: tuple(sorted(taken[name])) for name in SET_NAMES}
