@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from evomerge.merging.elements import at_most, hash_indices, tie_hash
+from evomerge.merging.elements import at_most, hash_range, signed
 from evomerge.merging.settings import Cut, GtaParent, GtaSetting, LinearSetting, Setting
 
 CHUNK = 1 << 17
@@ -36,35 +36,42 @@ def _linear(setting: LinearSetting, base: torch.Tensor | None, inputs: Sequence[
     return base if total is None else total.add_(base)
 
 
-def _above(magnitudes: torch.Tensor, cut: Cut, salts: tuple[int, int], first: int) -> torch.Tensor:
-    """Which entries lie above a cut.
+def _masked(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """`values` where `chosen`, else +0: a bitwise and, which torch vectorises and `masked_fill` is not; in place."""
+    values.view(torch.int32).bitwise_and_(chosen.to(torch.int32).neg_())
+    return values
+
+
+def _above(magnitudes: torch.Tensor, ties: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Which entries lie above a cut: a larger magnitude, or the same and a hash within the bound.
 
     Args:
         magnitudes: int32 patterns without sign, shape `(m,)`.
+        ties: int32 hashes, aligned.
         cut: the threshold.
-        salts: the tensor's and the parent's salt of the tie-breaking hash.
+    """
+    return magnitudes.add(at_most(ties, cut.bound)) > cut.bits
+
+
+def _kept(delta: torch.Tensor, parent: GtaParent, common: torch.Tensor | None, first: int) -> torch.Tensor | None:
+    """Which entries of a delta take part; None when all do.
+
+    Args:
+        delta: fp32, shape `(m,)`.
+        parent: its cuts and mask.
+        common: int32, the tensor's part of the tie-breaking hash; None when no parent has a cut.
         first: index of the first entry in its tensor.
     """
-    above = magnitudes > cut.bits
-    tied = (magnitudes == cut.bits).nonzero().squeeze(1)
-    if tied.numel():
-        above[tied] = at_most(tie_hash((tied + first).to(torch.int32), *salts), cut.bound)
-    return above
-
-
-def _kept(delta: torch.Tensor, parent: GtaParent, tie_salt: int, first: int) -> torch.Tensor | None:
-    """Which entries of a delta take part; None when all do."""
     keep: torch.Tensor | None = None
-    if parent.low is not None or parent.high is not None:
-        magnitudes, salts = delta.view(torch.int32) & _SIGN_OFF, (tie_salt, parent.tie_salt)
+    if common is not None and (parent.low is not None or parent.high is not None):
+        magnitudes, ties = delta.view(torch.int32) & _SIGN_OFF, common ^ signed(parent.tie_salt)
         if parent.low is not None:
-            keep = _above(magnitudes, parent.low, salts, first)
+            keep = _above(magnitudes, ties, parent.low)
         if parent.high is not None:
-            below = ~_above(magnitudes, parent.high, salts, first)
+            below = ~_above(magnitudes, ties, parent.high)
             keep = below if keep is None else keep & below
     if parent.mask_bound is not None:
-        indices = torch.arange(first, first + delta.numel(), device=delta.device).to(torch.int32)
-        drawn = at_most(hash_indices(indices, parent.mask_salt), parent.mask_bound)
+        drawn = at_most(hash_range(first, delta, parent.mask_salt), parent.mask_bound)
         keep = drawn if keep is None else keep & drawn
     return keep
 
@@ -72,12 +79,13 @@ def _kept(delta: torch.Tensor, parent: GtaParent, tie_salt: int, first: int) -> 
 def _gta(setting: GtaSetting, base: torch.Tensor, inputs: Sequence[torch.Tensor], first: int) -> torch.Tensor:
     values: list[torch.Tensor] = []
     total = torch.zeros_like(base)
+    common = hash_range(first, base, setting.tie_salt) if setting.trimmed or setting.capped else None
     for x, parent in zip(inputs, setting.parents, strict=True):
         delta = x - base
-        keep = _kept(delta, parent, setting.tie_salt, first)
+        keep = _kept(delta, parent, common, first)
         delta.mul_(parent.gain)
         if keep is not None:
-            delta.masked_fill_(~keep, 0.0)
+            _masked(delta, keep)
         total.add_(delta)
         values.append(delta)
     if setting.elect:
@@ -86,17 +94,18 @@ def _gta(setting: GtaSetting, base: torch.Tensor, inputs: Sequence[torch.Tensor]
 
 
 def _elected(setting: GtaSetting, values: Sequence[torch.Tensor], total: torch.Tensor) -> torch.Tensor:
-    """The sum, or the weighted mean, of the values that have the sign of `total`."""
-    sign = total.sign()
+    """The sum, or the weighted mean, of the values that have the sign of `total`; changes `values`."""
+    flip = total.view(torch.int32) & signed(0x80000000)
     merged = total - total  # zero; NaN where the election overflowed, so that it shows in the result
     divisor = torch.zeros_like(total)
     for value, parent in zip(values, setting.parents, strict=True):
-        agrees = (value.sign() == sign) & (value != 0)
-        merged.add_(value.masked_fill(~agrees, 0.0))
+        agrees = (value.view(torch.int32) ^ flip) > 0  # as a number: positive after the flip
+        merged.add_(_masked(value, agrees))
         if setting.normalize:
             divisor.add_(agrees.to(torch.float32).mul_(parent.weight))
+    _masked(merged, total != 0)  # a cancellation elects nothing
     if setting.normalize:
-        merged.div_(divisor.masked_fill_(divisor == 0, 1.0))
+        merged.div_(divisor.add_(divisor == 0))
     return merged
 
 

@@ -18,7 +18,7 @@ _FIRST: Final = 0x85EBCA6B
 _SECOND: Final = 0xC2B2AE35
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """The 32-bit pattern `word` read as a signed integer, which is what torch computes with."""
     return word - (1 << 32) if word > 0x7FFFFFFF else word
 
@@ -58,18 +58,24 @@ def hash_indices(indices: torch.Tensor, salt_word: int) -> torch.Tensor:
     Returns:
         int32 patterns of the same shape.
     """
-    words = indices ^ _signed(salt_word)
+    words = indices ^ signed(salt_word)
     _shift_xor(words, 16)
-    words.mul_(_signed(_FIRST))
+    words.mul_(signed(_FIRST))
     _shift_xor(words, 13)
-    words.mul_(_signed(_SECOND))
+    words.mul_(signed(_SECOND))
     _shift_xor(words, 16)
     return words
 
 
+def hash_range(first: int, like: torch.Tensor, salt_word: int) -> torch.Tensor:
+    """`hash_indices` of the elements `first, first + 1, ...`, as many as `like` has, on its device."""
+    indices = torch.arange(first, first + like.numel(), device=like.device)
+    return hash_indices(indices.to(torch.int32), salt_word)
+
+
 def tie_hash(indices: torch.Tensor, tensor_salt: int, parent_salt: int) -> torch.Tensor:
     """`mix32(index ^ tensor_salt) ^ parent_salt`: the order among equal magnitudes; int32 patterns, as given."""
-    return hash_indices(indices, tensor_salt).bitwise_xor_(_signed(parent_salt))
+    return hash_indices(indices, tensor_salt).bitwise_xor_(signed(parent_salt))
 
 
 def tie_salts(tensor: str, parent: str) -> tuple[int, int]:
@@ -79,7 +85,7 @@ def tie_salts(tensor: str, parent: str) -> tuple[int, int]:
 
 def at_most(words: torch.Tensor, bound: int) -> torch.Tensor:
     """Whether each pattern, read as an unsigned number, is at most `bound`; bool, same shape."""
-    return (words ^ _signed(0x80000000)) <= _signed(bound ^ 0x80000000)
+    return (words ^ signed(0x80000000)) <= signed(bound ^ 0x80000000)
 
 
 def keep_bound(probability: float) -> int | None:

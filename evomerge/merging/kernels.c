@@ -152,24 +152,19 @@ void histogram(const element *restrict base, const element *restrict x, int64_t 
 #endif
 
 #if KIND == 5
-#define BLOCK 4096
+/* Every entry is written, and overwritten by the next unless it counts: indices and low have room for one more. */
 int64_t collect(const element *restrict base, const element *restrict x, int64_t n, word bin, word *restrict indices,
                 uint16_t *restrict low) {
-    word magnitude[BLOCK];
+    word magnitude[1024];
     int64_t found = 0;
-    for (int64_t start = 0; start < n; start += BLOCK) {
-        int m = n - start < BLOCK ? (int)(n - start) : BLOCK;
-        word any = 0;
-        for (int j = 0; j < m; j++) {
+    for (int64_t start = 0; start < n; start += 1024) {
+        int m = n - start < 1024 ? (int)(n - start) : 1024;
+        for (int j = 0; j < m; j++)
             magnitude[j] = as_word(widen(x[start + j]) - widen(base[start + j])) & SIGN_OFF;
-            any |= (magnitude[j] >> 16) == bin;
-        }
-        if (!any) continue;
         for (int j = 0; j < m; j++) {
-            if ((magnitude[j] >> 16) == bin) {
-                indices[found] = (word)(start + j);
-                low[found++] = (uint16_t)magnitude[j];
-            }
+            indices[found] = (word)(start + j);
+            low[found] = (uint16_t)magnitude[j];
+            found += (magnitude[j] >> 16) == bin;
         }
     }
     return found;

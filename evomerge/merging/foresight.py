@@ -1,0 +1,71 @@
+"""Which compiled variants a recipe will ask for, without measuring anything: headers only."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.checkpoints.dtypes import torch_dtype
+from evomerge.merging.compiled import TYPES, Variant, variant_of
+from evomerge.merging.methods import Facts, KernelMethod
+from evomerge.merging.parents import ParentPool
+from evomerge.merging.plan import TensorPlan, plan_merge
+from evomerge.merging.settings import Cut
+from evomerge.recipe.recipe import Recipe
+
+_ANY_CUT: Final = Cut(1, 0)
+
+
+@final
+class _Guess(Facts):
+    """Facts of the right form and no truth: enough to see which variant a setting needs."""
+
+    def __init__(self, shape: tuple[int, ...], n: int) -> None:
+        self._shape = shape
+        self._n = n
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Facts.shape`."""
+        return self._shape
+
+    def gram(self) -> npt.NDArray[np.float64]:
+        """Orthonormal inputs."""
+        return np.eye(self._n)
+
+    def cut(self, index: int, count: int) -> Cut:  # noqa: ARG002 - the contract's arguments
+        """Some cut."""
+        return _ANY_CUT
+
+
+def _variants(tensor: TensorPlan, pool: ParentPool) -> set[Variant]:
+    dtypes = {pool.flat(p, tensor.info.name).dtype for p in tensor.sources} | {torch_dtype(tensor.dtype)}
+    if not isinstance(tensor.rule.method, KernelMethod) or len(dtypes) > 1 or not dtypes <= TYPES.keys():
+        return set()
+    setting = tensor.rule.method.compile(tensor.parameters, _Guess(tensor.info.shape, len(tensor.rule.inputs)))
+    dtype = TYPES[dtypes.pop()]
+    variants = {variant_of(setting, dtype)} if setting.inputs else set()
+    if any(v.trim or v.cap for v in variants):
+        variants |= {Variant("histogram", dtype), Variant("collect", dtype)}
+    return variants
+
+
+def variants_of(recipe: Recipe, pool: ParentPool) -> frozenset[Variant]:
+    """The compiled functions that applying a recipe calls; other recipes of the same space mostly call the same.
+
+    Args:
+        recipe: a typical candidate; its parents are in the pool. No tensor is read.
+        pool: the parents.
+
+    Raises:
+        MergeError, RecipeError, ConfigError: as `plan.plan_merge`.
+    """
+    if recipe.compat == "mergekit":
+        return frozenset()
+    found: set[Variant] = set()
+    for tensor in plan_merge(recipe, pool).tensors:
+        if not tensor.copied:
+            found |= _variants(tensor, pool)
+    return frozenset(found)

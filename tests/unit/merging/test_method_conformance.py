@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import final
+
+import torch
+
+from evomerge.merging.methods import MergeMethod, load_method
+from evomerge.recipe.methods import MethodSpec, ParameterSpec
+from evomerge.testing.merge_suite import MergeMethodSuite
+
+
+class TestLinear(MergeMethodSuite):
+    method = load_method("linear")
+    per_parent = {"weight": 0.7}
+    means = True
+
+
+class TestSlerp(MergeMethodSuite):
+    method = load_method("slerp")
+    shared = {"t": 0.3}
+    means = True
+
+
+class TestTaskArithmetic(MergeMethodSuite):
+    method = load_method("task_arithmetic")
+    per_parent = {"weight": 0.4}
+
+
+class TestTies(MergeMethodSuite):
+    method = load_method("ties")
+    per_parent = {"weight": 0.4, "density": 0.3}
+
+
+class TestDareLinear(MergeMethodSuite):
+    method = load_method("dare_linear")
+    per_parent = {"weight": 0.4, "density": 0.3}
+
+
+class TestDareTies(MergeMethodSuite):
+    method = load_method("dare_ties")
+    per_parent = {"weight": 0.4, "density": 0.3}
+
+
+@final
+class NearSwap(MergeMethod):
+    """What a plug-in looks like: move to the second model where the two are close."""
+
+    spec = MethodSpec(
+        "nearswap", needs_base=False, min_models=2, max_models=2, parameters={"t": ParameterSpec(False, "real", None, 0.0)}
+    )
+
+    def merge(self, base, parents, parameters):
+        first, second = parents
+        share = (float(parameters.shared["t"]) / (second - first).abs().clamp_min(1e-6)).clamp(0.0, 1.0)
+        return torch.lerp(first, second, share)
+
+
+class TestPlugin(MergeMethodSuite):
+    method = NearSwap()
+    shared = {"t": 0.01}
+    means = True
