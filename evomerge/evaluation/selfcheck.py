@@ -2,8 +2,8 @@
 
 Tolerances. Log-likelihoods of `n` scored tokens may differ by `unit * sqrt(n)` (at least `unit`), where `unit` is
 1e-4 nats for fp32 and float64 models, 0.03 for fp16 and 0.15 for bf16, whose logits are rounded that coarsely when
-batches differ. Another greedy token, or another generated text, is accepted only where the two best logits at the
-place of divergence lie within that unit: a near tie, which is counted.
+batches differ. Another greedy token, or another generated text, is accepted only where the two best logits lie within
+that unit at or before the place of divergence: a near tie, which is counted.
 """
 
 from __future__ import annotations
@@ -187,11 +187,14 @@ def _name(task: TaskPlan, item: Item) -> str:
 
 
 def _divergence_gap(rule: StopRule, answer: Written, text: str) -> float:
-    """How clear our choice was at the first token after which our text is no beginning of the other one."""
-    for i, margin in enumerate(answer.margins):
-        if not text.startswith(rule.text(answer.ids[: i + 1])):
-            return margin
-    return min(answer.margins[-1:], default=math.inf)
+    """How clear our least clear choice was, up to the first token after which our text cannot become the other one.
+
+    Characters of which only some bytes are written do not count as text yet.
+    """
+    for i in range(len(answer.ids)):
+        if not text.startswith(rule.text(answer.ids[: i + 1]).rstrip("\ufffd")):
+            return min(answer.margins[: i + 1])
+    return min(answer.margins, default=math.inf)
 
 
 def self_check(
