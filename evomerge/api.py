@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from evomerge.checkpoints.finite import check_finite
 from evomerge.config.assemble import Assembled, assemble
+from evomerge.config.export import RECIPE_FILE
 from evomerge.config.load import ResolvedJob, load_job, resolve_job
+from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
 from evomerge.config.run_files import check_unchanged, package_versions, run_files
 from evomerge.config.schema import Job
 from evomerge.config.strict_yaml import Document
@@ -17,6 +21,10 @@ from evomerge.config.workers import open_pool
 from evomerge.errors import ConfigError, Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import ObjectiveFunction
 from evomerge.execution.ledger import Ledger, Request, StopSignal, Watcher, recorded_outcomes
+from evomerge.merging.export import write_merge
+from evomerge.merging.parents import ParentPool
+from evomerge.recipe.recipe import Compat, Recipe
+from evomerge.recipe.serialize import recipe_to_text
 from evomerge.report.collect import summarise
 from evomerge.report.html import write_report
 from evomerge.report.summary import RunSummary
@@ -204,9 +212,10 @@ def merge(recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None 
         RecipeError: when the file is no recipe, or asks for something that is not supported.
         ModelError: when parents cannot be opened or do not fit each other.
     """
-    found = recipe if isinstance(recipe, Recipe) else read_recipe_file(Path(recipe))
-    if compat is not None:
-        found = replace(found, compat=compat)
+    if isinstance(recipe, Recipe):
+        found = recipe if compat is None else replace(recipe, compat=compat)
+    else:
+        found = read_recipe_file(Path(recipe), compat)
     checkpoints = open_recipe_parents(found)
     for checkpoint in checkpoints.values():
         check_finite(checkpoint)

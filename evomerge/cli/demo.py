@@ -36,7 +36,7 @@ def demo(
     directory: Annotated[Path, typer.Argument(help="Where everything goes; the zoo in it is reused.")] = Path("demo"),
 ) -> None:
     """Build a small model zoo, search it, export the winner: minutes on two cores."""
-    from evomerge.cli.export import export
+    from evomerge.cli.export import As, export
     from evomerge.cli.running import run_with_progress
     from evomerge.cli.zoo import zoo
     from evomerge.config.load import load_job
@@ -51,5 +51,5 @@ def demo(
     typer.echo("2/3  A search: two objectives, one constraint, 200 evaluations on Ray")
     run_with_progress(load_job(job), run, resume="never")
     typer.echo("3/3  The winner as a checkpoint")
-    export(run, to=winner, pick="knee", as_="checkpoint")
+    export(run, to=winner, pick="knee", as_=As.checkpoint)
     typer.echo(f"\nOpen {run / 'report.html'} in a browser. The job is {job}: change it and run it again.")

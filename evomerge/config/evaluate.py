@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.finite import check_finite
-from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
+from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.config.assemble import build_suite
-from evomerge.config.load import ResolvedJob, read_text
+from evomerge.config.load import ResolvedJob
+from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
 from evomerge.evaluation.lm_eval import compile_plan
 from evomerge.execution.scoring import ScoringSpec, build_scorer
 from evomerge.merging.kernels import Kernels
 from evomerge.recipe.baselines import parent_recipe
-from evomerge.recipe.recipe import ParentRef, Recipe
-from evomerge.recipe.serialize import recipe_from_text, recipe_to_json
+from evomerge.recipe.recipe import ParentRef
+from evomerge.recipe.serialize import recipe_to_json
 from evomerge.types import CandidateId, EvalTask, Evaluation, SetName
 
 MODEL = "model"
-
-
-def open_recipe_parents(recipe: Recipe) -> dict[str, Checkpoint]:
-    """The parents of a recipe, opened where it says they are, in its order.
-
-    Raises:
-        ModelError: for parents that cannot be opened or do not fit each other.
-    """
-    checkpoints = {p.name: open_checkpoint(p.source, p.revision) for p in recipe.parents}
-    check_compatible(checkpoints, recipe.base)
-    return checkpoints
 
 
 def evaluate_model(model: str, resolved: ResolvedJob, set_name: SetName) -> Evaluation:
@@ -44,7 +33,7 @@ def evaluate_model(model: str, resolved: ResolvedJob, set_name: SetName) -> Eval
     """
     suite = build_suite(resolved)
     if Path(model).is_file():
-        recipe = recipe_from_text(read_text(Path(model), "recipe file"))
+        recipe = read_recipe_file(Path(model))
         checkpoints = open_recipe_parents(recipe)
     else:
         checkpoints = {MODEL: open_checkpoint(model)}

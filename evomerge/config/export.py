@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.config.assemble import Parents, open_parents, open_space, recipe_of
-from evomerge.config.load import load_run_job
+from evomerge.config.load import ResolvedJob, load_run_job
 from evomerge.config.run_files import read_manifest
 from evomerge.errors import ConfigError, ModelError, RecipeError, suggest
 from evomerge.files import write_atomic
@@ -52,7 +53,7 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
         raise ConfigError("The export's file exists already.", got=str(to), allowed="a new file", fix="choose another.")
     parents = open_parents(resolved)
     refs = _same_parents(parents, read_manifest(run))
-    recipe = _recipe(history, id_, parents, refs, resolved.job.seed, lambda: open_space(resolved, parents))
+    recipe = _recorded(history, id_) or _rebuilt(history, id_, resolved, parents, refs)
     if form == "recipe":
         write_atomic(to, recipe_to_text(recipe))
     elif form == "mergekit":
@@ -70,7 +71,7 @@ def pick_id(summary: RunSummary, history: History, pick: str) -> str:
     """
     kind, _, name = pick.partition(":")
     if kind == "id" and name:
-        known = [c.id for b in history.batches for c in b.candidates] + list(history.baselines)
+        known = [str(c.id) for b in history.batches for c in b.candidates] + [str(i) for i in history.baselines]
         if name in known:
             return name
         raise _unknown("id", name, known)
@@ -81,7 +82,10 @@ def pick_id(summary: RunSummary, history: History, pick: str) -> str:
         return _best(summary, name)
     if pick != "knee":
         raise ConfigError(
-            "The pick is not understood.", got=repr(pick), allowed="knee, best:OBJECTIVE or id:ID", fix="use one of them."
+            "The pick is not understood.",
+            got=repr(pick),
+            allowed="knee, best:OBJECTIVE or id:ID",
+            fix="use one of them.",
         )
     if summary.chosen is None:
         raise _nothing(summary)
@@ -137,15 +141,18 @@ def _same_parents(parents: Parents, manifest: Mapping[str, Any]) -> tuple[Parent
     return tuple(recorded.values())
 
 
-def _recipe(
-    history: History, id_: str, parents: Parents, refs: tuple[ParentRef, ...], seed: int, space_of: Any
-) -> Recipe:
-    """The recipe of an id: recorded for baselines, rebuilt from the genes for candidates, and checked by digest."""
+def _recorded(history: History, id_: str) -> Recipe | None:
+    """The recipe of a baseline or of the mean, which the journal holds; None for a candidate."""
     baseline = next((b for i, b in history.baselines.items() if i == id_), None)
-    if baseline is not None:
-        return recipe_from_json(dict(baseline.recipe_json))
+    return None if baseline is None else recipe_from_json(dict(baseline.recipe_json))
+
+
+def _rebuilt(
+    history: History, id_: str, resolved: ResolvedJob, parents: Parents, refs: tuple[ParentRef, ...]
+) -> Recipe:
+    """The recipe of a candidate, from its genes; checked against the recorded digest."""
     candidate = next(c for b in history.batches for c in b.candidates if c.id == id_)
-    recipe = recipe_of(space_of(), refs, parents.base, seed, candidate.vector)
+    recipe = recipe_of(open_space(resolved, parents), refs, parents.base, resolved.job.seed, candidate.vector)
     if recipe_digest(recipe) != candidate.recipe:
         raise RecipeError(
             "The recipe rebuilt from the journal is not the recorded one.",
@@ -161,10 +168,8 @@ def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_
         RECIPE_FILE: recipe_to_text(recipe),
         CARD_FILE: export_card(run, recipe, {n: c.folder for n, c in parents.checkpoints.items()}, id_),
     }
-    try:
+    with suppress(RecipeError):  # what mergekit cannot express: the recipe stands beside it, and the card says so
         files[MERGEKIT_FILE] = to_mergekit(recipe, parents.template.layout)
-    except RecipeError:
-        pass  # the recipe stands beside it; the card says that mergekit cannot replay it
     write_merge(recipe, ParentPool(parents.checkpoints), to, extra_files=files)
 
 

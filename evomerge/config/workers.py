@@ -15,6 +15,7 @@ from evomerge.execution.scoring import ScoringSpec, choose_device
 from evomerge.execution.worker import WorkerSpec
 from evomerge.merging.foresight import variants_of
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
+from evomerge.merging.parents import ParentPool
 from evomerge.runs.store import LOGS
 
 CACHE_VARIABLE: Final = "EVOMERGE_CACHE"
@@ -46,7 +47,7 @@ def kernels_for(assembled: Assembled) -> Kernels:
     if cluster.compile == "never" or choose_device(cluster.device) != "cpu":
         return Kernels()
     recipe = assembled.setup(accept_history=False).recipe_of(assembled.problem.start)
-    variants = variants_of(recipe, assembled.parents.checkpoints)
+    variants = variants_of(recipe, ParentPool(assembled.parents.checkpoints))
     n_parameters = assembled.parents.n_parameters
     if cluster.compile == "auto" and not worth_compiling(n_parameters, evaluations // n_workers(assembled), variants):
         return Kernels()

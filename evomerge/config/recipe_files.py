@@ -1,0 +1,65 @@
+"""Recipe files: evomerge's JSON or mergekit's YAML, told apart by content, and the parents they name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from evomerge.checkpoints.compatible import check_compatible
+from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
+from evomerge.config.load import read_text
+from evomerge.errors import ModelError
+from evomerge.recipe.mergekit import from_mergekit
+from evomerge.recipe.recipe import Compat, ParentRef, Recipe
+from evomerge.recipe.serialize import recipe_from_text
+
+
+def read_recipe_file(path: Path, compat: Compat | None = None) -> Recipe:
+    """The recipe of a file; relative folders in it start at the file's folder.
+
+    Args:
+        path: JSON when its first character is `{`, else mergekit's YAML.
+        compat: whose arithmetic; None takes the recipe's own, and for a mergekit file mergekit's.
+
+    Raises:
+        ConfigError: when the file cannot be read.
+        RecipeError: when it is no recipe, or asks for what is not supported.
+        ModelError: when a mergekit file's first parent cannot be opened.
+    """
+    text = read_text(path, "recipe file")
+    folder = path.resolve().parent
+    if text.lstrip().startswith("{"):
+        recipe = recipe_from_text(text)
+        recipe = recipe if compat is None else replace(recipe, compat=compat)
+    else:
+        recipe = from_mergekit(text, lambda ref: _open(_located(ref, folder)).layout, compat=compat or "mergekit")
+    return replace(recipe, parents=tuple(_located(p, folder) for p in recipe.parents))
+
+
+def _located(ref: ParentRef, folder: Path) -> ParentRef:
+    """The parent with an absolute folder, when there is such a folder beside the file."""
+    beside = (folder / Path(ref.source).expanduser()).resolve()
+    return replace(ref, source=str(beside)) if beside.is_dir() else ref
+
+
+def _open(ref: ParentRef) -> Checkpoint:
+    return open_checkpoint(ref.source, ref.revision)
+
+
+def open_recipe_parents(recipe: Recipe) -> dict[str, Checkpoint]:
+    """The parents of a recipe by name, in its order; weights that are not the recipe's are refused.
+
+    Raises:
+        ModelError: for parents that cannot be opened, do not fit each other, or hold other weights.
+    """
+    checkpoints = {p.name: _open(p) for p in recipe.parents}
+    check_compatible(checkpoints, recipe.base)
+    for parent in recipe.parents:
+        if parent.content is not None and parent.content != checkpoints[parent.name].content:
+            raise ModelError(
+                "A parent does not hold the weights that the recipe was made with.",
+                got=f"{parent.name} at {parent.source}: content {checkpoints[parent.name].content}",
+                allowed=f"content {parent.content}",
+                fix="restore the parent, or correct the path of the parent in the recipe file.",
+            )
+    return checkpoints
