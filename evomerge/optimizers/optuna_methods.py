@@ -14,7 +14,6 @@ from evomerge.optimizers.protocol import AskTell
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
-    from optuna.samplers.nsgaii import BaseCrossover
 
 
 COARSE_STEP: Final = 0.2
@@ -26,20 +25,21 @@ def default_population(budget: int) -> int:
     return min(50, max(16, budget // 20))
 
 
-def _crossover(problem: Problem) -> BaseCrossover:
-    """BLX-alpha (Eshelman and Schaffer 1993) for continuous genes, uniform where some are choices.
+def _variation(problem: Problem) -> dict[str, Any]:
+    """How children differ from their parents: keyword arguments of Optuna's genetic samplers.
 
-    With 200 to 480 evaluations in 6 to 18 dimensions, BLX-alpha reached 2 to 5 % more hypervolume than Optuna's default
-    (uniform), SBX, or polynomial mutation with either.
+    BLX-alpha crossover (Eshelman and Schaffer 1993) with polynomial mutation (Deb and Agrawal 1999) for continuous
+    genes; exchange of genes and fresh draws (Optuna's default) where some genes are choices. With 200 to 480
+    evaluations of 6 to 18 genes the former was first or second of six combinations in hypervolume, by a few percent.
     """
     from optuna.exceptions import ExperimentalWarning
-    from optuna.samplers.nsgaii import BLXAlphaCrossover, UniformCrossover
+    from optuna.samplers.nsgaii import BLXAlphaCrossover, PolynomialMutation
 
     if bool((problem.step >= COARSE_STEP).any()):
-        return UniformCrossover()
+        return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return BLXAlphaCrossover()
+        return {"crossover": BLXAlphaCrossover(), "mutation": PolynomialMutation()}
 
 
 def _genetic_options(problem: Problem) -> dict[str, Option]:
@@ -68,7 +68,7 @@ def nsga2(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
     def sampler(seed: int) -> BaseSampler:
         from optuna.samplers import NSGAIISampler
 
-        return NSGAIISampler(population_size=chosen["population"], seed=seed, crossover=_crossover(problem))
+        return NSGAIISampler(population_size=chosen["population"], seed=seed, **_variation(problem))
 
     return _optimizer(problem, sampler, chosen["population"], chosen["population"], chosen["spread"])
 
@@ -100,7 +100,7 @@ def nsga3(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
                 population_size=chosen["population"],
                 seed=seed,
                 dividing_parameter=divisions,
-                crossover=_crossover(problem),
+                **_variation(problem),
             )
 
     return _optimizer(problem, sampler, chosen["population"], chosen["population"], chosen["spread"])

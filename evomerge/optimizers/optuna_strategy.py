@@ -107,7 +107,7 @@ class OptunaStrategy(Strategy):
             n = self._batch
         self._study.sampler = self._make_sampler(derive_seed(self._problem.seed, "optuna", self._n_trials))
         with _quiet():
-            self._open = [self._study.ask(fixed_distributions=self._space) for _ in range(n)]
+            self._open = [self._ask_trial() for _ in range(n)]
         self._n_trials += n
         return np.array([self._genes_of(trial) for trial in self._open])
 
@@ -127,6 +127,13 @@ class OptunaStrategy(Strategy):
     def mean(self) -> Vector | None:
         """None: no sampler of Optuna has a centre."""
         return None
+
+    def _ask_trial(self) -> Trial:
+        trial = self._study.ask(fixed_distributions=self._space)
+        # the genetic samplers enter a trial into its generation when they sample it, and Optuna does not let them
+        # sample one that was enqueued: without this the first batch would belong to no generation and be lost
+        trial.relative_params  # noqa: B018
+        return trial
 
     def _genes_of(self, trial: Trial) -> list[float]:
         params = trial.params

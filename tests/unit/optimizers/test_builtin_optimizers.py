@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 
@@ -25,13 +26,13 @@ class TestLraCma(OptimizerSuite):
 
 class TestNsga2(OptimizerSuite):
     factory = OPTIMIZERS.builtin["nsga2"]
-    options = {"population": 12}
+    options: ClassVar = {"population": 12}
     objectives = (1, 2)
 
 
 class TestNsga3(OptimizerSuite):
     factory = OPTIMIZERS.builtin["nsga3"]
-    options = {"population": 12}
+    options: ClassVar = {"population": 12}
     objectives = (1, 2)
 
 
@@ -43,7 +44,7 @@ class TestTpe(OptimizerSuite):
 
 class TestGp(OptimizerSuite):
     factory = OPTIMIZERS.builtin["gp"]
-    options = {"startup": 8, "population": 1}
+    options: ClassVar = {"startup": 8, "population": 1}
     objectives = (1, 2)
     budget = 20
     n_driven = 12
