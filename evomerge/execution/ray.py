@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ _MAX_RETRY_S: Final = 5.0
 _MAX_FAILED_STARTS: Final = 40
 _OBJECT_STORE_BYTES: Final = 128 * 1024**2
 _NODE_NEWS_S: Final = 3.0
+_KNOCK_S: Final = 10.0
+_START_S: Final = 1800.0
 _RAY_ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no statistics over the network
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor without GPUs sees none; today's default warns
@@ -104,6 +107,7 @@ class RayPool(EvaluationPool):
         cpus_per_worker: CPUs that an actor reserves.
         gpus_per_worker: GPUs that an actor reserves.
         timeout_s: limit for one task.
+        start_timeout_s: how long to wait for the first worker, queueing for resources included.
 
     A process that has called `ray.init` itself keeps its cluster: the pool uses it and does not stop it.
 
@@ -120,6 +124,7 @@ class RayPool(EvaluationPool):
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
         timeout_s: float | None = None,
+        start_timeout_s: float = _START_S,
     ) -> None:
         if workers < 1:
             raise ValueError(f"a pool needs a worker, not {workers}")
@@ -140,6 +145,8 @@ class RayPool(EvaluationPool):
             max_concurrency=1,
         )
         self._slots = [self._new_slot(f"worker-{i}") for i in range(workers)]
+        self._start_timeout_s = start_timeout_s
+        self._last_start = time.monotonic()
 
     @property
     def n_workers(self) -> int:
@@ -177,6 +184,7 @@ class RayPool(EvaluationPool):
         self._check_open()
         until = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         while not self._done and (len(self._queue) or any(slot.flight for slot in self._slots)):
+            self._check_starts()
             self._restart_due()
             self._wait(until)
             self._end_overdue()
@@ -184,6 +192,14 @@ class RayPool(EvaluationPool):
             if time.monotonic() >= until:
                 break
         return self._done.pop(0) if self._done else None
+
+    def _check_starts(self) -> None:
+        """Somebody must be at work, or have been a moment ago."""
+        if any(slot.place is not None for slot in self._slots):
+            self._last_start = time.monotonic()
+        elif time.monotonic() - self._last_start > self._start_timeout_s:
+            free = {name: n for name, n in self._ray.available_resources().items() if name in {"CPU", "GPU"}}
+            raise _cannot_start(f"none of {self.n_workers} was ready after {self._start_timeout_s:g} s; free: {free}")
 
     def _restart_due(self) -> None:
         for slot in self._slots:
@@ -195,6 +211,7 @@ class RayPool(EvaluationPool):
         owners = {slot.starting: slot for slot in self._slots if slot.starting is not None}
         owners |= {ref: slot for slot in self._slots for ref in slot.flight}
         retries = [slot.retry_at for slot in self._slots if slot.place is None and slot.starting is None]
+        retries += [self._last_start + self._start_timeout_s] if not any(slot.place for slot in self._slots) else []
         overdue = [slot.began + self._timeout_s for slot in self._slots if slot.flight]
         left = max(min(until, *retries, *overdue, time.monotonic() + _MAX_RETRY_S) - time.monotonic(), 0.0)
         if not owners:
@@ -320,6 +337,13 @@ def _import_ray() -> ModuleType:
     return module
 
 
+def _reach(address: str) -> None:
+    """Knock at a `host:port` address: Ray itself would try for minutes before it says that nobody is there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+
+
 def _connect(ray: ModuleType, address: str | None, cpus: float) -> bool:
     """Connect to the cluster, or start one; True when it is ours to stop."""
     if ray.is_initialized():
@@ -333,6 +357,8 @@ def _connect(ray: ModuleType, address: str | None, cpus: float) -> bool:
     main = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
+        if address is not None and not local:
+            _reach(address)
         ray.init(
             address="local" if local else address,
             include_dashboard=False if local else None,

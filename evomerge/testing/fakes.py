@@ -89,3 +89,13 @@ def build_fake(*, sleep_s: float = 0.0, marks: Path | None = None, start: Troubl
         return instant_scores(task)
 
     return score
+
+
+def build_environment_report() -> Scorer:
+    """A scorer whose "answers" are the thread limits that its process was started with."""
+
+    def score(task: EvalTask) -> Evaluation:
+        name = "OMP_NUM_THREADS"
+        return Evaluation(task.set_name, {name: TaskAnswers(name, ("value",), (float(os.environ.get(name, "-1")),))})
+
+    return score
