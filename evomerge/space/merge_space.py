@@ -12,7 +12,7 @@ from evomerge.errors import SpaceError
 from evomerge.layout import Layout
 from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.equivalence import the_only_parent
-from evomerge.recipe.methods import MethodSpec
+from evomerge.recipe.methods import BUILTIN, MethodSpec
 from evomerge.recipe.recipe import Number, ParentRef, Recipe
 from evomerge.recipe.rules import Assignment, Kind, kinds_of, rules_of
 from evomerge.space.base import CandidateSpace, Gene
@@ -148,9 +148,17 @@ class MergeSpace(CandidateSpace):
             for slot in self._slots(plan):
                 target = shared if slot.parent is None else per_parent[slot.parent]
                 target[plan.name] = numbers[slot] if plan.fixed is None else plan.fixed
+        if self.method.name in BUILTIN:
+            self._forget_what_does_not_matter(per_parent)
         if self.method.name == "linear" and shared["normalize"]:
             self._avoid_zero_sum(per_parent)
         return Assignment.of(shared, per_parent)
+
+    def _forget_what_does_not_matter(self, per_parent: Mapping[str, dict[str, Number]]) -> None:
+        """A model without weight changes nothing, whatever its density: such merges are one recipe."""
+        for values in per_parent.values():
+            if values.get("weight") == 0.0:
+                values |= {n: d for n in values if (d := self.method.parameters[n].default) is not None}
 
     @staticmethod
     def _avoid_zero_sum(per_parent: Mapping[str, dict[str, Number]]) -> None:
