@@ -1,0 +1,343 @@
+"""Candidates per minute: evomerge, mergekit with lm-eval in one warm process, and their commands one by one.
+
+The same genomes are merged and asked the same items by all three, one worker with one thread each, interleaved in one
+run; the per-item scores are compared. A figure counts only beside the agreement. The full runs:
+
+    python benchmarks/candidates.py --zoo ZOO
+    python benchmarks/candidates.py --zoo ZOO --model-size 0.1B --genomes 4 --ties 2 --items 25
+
+The first takes about 3 minutes on one core (and half a minute more when ZOO must be built), the second about 8.
+`ours` is what a worker of `evomerge search` runs, from recipe JSON to per-item scores. `warm` goes from the text of a
+mergekit file through `run_merge`, a folder on disk, `from_pretrained` and lm-eval's `evaluate` with task objects that
+were loaded before, at the batch size that was fastest when tried. `cold` is `mergekit-yaml` and then `lm_eval` as
+processes, at that batch size. Setting up is not counted for ours and warm, and is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from machine import machine_facts, one_thread
+
+if TYPE_CHECKING:
+    from candidate_material import Candidate, Scores
+    from candidate_peers import Questions
+
+SPACES: Final = ("layer-wise-task-arithmetic", "layer-wise-ties")
+BATCH_SIZES: Final = (32, 128, 512)
+MERGE_AND_SCORE: Final = ("merge", "score")
+
+
+class Measured(NamedTuple):
+    """One candidate on one side.
+
+    Attributes:
+        side: `ours`, `warm` or `cold`.
+        candidate: its name.
+        space: the preset.
+        seconds: of the whole candidate.
+        timing_s: by stage.
+        scores: per item.
+    """
+
+    side: str
+    candidate: str
+    space: str
+    seconds: float
+    timing_s: Mapping[str, float]
+    scores: Scores
+
+
+class Side(NamedTuple):
+    """One way to score a candidate.
+
+    Attributes:
+        name: `ours`, `warm` or `cold`.
+        most: how many candidates it is given.
+        score: candidate -> total seconds, seconds by stage, scores.
+    """
+
+    name: str
+    most: int
+    score: Callable[[Candidate], tuple[float, Mapping[str, float], Scores]]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, required=True, help="folder of the toy zoo; built when missing")
+    parser.add_argument("--model-size", choices=("zoo", "0.1B"), default="zoo", help="the zoo's models or random ones")
+    parser.add_argument("--models", type=Path, help="where random models are kept (default: a temporary folder)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of random models")
+    parser.add_argument("--tasks", default="add,rev,srt,addx", help="tasks of the zoo, separated by commas")
+    parser.add_argument("--items", type=int, default=100, help="items per task")
+    parser.add_argument("--genomes", type=int, default=12, help=f"random genomes of {SPACES[0]}")
+    parser.add_argument("--ties", type=int, default=4, help=f"random genomes of {SPACES[1]}")
+    parser.add_argument("--cold", type=int, default=3, help="genomes for the cold path")
+    parser.add_argument("--batch-size", type=int, help="of lm-eval (default: the fastest of a few)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    arguments = parser.parse_args()
+    if arguments.items < 1 or arguments.genomes < 1 or min(arguments.ties, arguments.cold) < 0:
+        parser.error("--items and --genomes must be at least 1, --ties and --cold at least 0")
+    return arguments
+
+
+class Material(NamedTuple):
+    """What is scored.
+
+    Attributes:
+        candidates: in the order in which they are scored, spaces mixed.
+        warm_up: one more genome per space; never measured.
+        scorers: space -> our scorer's spec.
+        questions: what the peers ask.
+        n_items: items of all tasks.
+    """
+
+    candidates: list[Candidate]
+    warm_up: list[Candidate]
+    scorers: dict[str, Any]
+    questions: Questions
+    n_items: int
+
+
+def _prepare(arguments: argparse.Namespace, scratch: Path) -> Material:
+    import candidate_material as material
+    from candidate_peers import Questions
+
+    from evomerge.config.workers import worker_spec
+
+    zoo = arguments.zoo.resolve()
+    material.build_zoo_if_missing(zoo, 0)
+    models, dtype = zoo, "float32"
+    if arguments.model_size != "zoo":
+        dtype = arguments.dtype
+        models = (arguments.models or scratch).resolve() / f"random-{dtype}-{arguments.seed}"
+        if not models.exists():
+            material.build_random_models(models, zoo, dtype, arguments.seed)
+    tasks = arguments.tasks.split(",")
+    candidates: list[Candidate] = []
+    warm_up, scorers = [], {}
+    for space, n in zip(SPACES, (arguments.genomes, arguments.ties), strict=True):
+        if n:
+            path = material.write_job(scratch / f"{space}.yaml", models, zoo, space, tasks, arguments.items)
+            assembled = material.assemble_job(path)
+            drawn = material.draw(assembled, space, n + 1, arguments.seed)
+            candidates += drawn[:-1]
+            warm_up.append(drawn[-1])
+            scorers[space] = worker_spec(assembled, None, self_check=True).arguments["spec"]
+    candidates.sort(key=lambda c: int(c.name.rsplit("-", 1)[1]))
+    plan = scorers[SPACES[0]].plan
+    material.write_asked_tasks(scratch / "tasks", zoo, plan)
+    metrics = {t.name: t.metric.name for t in plan.tasks}
+    questions = Questions(scratch / "tasks", metrics, models / "base", dtype, arguments.seed)
+    return Material(candidates, warm_up, scorers, questions, plan.n_questions("search"))
+
+
+def _ours(material: Material) -> tuple[Side, float]:
+    """Our worker, warm, and the seconds of setting it up (self-check included) per space."""
+    from evomerge.execution.scoring import build_scorer
+    from evomerge.recipe.serialize import recipe_to_json
+    from evomerge.types import CandidateId, EvalTask
+
+    started = time.perf_counter()
+    scorers = {space: build_scorer(spec) for space, spec in material.scorers.items()}
+    setup_s = (time.perf_counter() - started) / len(scorers)
+
+    def score(candidate: Candidate) -> tuple[float, Mapping[str, float], Scores]:
+        task = EvalTask(CandidateId(candidate.name), recipe_to_json(candidate.recipe), "search")
+        begun = time.perf_counter()
+        evaluation = scorers[candidate.space](task)
+        seconds = time.perf_counter() - begun
+        scores = {
+            (name, str(item)): value
+            for name, answers in evaluation.answers.items()
+            for item, value in zip(answers.items, answers.scores, strict=True)
+        }
+        return seconds, evaluation.timing_s, scores
+
+    for candidate in material.warm_up:
+        score(candidate)
+    return Side("ours", len(material.candidates), score), setup_s
+
+
+def _warm(material: Material, scratch: Path, batch_size: int | None) -> tuple[Side, int]:
+    """The warm peer and the batch size it uses."""
+    from candidate_peers import WarmPeer
+
+    peer = WarmPeer(material.questions, scratch)
+    chosen = batch_size or peer.best_batch_size(
+        material.warm_up[0].mergekit, [s for s in BATCH_SIZES if s < 2 * material.n_items]
+    )
+
+    def score(candidate: Candidate) -> tuple[float, Mapping[str, float], Scores]:
+        found = peer.score(candidate.mergekit, chosen)
+        return found.total_s, found.timing_s, found.scores
+
+    for candidate in material.warm_up:
+        score(candidate)
+    return Side("warm", len(material.candidates), score), chosen
+
+
+def _cold(material: Material, scratch: Path, batch_size: int, most: int) -> Side:
+    from candidate_peers import score_cold
+
+    def score(candidate: Candidate) -> tuple[float, Mapping[str, float], Scores]:
+        found = score_cold(candidate.mergekit, material.questions, scratch, batch_size)
+        return found.total_s, found.timing_s, found.scores
+
+    return Side("cold", most, score)
+
+
+def measure(candidates: Sequence[Candidate], sides: Sequence[Side], told: Callable[[str], None]) -> list[Measured]:
+    """Every candidate on every side, one after the other; the side that begins alternates."""
+    found = []
+    for i, candidate in enumerate(candidates):
+        for side in sides if i % 2 == 0 else list(reversed(sides)):
+            if i < side.most:
+                seconds, timing_s, scores = side.score(candidate)
+                found.append(Measured(side.name, candidate.name, candidate.space, seconds, dict(timing_s), scores))
+                told(f"{candidate.name}: {side.name} {seconds:.3f} s")
+    return found
+
+
+def speed(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    """Per side: seconds and candidates per minute, median with extremes, and the share of each stage."""
+    rows: dict[str, dict[str, Any]] = {}
+    for side in dict.fromkeys(m.side for m in measured):
+        mine = [m for m in measured if m.side == side]
+        seconds = sorted(m.seconds for m in mine)
+        stages = {stage: median(m.timing_s[stage] for m in mine) for stage in mine[0].timing_s}
+        busy = median(sum(m.timing_s.get(s, 0.0) for s in MERGE_AND_SCORE) / m.seconds for m in mine)
+        rows[side] = {
+            "n": len(mine),
+            "median_s": median(seconds),
+            "min_s": seconds[0],
+            "max_s": seconds[-1],
+            "per_minute": 60 / median(seconds),
+            "stages_s": stages,
+            "merging_and_scoring": busy,
+        }
+    return rows
+
+
+def ratios(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    """Per peer: how much faster we are on the same candidate; median with extremes."""
+    ours = {m.candidate: m.seconds for m in measured if m.side == "ours"}
+    found = {}
+    for side in dict.fromkeys(m.side for m in measured if m.side != "ours"):
+        each = sorted(m.seconds / ours[m.candidate] for m in measured if m.side == side)
+        found[side] = {"median": median(each), "min": each[0], "max": each[-1]}
+    return found
+
+
+def agreement(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    """Per peer: how many per-item scores were compared with ours, how many are equal, and every other one."""
+    ours = {m.candidate: m.scores for m in measured if m.side == "ours"}
+    found: dict[str, dict[str, Any]] = {}
+    for m in measured:
+        if m.side == "ours":
+            continue
+        row = found.setdefault(m.side, {"compared": 0, "equal": 0, "right_in_ours": 0, "differences": []})
+        mine = ours[m.candidate]
+        if mine.keys() != m.scores.keys():
+            raise SystemExit(f"{m.side} was asked other items than we were: {len(mine)} and {len(m.scores)}")
+        for key, value in mine.items():
+            row["compared"] += 1
+            row["equal"] += value == m.scores[key]
+            row["right_in_ours"] += value > 0
+            if value != m.scores[key]:
+                item = {"candidate": m.candidate, "task": key[0], "item": key[1]}
+                row["differences"].append({**item, "ours": value, m.side: m.scores[key]})
+    return found
+
+
+def _print_speed(title: str, rows: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, float]]) -> None:
+    print(f"\n{title}")
+    print(f"{'':6}{'n':>4}{'per minute':>12}{'seconds: median (min to max)':>34}{'ours is faster by':>28}   stages, s")
+    for side, row in rows.items():
+        spread = f"{row['median_s']:.4f} ({row['min_s']:.4f} to {row['max_s']:.4f})"
+        ratio = against.get(side)
+        times = f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f})" if ratio else ""
+        stages = ", ".join(f"{k} {v:.4f}" for k, v in row["stages_s"].items())
+        print(f"{side:6}{row['n']:>4}{row['per_minute']:>12.1f}{spread:>34}{times:>28}   {stages}")
+    print(f"merging and scoring make up {rows['ours']['merging_and_scoring']:.1%} of our time per candidate")
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    print("; ".join(f"{k} {v}" for k, v in result["machine"].items()))
+    print("; ".join(f"{k} {v}" for k, v in result["asked"].items()))
+    for title, table in result["speed"].items():
+        _print_speed(title, table["sides"], table["ratios"])
+    print()
+    for side, row in result["agreement"].items():
+        share = f"{row['equal']} of {row['compared']} per-item scores equal ({row['right_in_ours']} are not 0)"
+        print(f"agreement with {side}: {share}")
+        for difference in row["differences"]:
+            print(f"  {difference}")
+
+
+def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """The whole benchmark."""
+
+    def told(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    facts = machine_facts()
+    material = _prepare(arguments, scratch)
+    ours, setup_s = _ours(material)
+    warm, batch_size = _warm(material, scratch, arguments.batch_size)
+    sides = [ours, warm, _cold(material, scratch, batch_size, arguments.cold)]
+    measured = measure(material.candidates, sides, told)
+    tables = {"all candidates": measured}
+    if len(material.scorers) > 1:
+        tables |= {space: [m for m in measured if m.space == space] for space in material.scorers}
+    spec = material.scorers[SPACES[0]]
+    n_parameters = sum(p.numel() for p in _parameters(spec))
+    return {
+        "machine": facts,
+        "asked": {
+            "model": arguments.model_size,
+            "parameters": n_parameters,
+            "dtype": material.questions.dtype,
+            "tasks": arguments.tasks,
+            "items per task": arguments.items,
+            "compiled kernels": spec.kernels.compiled,
+            "our set-up and self-check, s": round(setup_s, 2),
+            "lm-eval's batch size": batch_size,
+        },
+        "speed": {title: {"sides": speed(part), "ratios": ratios(part)} for title, part in tables.items()},
+        "agreement": agreement(measured),
+    }
+
+
+def _parameters(spec: Any) -> list[Any]:
+    template = spec.checkpoints[spec.template]
+    return [template.tensor(t.name) for t in template.layout.tensors]
+
+
+def main() -> None:
+    """Command line."""
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory(prefix="evomerge-candidates-") as folder:
+        scratch = Path(folder)
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(scratch / "datasets")}
+        os.environ.setdefault("EVOMERGE_CACHE", str(scratch / "cache"))
+        one_thread()
+        result = run(arguments, scratch)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _print(result)
+
+
+if __name__ == "__main__":
+    main()
