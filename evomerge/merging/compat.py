@@ -31,7 +31,7 @@ def linear(inputs: Sequence[torch.Tensor], parameters: Parameters) -> torch.Tens
 
 
 def _blocks(x: torch.Tensor) -> list[torch.Tensor]:
-    return [block.float() for block in x.view(1, -1).split(_BLOCK, dim=1)]
+    return [block.float() for block in torch.split(x.view(1, -1), _BLOCK, dim=1)]
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from evomerge.errors import EvomergeError
-from evomerge.merging.settings import DROP_NONE, KEEP_ALL, GtaSetting, LinearSetting, Setting
+from evomerge.merging.settings import DROP_NONE, KEEP_ALL, GtaParent, GtaSetting, LinearSetting, Setting
 
 TYPES: Final = {torch.bfloat16: 16, torch.float16: 17, torch.float32: 32}
 BINS: Final = 1 << 15
@@ -73,9 +73,7 @@ def variant_of(setting: Setting, dtype: int) -> Variant:
     n = len(setting.inputs)
     if isinstance(setting, LinearSetting):
         return Variant("delta" if setting.deltas else "linear", dtype, n)
-    return Variant(
-        "gta", dtype, n, setting.trimmed, setting.capped, setting.masked, setting.elect, setting.normalize
-    )
+    return Variant("gta", dtype, n, setting.trimmed, setting.capped, setting.masked, setting.elect, setting.normalize)
 
 
 def find_compiler() -> str | None:
@@ -144,7 +142,7 @@ def _failed(got: str) -> CompilerError:
 class _Parent(ctypes.Structure):
     """`struct parent` of kernels.c."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes wants a plain list
+    _fields_ = [
         ("gain", ctypes.c_float),
         ("weight", ctypes.c_float),
         *((name, ctypes.c_uint32) for name in ("low", "low_bound", "high", "high_bound")),
@@ -173,8 +171,8 @@ def load(variant: Variant, folder: Path) -> Any:
         function.restype = count
     else:
         function = opened.merge
-        scale = [ctypes.c_uint32, ctypes.c_float] if variant.kind == "gta" else []
-        function.argtypes = [pointer, pointer, pointer, *scale, pointer, count]
+        scalars: list[Any] = [ctypes.c_uint32, ctypes.c_float] if variant.kind == "gta" else []
+        function.argtypes = [pointer, pointer, pointer, *scalars, pointer, count]
         function.restype = ctypes.c_int
     return function
 
@@ -186,17 +184,17 @@ def call_merge(
     pointers = (ctypes.c_void_p * len(inputs))(*(x.data_ptr() for x in inputs))
     origin = base.data_ptr() if base is not None else None
     if isinstance(setting, GtaSetting):
-        parents = (_Parent * len(inputs))(*(_parent_fields(p) for p in setting.parents))
+        parents = (_Parent * len(inputs))(*(_parent(p) for p in setting.parents))
         return bool(function(origin, pointers, parents, setting.tie_salt, setting.scale, out.data_ptr(), out.numel()))
     coefficients = (ctypes.c_float * len(inputs))(*setting.coefficients)
     return bool(function(origin, pointers, coefficients, out.data_ptr(), out.numel()))
 
 
-def _parent_fields(parent: Any) -> tuple[float | int, ...]:
+def _parent(parent: GtaParent) -> _Parent:
     low, high = parent.low or KEEP_ALL, parent.high or DROP_NONE
     mask = 0xFFFFFFFF if parent.mask_bound is None else parent.mask_bound
     cuts = (low.bits, low.bound, high.bits, high.bound)
-    return (parent.gain, parent.weight, *cuts, parent.tie_salt, mask, parent.mask_salt)
+    return _Parent(parent.gain, parent.weight, *cuts, parent.tie_salt, mask, parent.mask_salt)
 
 
 def call_histogram(function: Any, base: torch.Tensor, x: torch.Tensor) -> npt.NDArray[np.int64]:

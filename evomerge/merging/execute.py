@@ -41,7 +41,9 @@ def prepare(plan: MergePlan, tensor: TensorPlan, pool: ParentPool, kernels: Kern
         key = ("mergekit", rule.name, plan.recipe.dtype, where, parameters.key())
         return Work(key, lambda out: _merge_compat(plan, tensor, pool, out))
     if isinstance(rule.method, KernelMethod):
-        facts = PoolFacts(pool, tensor.info.name, tensor.info.shape, rule.base, rule.inputs, kernels)
+        facts = PoolFacts(
+            pool, tensor.info.name, tensor.info.shape, base=rule.base, parents=rule.inputs, kernels=kernels
+        )
         setting = rule.method.compile(parameters, facts)
 
         def run(out: torch.Tensor) -> bool:

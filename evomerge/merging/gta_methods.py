@@ -30,7 +30,9 @@ def elected(parameters: Parameters, parents: dict[int, GtaParent]) -> Setting:
     normalize, scale = bool(parameters.shared["normalize"]), float(parameters.shared["lambda"])
     if len(parents) > 1:
         return _gta(parameters, parents, elect=True, normalize=normalize, scale=scale)
-    alone = {i: replace(p, gain=single(scale * (p.gain / p.weight if normalize else p.gain))) for i, p in parents.items()}
+    alone = {
+        i: replace(p, gain=single(scale * (p.gain / p.weight if normalize else p.gain))) for i, p in parents.items()
+    }
     return plain(parameters, alone)
 
 
@@ -61,7 +63,9 @@ class Ties(KernelMethod):
         parents: dict[int, GtaParent] = {}
         densities = parameters.column("density")
         for i, weight in enumerate(parameters.column("weight")):
-            count = facts.numel if len(facts.shape) <= 1 and densities[i] > 0 else density_count(densities[i], facts.numel)
+            count = (
+                facts.numel if len(facts.shape) <= 1 and densities[i] > 0 else density_count(densities[i], facts.numel)
+            )
             gain = single(weight)
             if gain == 0.0 or count == 0:
                 continue

@@ -50,7 +50,7 @@ class Linear(KernelMethod):
 
     spec = LINEAR
 
-    def compile(self, parameters: Parameters, facts: Facts) -> Setting:  # noqa: ARG002 - the contract's arguments
+    def compile(self, parameters: Parameters, facts: Facts) -> Setting:
         """See `KernelMethod.compile`."""
         weights = parameters.column("weight")
         if parameters.shared["normalize"]:
@@ -113,7 +113,7 @@ class TaskArithmetic(KernelMethod):
 
     spec = TASK_ARITHMETIC
 
-    def compile(self, parameters: Parameters, facts: Facts) -> Setting:  # noqa: ARG002 - the contract's arguments
+    def compile(self, parameters: Parameters, facts: Facts) -> Setting:
         """See `KernelMethod.compile`."""
         return linear_setting(delta_coefficients(parameters), deltas=True)
 

@@ -37,7 +37,10 @@ class ParentPool:
     def __init__(self, checkpoints: Mapping[str, Checkpoint], device: str = "cpu") -> None:
         if not checkpoints:
             raise MergeError(
-                "There is nothing to merge.", got="no checkpoints", allowed="one parent or more", fix="name some parents."
+                "There is nothing to merge.",
+                got="no checkpoints",
+                allowed="one parent or more",
+                fix="name some parents.",
             )
         self.checkpoints: Mapping[str, Checkpoint] = MappingProxyType(dict(checkpoints))
         self.device = device
@@ -100,6 +103,7 @@ class PoolFacts(Facts):
         pool: ParentPool,
         tensor: str,
         shape: tuple[int, ...],
+        *,
         base: str | None,
         parents: tuple[str, ...],
         kernels: Kernels,

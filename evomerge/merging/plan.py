@@ -112,7 +112,7 @@ def _value(spec: MethodSpec, name: str, values: Mapping[str, Number], where: str
     value = values.get(name, parameter.default)
     if value is None:
         raise _refuse(f"Method {spec.name!r} lacks a parameter.", f"no {name} {where}", parameter.allowed)
-    if parameter.kind == "real" and isinstance(value, int) and not isinstance(value, bool):
+    if not isinstance(value, bool):
         value = float(value)
     if not parameter.accepts(value):
         raise _refuse(
@@ -125,9 +125,7 @@ def _check_names(spec: MethodSpec, values: Mapping[str, Number], *, per_parent: 
     known = [n for n, p in spec.parameters.items() if p.per_parent == per_parent]
     for name in values:
         if name not in known:
-            raise _refuse(
-                f"Method {spec.name!r} has no such parameter.", f"{name} {where}", suggest(name, known)
-            )
+            raise _refuse(f"Method {spec.name!r} has no such parameter.", f"{name} {where}", suggest(name, known))
 
 
 def _inputs(recipe: Recipe, rule: Rule, spec: MethodSpec) -> tuple[str, ...]:

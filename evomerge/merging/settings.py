@@ -83,7 +83,9 @@ class GtaParent:
 
 @dataclass(frozen=True, slots=True)
 class GtaSetting:
-    """Generalised task arithmetic, one fused pass. With `d_i = x_i - base`:
+    """Generalised task arithmetic in one fused pass.
+
+    With `d_i = x_i - base`:
 
     ```
     v_i = gain_i d_i where kept, else 0;   s = sum_i v_i

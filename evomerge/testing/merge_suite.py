@@ -63,7 +63,9 @@ class MergeMethodSuite:
         """A base, if the method needs one, and models near it; fp32."""
         rng = generator(seed, "merge suite", str(shape))
         base = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
-        near = [base + torch.from_numpy(0.1 * rng.standard_normal(shape).astype(np.float32)) for _ in range(self.models())]
+        near = [
+            base + torch.from_numpy(0.1 * rng.standard_normal(shape).astype(np.float32)) for _ in range(self.models())
+        ]
         return (base if self.method.spec.needs_base else None), near
 
     @pytest.mark.parametrize("shape", _SHAPES, ids=str)

@@ -29,7 +29,8 @@ def parents(folder, dtype):
     return {n: tiny_checkpoint(folder / n, "llama", i, dtype=dtype, tie=False) for i, n in enumerate("bxy")}
 
 
-def run_mergekit(folders, method, base, shared, per_parent, out):
+def run_mergekit(folders, method, out):
+    base, shared, per_parent = CASES[method]
     names = list(per_parent) or ["x", "y"]
     config = {
         "merge_method": method,
@@ -54,7 +55,7 @@ def run_mergekit(folders, method, base, shared, per_parent, out):
 def test_files_hold_the_same_tensors(tmp_path, method, dtype):
     base, shared, per_parent = CASES[method]
     folders = parents(tmp_path, dtype)
-    run_mergekit(folders, method, base, shared, per_parent, tmp_path / "theirs")
+    run_mergekit(folders, method, tmp_path / "theirs")
     refs = tuple(ParentRef(n, str(folders[n])) for n in "bxy" if n != "b" or base)
     recipe = Recipe(refs, base, (Rule(method, shared, per_parent),), compat="mergekit")
     pool = ParentPool({r.name: open_checkpoint(r.source) for r in refs})

@@ -67,7 +67,9 @@ class TestSameBits:
         _, inputs = models(shape, dtype)
         weights = [0.6, 0.3, -0.2]
         theirs = state_dict_oracle("linear", None, inputs, {"weight": weights, "normalize": normalize})
-        ours = merge_compat("linear", None, inputs, parameters_of("linear", 3, {"normalize": normalize}, weight=weights))
+        ours = merge_compat(
+            "linear", None, inputs, parameters_of("linear", 3, {"normalize": normalize}, weight=weights)
+        )
         assert_same_bits(ours, theirs)
 
     @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
@@ -85,10 +87,14 @@ class TestSameBits:
         weights = [0.6, 0.3, -0.2]
         shared = {"normalize": normalize, "lambda": scale}
         theirs = state_dict_oracle("task_arithmetic", base, inputs, {"weight": weights, **shared})
-        ours = merge_compat("task_arithmetic", base, inputs, parameters_of("task_arithmetic", 3, shared, weight=weights))
+        ours = merge_compat(
+            "task_arithmetic", base, inputs, parameters_of("task_arithmetic", 3, shared, weight=weights)
+        )
         assert_same_bits(ours, theirs)
 
-    @pytest.mark.parametrize(("densities", "normalize", "scale"), [([0.2, 0.5, 0.8], True, 1.0), ([1.0, 0.4, 0.0], False, 1.3)])
+    @pytest.mark.parametrize(
+        ("densities", "normalize", "scale"), [([0.2, 0.5, 0.8], True, 1.0), ([1.0, 0.4, 0.0], False, 1.3)]
+    )
     def test_ties(self, shape, dtype, densities, normalize, scale):
         base, inputs = models(shape, dtype)
         weights = [0.6, 0.3, 0.4]

@@ -56,5 +56,11 @@ def test_keep_bound_at_the_ends_and_in_between():
 
 
 def test_salts_depend_on_purpose_and_on_each_name_apart():
-    salts = {salt("tie", "ab", "c"), salt("mask", "ab", "c"), salt("tie", "a", "bc"), salt("tie", "abc"), salt("tie", "c", "ab")}
+    salts = {
+        salt("tie", "ab", "c"),
+        salt("mask", "ab", "c"),
+        salt("tie", "a", "bc"),
+        salt("tie", "abc"),
+        salt("tie", "c", "ab"),
+    }
     assert len(salts) == 5

@@ -49,7 +49,10 @@ def test_the_first_rule_that_selects_a_tensor_decides(pool):
 
 
 def test_slerp_takes_both_parents_or_leaves_the_base_out(pool):
-    assert plan_merge(recipe(Rule("slerp", {"t": 0.5}), names="xy", base=None), pool).tensors[0].rule.inputs == ("x", "y")
+    assert plan_merge(recipe(Rule("slerp", {"t": 0.5}), names="xy", base=None), pool).tensors[0].rule.inputs == (
+        "x",
+        "y",
+    )
     assert plan_merge(recipe(Rule("slerp", {"t": 0.5})), pool).tensors[0].rule.inputs == ("x", "y")
     assert plan_merge(recipe(Rule("slerp", {"t": 0.5}), names="bx"), pool).tensors[0].rule.inputs == ("b", "x")
 
@@ -95,7 +98,10 @@ def test_a_parent_that_is_not_loaded_is_refused(pool):
 
 def test_other_shapes_are_refused(pool):
     with pytest.raises(MergeError, match="do not have the same tensors"):
-        plan_merge(recipe(Rule("linear", {}, {"x": {"weight": 1.0}, "wide": {"weight": 1.0}}), names=("x", "wide"), base=None), pool)
+        plan_merge(
+            recipe(Rule("linear", {}, {"x": {"weight": 1.0}, "wide": {"weight": 1.0}}), names=("x", "wide"), base=None),
+            pool,
+        )
 
 
 def test_an_empty_pool_is_refused():

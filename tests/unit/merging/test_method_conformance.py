@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
@@ -11,34 +11,34 @@ from evomerge.testing.merge_suite import MergeMethodSuite
 
 class TestLinear(MergeMethodSuite):
     method = load_method("linear")
-    per_parent = {"weight": 0.7}
+    per_parent: ClassVar = {"weight": 0.7}
     means = True
 
 
 class TestSlerp(MergeMethodSuite):
     method = load_method("slerp")
-    shared = {"t": 0.3}
+    shared: ClassVar = {"t": 0.3}
     means = True
 
 
 class TestTaskArithmetic(MergeMethodSuite):
     method = load_method("task_arithmetic")
-    per_parent = {"weight": 0.4}
+    per_parent: ClassVar = {"weight": 0.4}
 
 
 class TestTies(MergeMethodSuite):
     method = load_method("ties")
-    per_parent = {"weight": 0.4, "density": 0.3}
+    per_parent: ClassVar = {"weight": 0.4, "density": 0.3}
 
 
 class TestDareLinear(MergeMethodSuite):
     method = load_method("dare_linear")
-    per_parent = {"weight": 0.4, "density": 0.3}
+    per_parent: ClassVar = {"weight": 0.4, "density": 0.3}
 
 
 class TestDareTies(MergeMethodSuite):
     method = load_method("dare_ties")
-    per_parent = {"weight": 0.4, "density": 0.3}
+    per_parent: ClassVar = {"weight": 0.4, "density": 0.3}
 
 
 @final
@@ -46,7 +46,11 @@ class NearSwap(MergeMethod):
     """What a plug-in looks like: move to the second model where the two are close."""
 
     spec = MethodSpec(
-        "nearswap", needs_base=False, min_models=2, max_models=2, parameters={"t": ParameterSpec(False, "real", None, 0.0)}
+        "nearswap",
+        needs_base=False,
+        min_models=2,
+        max_models=2,
+        parameters={"t": ParameterSpec(False, "real", None, 0.0)},
     )
 
     def merge(self, base, parents, parameters):
@@ -57,5 +61,5 @@ class NearSwap(MergeMethod):
 
 class TestPlugin(MergeMethodSuite):
     method = NearSwap()
-    shared = {"t": 0.01}
+    shared: ClassVar = {"t": 0.01}
     means = True

@@ -88,7 +88,9 @@ class TestSlerp:
         x = a * np.array([1.0, 0.0]) + b * np.array([math.cos(angle), math.sin(angle)])
         np.testing.assert_allclose(x, [math.cos(t * angle), math.sin(t * angle)], atol=1e-7)
 
-    @pytest.mark.parametrize("gram", [(1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (4.0, 6.0, 9.0)])
+    @pytest.mark.parametrize(
+        "gram", [(1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (4.0, 6.0, 9.0)]
+    )
     def test_parallel_opposite_and_vanishing_tensors_take_the_line(self, gram):
         assert slerp_coefficients(0.25, *gram) == (0.75, 0.25)
 

@@ -89,7 +89,16 @@ def test_counts_outside_the_tensor_are_refused(count):
 
 @pytest.mark.parametrize(
     ("density", "numel", "count"),
-    [(0.0, 10, 0), (1e-9, 10, 1), (0.25, 10, 2), (0.35, 10, 4), (1.0, 10, 10), (0.5, 1, 1), (0.5, 0, 0), (0.999, 10, 10)],
+    [
+        (0.0, 10, 0),
+        (1e-9, 10, 1),
+        (0.25, 10, 2),
+        (0.35, 10, 4),
+        (1.0, 10, 10),
+        (0.5, 1, 1),
+        (0.5, 0, 0),
+        (0.999, 10, 10),
+    ],
 )
 def test_density_count_rounds_and_keeps_at_least_one(density, numel, count):
     assert density_count(density, numel) == count
