@@ -132,13 +132,18 @@ class PlanEvaluator(Evaluator):
         """See `Evaluator.evaluate`."""
         started = time.perf_counter()
         work = self._work(model, set_name, self._plan.selected(set_name, items))
-        answers = {}
+        scores: dict[str, Sequence[float] | Floats] = {}
         with NeededLogits(model) as needed:
             results = work.batches.run(needed)
             for part in work.tasks:
-                scores = self._task_scores(part, results, needed, model, set_name)
-                hashes = tuple(i.hash for i in part.items)
-                answers[part.task.name] = TaskAnswers(part.task.name, hashes, tuple(float(s) for s in scores))
+                if part.task.kind != "plugin":
+                    scores[part.task.name] = self._task_scores(part, results, needed, set_name)
+        answers = {}
+        for part in work.tasks:
+            name = part.task.name
+            # a plug-in calls the model itself and must see all of its logits
+            found = scores[name] if name in scores else self._plugin_scores(part, model)
+            answers[name] = TaskAnswers(name, tuple(i.hash for i in part.items), tuple(float(s) for s in found))
         return Evaluation(set_name, answers, {"score": time.perf_counter() - started})
 
     def _work(self, model: Any, set_name: SetName, selection: Mapping[str, tuple[int, ...]]) -> _Work:
@@ -161,13 +166,11 @@ class PlanEvaluator(Evaluator):
         return _Work(tuple(tasks), ForcedBatches(requests, self._batch_tokens, model.device))
 
     def _task_scores(
-        self, part: _TaskWork, results: ForcedResults, needed: NeededLogits, model: Any, set_name: SetName
+        self, part: _TaskWork, results: ForcedResults, needed: NeededLogits, set_name: SetName
     ) -> Sequence[float] | Floats:
         task = part.task
-        if task.kind == "plugin":
-            return self._plugin_scores(part, model)
         if task.kind == "generate_until":
-            return self._generated_scores(part, results, needed, model)
+            return self._generated_scores(part, results, needed)
         last = part.first + sum(part.counts)
         lls = np.split(results.sums()[part.first : last], np.cumsum(part.counts)[:-1])
         if task.kind == "loglikelihood_rolling":
@@ -197,13 +200,13 @@ class PlanEvaluator(Evaluator):
         return scores
 
     def _generated_scores(
-        self, part: _TaskWork, results: ForcedResults, needed: NeededLogits, model: Any
+        self, part: _TaskWork, results: ForcedResults, needed: NeededLogits
     ) -> Sequence[float] | Floats:
         verdicts = self._verdicts(part, results)
         opened = np.flatnonzero(verdicts == OPEN)
         if opened.size:
             items = [part.items[i] for i in opened]
-            texts = self.texts(part.task, items, needed, model.device)
+            texts = self.texts(part.task, items, needed)
             if part.task.metric.fast:
                 verdicts[opened] = metrics.exact_match(part.task.metric, items, texts)
             else:
@@ -237,7 +240,7 @@ class PlanEvaluator(Evaluator):
             self._rules[task.name] = StopRule(self.tokenizer, task.generation, self._plan.eos)
         return self._rules[task.name]
 
-    def texts(self, task: TaskPlan, items: Sequence[Item], needed: NeededLogits, device: Any) -> list[str]:
+    def texts(self, task: TaskPlan, items: Sequence[Item], needed: NeededLogits) -> list[str]:
         """Generated answers of items, by real decoding, up to their stop strings."""
         rule = self.rule(task)
         prompts = [unpack(r.prompt) for item in items for r in item.requests if isinstance(r, Prompted)]
@@ -246,7 +249,7 @@ class PlanEvaluator(Evaluator):
             prompts,
             rule,
             pad=self._plan.pad,
-            device=device,
+            device=needed.device,
             cache_tokens=self._cache_tokens,
             repetition_penalty=task.generation.repetition_penalty if task.generation else 1.0,
         )
