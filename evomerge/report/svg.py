@@ -1,0 +1,199 @@
+"""The marks that plots are made of, as SVG text: scales, axes, markers, labels that do not overlap.
+
+Colours and fonts come from the page's style sheet by class, so that one drawing serves a light and a dark page.
+Written by hand instead of with a plotting library: a chart is a few kilobytes, needs no script and no font cache,
+and every mark can carry a tooltip. Pixel coordinates grow to the right and downwards.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+CHAR_PX = 6.1
+"""Estimated width of one character at the label size; wide scripts count double."""
+
+
+def escape(text: object) -> str:
+    """`text` safe inside HTML and SVG, as content and as attribute; unprintable characters become U+FFFD."""
+    plain = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in str(text))
+    return html.escape(plain.encode("utf-8", "replace").decode(), quote=True)
+
+
+def number(value: float) -> str:
+    """A score for people: three decimals below 10, then fewer, never an exponent in the usual range."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if not 1e-3 <= size < 1e6:
+        return f"{value:.3g}"
+    return f"{value:.3f}" if size < 10 else f"{value:.4g}" if size < 1e4 else f"{value:.0f}"
+
+
+def text_width(text: str) -> float:
+    """Estimated pixels of a label."""
+    return CHAR_PX * sum(2 if ord(c) >= 0x1100 else 1 for c in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` in at most `width` characters, the middle left out."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def nice_ticks(low: float, high: float, n: int = 5) -> tuple[float, ...]:
+    """About `n` round numbers in `[low, high]`: multiples of 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        return (low,)
+    raw = (high - low) / max(n, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return tuple(round(k * step, 12) for k in range(first, last + 1))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from `[low, high]` to the pixels `[start, end]` (start may exceed end: the y axis)."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The pixel of `value`."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    @staticmethod
+    def around(values: Iterable[float], start: float, end: float, *, pad: float = 0.06) -> Scale:
+        """A scale that holds all `values` with some air; any interval when there are none or only one."""
+        known = list(values) or [0.0, 1.0]
+        low, high = min(known), max(known)
+        air = (high - low) * pad or max(abs(low) * 0.1, 0.05)
+        return Scale(low - air, high + air, start, end)
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether the two share any area."""
+        apart = self.right <= other.left or other.right <= self.left
+        return not (apart or self.bottom <= other.top or other.bottom <= self.top)
+
+
+def _title(title: str) -> str:
+    return f"<title>{escape(title)}</title>" if title else ""
+
+
+def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    """A straight line."""
+    return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def path(points: Sequence[tuple[float, float]], css: str) -> str:
+    """An open line through pixel points."""
+    if not points:
+        return ""
+    return f'<path class="{css}" d="M{" L".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def label(x: float, y: float, text: str, css: str = "label", *, anchor: str = "start", turn: bool = False) -> str:
+    """Text at a point; `turn` writes it upwards."""
+    turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turned}>{escape(text)}</text>'
+
+
+def rect(box: Box, css: str, *, opacity: float = 1.0, title: str = "") -> str:
+    """A filled rectangle."""
+    size = f'width="{box.right - box.left:.1f}" height="{box.bottom - box.top:.1f}"'
+    start = f'<rect class="{css}" x="{box.left:.1f}" y="{box.top:.1f}" {size} fill-opacity="{opacity:.3f}"'
+    return f"{start}>{_title(title)}</rect>"
+
+
+def _polygon(x: float, y: float, radius: float, corners: int, turn: float) -> str:
+    angles = [turn + 2 * math.pi * k / corners for k in range(corners)]
+    return " ".join(f"{x + radius * math.sin(a):.1f},{y - radius * math.cos(a):.1f}" for a in angles)
+
+
+_SHAPES = {
+    "parent": (4, math.pi / 4, 1.25),
+    "soup": (3, 0.0, 1.35),
+    "task-arithmetic": (3, math.pi, 1.35),
+    "injected": (4, 0.0, 1.35),
+    "mean": (6, 0.0, 1.15),
+}
+"""Kind -> corners, turn, relative size; candidates are round."""
+
+
+def marker(kind: str, x: float, y: float, css: str, *, radius: float = 5.0, title: str = "") -> str:
+    """The mark of one entry: its shape tells the kind, its class the role."""
+    if kind not in _SHAPES:
+        return f'<circle class="{css}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">{_title(title)}</circle>'
+    corners, turn, size = _SHAPES[kind]
+    return f'<polygon class="{css}" points="{_polygon(x, y, radius * size, corners, turn)}">{_title(title)}</polygon>'
+
+
+def cross(x: float, y: float, css: str, title: str) -> str:
+    """A small x, for failures."""
+    strokes = f"M{x - 3:.1f},{y - 3:.1f} l6,6 M{x - 3:.1f},{y + 3:.1f} l6,-6"
+    return f'<path class="{css}" d="{strokes}">{_title(title)}</path>'
+
+
+def axes(x: Scale, y: Scale, x_label: str, y_label: str, *, whole_x: bool = False) -> str:
+    """Grid, tick labels and axis titles around the area of two scales."""
+    n_x = max(2, int((x.end - x.start) / 80))
+    x_ticks = [t for t in nice_ticks(x.low, x.high, n_x) if not whole_x or t == int(t)]
+    parts = [line(x(t), y.start, x(t), y.end, "grid") for t in x_ticks]
+    parts += [label(x(t), y.start + 16, f"{t:g}", "tick", anchor="middle") for t in x_ticks]
+    for t in nice_ticks(y.low, y.high, max(2, int((y.start - y.end) / 45))):
+        parts += [
+            line(x.start, y(t), x.end, y(t), "grid"),
+            label(x.start - 7, y(t) + 4, f"{t:g}", "tick", anchor="end"),
+        ]
+    parts.append(line(x.start, y.start, x.end, y.start, "axis"))
+    parts.append(label((x.start + x.end) / 2, y.start + 36, x_label, "axis-label", anchor="middle"))
+    parts.append(label(14, (y.start + y.end) / 2, y_label, "axis-label", anchor="middle", turn=True))
+    return "".join(parts)
+
+
+def place_labels(points: Sequence[tuple[float, float, str]], area: Box) -> str:
+    """Labels beside their points, inside `area`, none over another; one that finds no room is left out.
+
+    Args:
+        points: x, y and text; earlier ones choose first.
+        area: where labels may stand.
+    """
+    taken = [Box(x - 6, y - 6, x + 6, y + 6) for x, y, _ in points]
+    parts = []
+    for x, y, full in points:
+        text = shorten(full, 22)
+        wide = text_width(text)
+        offsets = [(9, 4), (-9 - wide, 4), (-wide / 2, -10), (-wide / 2, 19), (9, -9), (9, 17), (-9 - wide, -9)]
+        offsets += [(-9 - wide, 17), (9, 30), (-9 - wide, 30), (9, -22), (-9 - wide, -22)]
+        for dx, dy in offsets:
+            box = Box(x + dx, y + dy - 10, x + dx + wide, y + dy + 3)
+            inside = area.left <= box.left and box.right <= area.right and area.top <= box.top
+            if inside and box.bottom <= area.bottom and not any(box.overlaps(b) for b in taken):
+                taken.append(box)
+                parts.append(label(x + dx, y + dy, text))
+                break
+    return "".join(parts)
+
+
+def figure(width: float, height: float, description: str, *parts: str) -> str:
+    """A whole drawing that scales with its column; `description` is read aloud by screen readers."""
+    head = f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(description)}"'
+    return f'{head} style="max-width:{width * 1.35:.0f}px">{"".join(parts)}</svg>'
