@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from evomerge.zoo.build import Built
+    from evomerge.zoo.spec import ZooSpec
 
 
 def zoo(
@@ -15,22 +18,33 @@ def zoo(
     small: Annotated[bool, typer.Option("--small", help="A smaller cut for tests.")] = False,
 ) -> None:
     """Train a base and three experts (arithmetic, strings, a second notation) and write lm-eval tasks for them."""
-    from evomerge.zoo.build import build_zoo
-    from evomerge.zoo.lanes import MODELS
-    from evomerge.zoo.lanes import Progress as Step
     from evomerge.zoo.spec import full_spec, small_spec
 
-    spec = small_spec(seed) if small else full_spec(seed)
-    columns = (TextColumn("{task.description:<7}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as bars:
-        rows = {name: bars.add_task(name, total=None, start=False) for name in MODELS}
+    built = _build(directory, small_spec(seed) if small else full_spec(seed))
+    if built.reused:
+        typer.echo(f"The zoo of seed {seed} is already in {directory}: reused.")
+    else:
+        typer.echo(f"Zoo of seed {seed} in {directory}: base, math, string, lang and tasks.")
+
+
+def _build(directory: Path, spec: ZooSpec) -> Built:
+    """Build with a bar per model; on a terminal that is no terminal, say when each model is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from evomerge.zoo.build import build_zoo
+    from evomerge.zoo.lanes import Progress as Step
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        rows = {"base": bars.add_task("training base", total=None)}
 
         def show(event: Step) -> None:
-            bars.start_task(rows[event.model])
+            if event.model not in rows:
+                rows[event.model] = bars.add_task(f"training {event.model}")
             bars.update(rows[event.model], completed=event.step, total=event.most_steps)
+            if event.step == event.most_steps and not console.is_terminal:
+                console.print(f"trained {event.model}", highlight=False)
 
-        built = build_zoo(directory, spec, show)
-    if built.reused:
-        print(f"The zoo of seed {seed} is already in {directory}: reused.")
-    else:
-        print(f"Zoo of seed {seed} in {directory}: {', '.join(MODELS)} and tasks.")
+        return build_zoo(directory, spec, show)

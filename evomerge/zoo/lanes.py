@@ -114,7 +114,7 @@ def _train(
     for name in names:
 
         def report(step: int, most_steps: int, name: str = name) -> None:
-            if step % _TELL_EVERY == 0:
+            if step % _TELL_EVERY == 0 and step < most_steps:  # the end is told once the model is saved
                 _end_without_parent()
                 steps.put(Progress(name, step, most_steps))
 

@@ -11,7 +11,7 @@ import torch
 from evomerge.zoo.model import BOS, CHARACTERS, EOS, encode, make_model, make_tokenizer
 from evomerge.zoo.problems import Problem, draw_batch
 from evomerge.zoo.scoring import exact_match, make_batch
-from evomerge.zoo.spec import ModelSize, Schedule, ZooSpec, full_spec
+from evomerge.zoo.spec import ModelSize, Schedule, ZooSpec, full_spec, small_spec
 from evomerge.zoo.train import MIXTURES, train_base, train_expert, training_batches
 
 TINY = ModelSize(hidden=16, intermediate=16, layers=1, heads=2)
@@ -29,9 +29,9 @@ def test_one_token_per_character() -> None:
     assert tokenizer.encode("<eos>", add_special_tokens=False) == [EOS]
 
 
-def test_the_full_model_has_the_stated_size() -> None:
-    model = make_model(full_spec(0).size, seed=1)
-    assert sum(p.numel() for p in model.parameters()) == 672_896
+@pytest.mark.parametrize(("spec", "parameters"), [(full_spec(0), 672_896), (small_spec(0), 197_088)])
+def test_models_have_the_stated_sizes(spec: ZooSpec, parameters: int) -> None:
+    assert sum(p.numel() for p in make_model(spec.size, seed=1).parameters()) == parameters
 
 
 def test_a_new_model_depends_on_the_seed_alone() -> None:
