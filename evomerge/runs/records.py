@@ -179,6 +179,7 @@ class Evaluated(Record):
         timing_s: seconds by stage.
         worker: name of the worker.
         attempt: 1, more after lost workers.
+        values: value and standard error of objectives that a Python function computes; others follow from the tasks.
     """
 
     tag: ClassVar[str] = "evaluated"
@@ -190,12 +191,14 @@ class Evaluated(Record):
     timing_s: Mapping[str, float] = field(default_factory=dict)
     worker: str = ""
     attempt: int = 1
+    values: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> Evaluated:
         """See `to_json`."""
         tasks = {name: TaskScore(*score) for name, score in payload["tasks"].items()}
-        return cls(**{**payload, "tasks": tasks})
+        values = {name: (float(v[0]), float(v[1])) for name, v in payload.get("values", {}).items()}
+        return cls(**{**payload, "tasks": tasks, "values": values})
 
     @property
     def n_questions(self) -> int:
