@@ -22,10 +22,11 @@ OUT_DTYPES: Final[Mapping[str, OutDtype]] = {"float32": "float32", "bfloat16": "
 
 
 class Input(NamedTuple):
-    """A source of a slice."""
+    """A source of a slice; the base may be one without being listed."""
 
     model: Source
     parameters: Mapping[str, Any]
+    is_listed: bool = True
 
 
 class Slice(NamedTuple):
@@ -159,7 +160,7 @@ def _whole(
     """The `models:` form: all layers; a base that is not listed comes last."""
     inputs = [_input(entry, ("model", "parameters", "layer_range")) for entry in entries]
     if base is not None and base not in {i.model for i in inputs}:
-        inputs.append(Input(base, {}))
+        inputs.append(Input(base, {}, is_listed=False))
     return Slice(0, layout.n_layers, tuple(inputs), tuple(outer))
 
 
@@ -214,6 +215,8 @@ def _check_slices(slices: list[Slice], layout: Layout) -> None:
 
 def _check_inputs(piece: Slice, method: MethodSpec, base: Source | None) -> None:
     models = [i.model for i in piece.inputs]
+    if method.name == "linear" and any(i.model == base and not i.is_listed for i in piece.inputs):
+        raise refused("linear has no base, and would merge this one too.", repr(base), "a base_model among the models")
     merged = [m for m in models if not (method.needs_base and m == base)]
     shown = ", ".join(source for source, _ in models)
     if len(set(models)) < len(models):

@@ -37,9 +37,9 @@ def filters_for(wanted: Mapping[str, Number]) -> Any:
 
 def _texts(names: set[str], among: set[str]) -> list[str]:
     """Filters for exactly these names: one part of their dotted path where it tells them apart, else full names."""
-    for part in sorted({f".{part}." for name in names for part in name.split(".")}):
-        if {name for name in among if part in name} == names:
-            return [part]
+    for part in min(names).split("."):
+        if {name for name in among if f".{part}." in name} == names:
+            return [f".{part}."]
     return sorted(names)
 
 

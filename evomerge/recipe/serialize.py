@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn, get_args
 
@@ -183,7 +183,7 @@ def _one_of(value: object, allowed: tuple[Any, ...], where: str) -> Any:
 def _number(value: object, where: str) -> Number:
     if isinstance(value, bool):
         return value
-    if not isinstance(value, int | float) or abs(value) > 1e308 or not math.isfinite(value):
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         _wrong(value, where, "a finite number, true or false")
     return float(value)
 
