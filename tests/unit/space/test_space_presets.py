@@ -134,3 +134,12 @@ def test_presets_write_every_default_and_describe_themselves(path):
     spec = method_spec(mapping["method"])
     assert {"kind", "about", "method", "depth", "modules", "parameters"} <= set(mapping)
     assert set(mapping["parameters"]) == set(spec.parameters)
+
+
+def test_the_example_in_the_documentation_is_what_it_says(llama):
+    page = (Path(__file__).parents[3] / "docs" / "spaces.md").read_text()
+    example = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    promised = int(re.search(r"(\d+) genes for any number of layers", page).group(1))
+    for layers in (4, 48):
+        space = parse_space(example, models=names(3), base="base", layout=llama(layers))
+        assert space.space.dim == promised
