@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from evomerge.errors import EvaluationError
 from evomerge.evaluation.objectives import CustomObjective, Objective, ObjectiveSpec, objective_values
@@ -43,7 +43,7 @@ def normal_quantile(confidence: float) -> float:
     """
     if not 0 < confidence < 1:
         raise ValueError(f"a confidence of {confidence} does not lie between 0 and 1")
-    return float(ndtri(0.5 + confidence / 2))
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def wilson_interval(share: float, n: int, confidence: float = CONFIDENCE) -> Interval:
@@ -62,8 +62,8 @@ def wilson_interval(share: float, n: int, confidence: float = CONFIDENCE) -> Int
     z2 = normal_quantile(confidence) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    # the formula gives 0 and 1 exactly only in exact arithmetic
-    return Interval(0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half))
+    # min and max: in exact arithmetic the ends enclose the share and lie in [0, 1], in floating point nearly so
+    return Interval(max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def task_interval(answers: TaskAnswers, confidence: float = CONFIDENCE) -> Interval:

@@ -62,12 +62,10 @@ def test_no_points_have_no_knee() -> None:
         knee(np.empty((0, 2)))
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 20).map(float), st.integers(0, 20).map(float)), min_size=1, max_size=10, unique=True
-    ),
-    st.randoms(),
-)
+LOSS = st.integers(0, 20).map(float)
+
+
+@given(st.lists(st.tuples(LOSS, LOSS), min_size=1, max_size=10, unique=True), st.randoms())
 @settings(deadline=None, max_examples=60)
 def test_order_and_units_do_not_matter(points: list[tuple[float, float]], rng) -> None:  # type: ignore[no-untyped-def]
     shuffled = list(points)

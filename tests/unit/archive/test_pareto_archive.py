@@ -12,6 +12,10 @@ def entry(name: str, *losses: float, feasible: bool = True) -> ArchiveEntry:
     return ArchiveEntry(CandidateId(name), losses, feasible)
 
 
+def nowhere_worse(one: ArchiveEntry, other: ArchiveEntry) -> bool:
+    return all(a <= b for a, b in zip(one.losses, other.losses, strict=True))
+
+
 @st.composite
 def entries(draw: st.DrawFn) -> list[ArchiveEntry]:
     m = draw(st.integers(1, 3))
@@ -44,11 +48,9 @@ def test_the_front_is_feasible_undominated_and_covers_the_rest(points: list[Arch
     feasible = [p for p in points if p.feasible]
     for p in front:
         assert p.feasible
-        assert not any(
-            all(a <= b for a, b in zip(q.losses, p.losses, strict=True)) and q.losses != p.losses for q in feasible
-        )
+        assert not any(nowhere_worse(q, p) and q.losses != p.losses for q in feasible)
     for q in feasible:
-        assert any(all(a <= b for a, b in zip(p.losses, q.losses, strict=True)) for p in front)
+        assert any(nowhere_worse(p, q) for p in front)
 
 
 def test_add_says_whether_the_point_is_on_the_front() -> None:
