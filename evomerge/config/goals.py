@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from evomerge.config.schema import Constraint, Job, Relative
 from evomerge.config.schema import Objective as ObjectiveModel
 from evomerge.errors import ConfigError
+from evomerge.evaluation.goal_names import check_goals
 from evomerge.evaluation.objectives import (
     ConstraintSpec,
     CustomObjective,
@@ -14,7 +15,6 @@ from evomerge.evaluation.objectives import (
     Objective,
     ObjectiveFunction,
     ObjectiveSpec,
-    check_goals,
 )
 from evomerge.evaluation.objectives import Relative as RelativeBound
 

@@ -183,44 +183,6 @@ def _refuse(what: str, name: str, known: Sequence[str], fix: str) -> ConfigError
     return ConfigError(what, got=repr(name), allowed=suggest(name, known), fix=fix)
 
 
-def check_goals(
-    objectives: Sequence[Objective],
-    constraints: Sequence[ConstraintSpec],
-    *,
-    tasks: Sequence[str],
-    parents: Sequence[str],
-    has_base: bool,
-) -> None:
-    """Every name that objectives and constraints use must exist.
-
-    Raises:
-        ConfigError: when there is no objective, when two share a name, when an objective's task is unknown, when a
-            constraint's subject is unknown, or when the model that it refers to is.
-    """
-    names = [o.name for o in objectives]
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(
-            "A job needs objectives with different names.",
-            got=f"objectives: {names}",
-            allowed="one or more objectives, each name once",
-            fix="add an objective, or rename one.",
-        )
-    for objective in objectives:
-        for task in objective.tasks if isinstance(objective, ObjectiveSpec) else ():
-            if task not in tasks:
-                what = f"The objective {objective.name!r} uses a task that the suite does not have."
-                raise _refuse(what, task, tasks, "correct the name, or add the task to suite.tasks.")
-    for constraint in constraints:
-        known = tasks if constraint.kind == "task" else names
-        if constraint.subject not in known:
-            what = f"A constraint is on a {constraint.kind} that does not exist."
-            raise _refuse(what, constraint.subject, known, "correct the name.")
-        models = [BEST_PARENT, *parents, *([BASE] if has_base else [])]
-        if isinstance(constraint.bound, Relative) and constraint.bound.of not in models:
-            what = f"The constraint on {constraint.subject!r} is relative to an unknown model."
-            raise _refuse(what, constraint.bound.of, models, "correct the name.")
-
-
 def task_estimate(evaluation: Evaluation, task: str) -> Estimate:
     """A task's mean and standard error.
 
@@ -264,7 +226,16 @@ def objective_values(objective: Objective, evaluation: Evaluation) -> Estimate:
     """
     if isinstance(objective, CustomObjective):
         return _custom(objective, evaluation)
-    parts = [task_estimate(evaluation, task) for task in objective.tasks]
+    return combine(objective, [task_estimate(evaluation, task) for task in objective.tasks])
+
+
+def combine(objective: ObjectiveSpec, parts: Sequence[Estimate]) -> Estimate:
+    """The value of an objective from its tasks' scores; see `objective_values` for the standard errors.
+
+    Args:
+        objective: how to aggregate.
+        parts: one estimate per task of the objective, aligned.
+    """
     values = np.array([p.value for p in parts])
     errors = np.array([p.se for p in parts])
     if objective.aggregate == "min":

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, EvaluationError
+from evomerge.evaluation.goal_names import check_goals
 from evomerge.evaluation.objectives import (
     BoundGoals,
     ConstraintSpec,
@@ -17,7 +18,6 @@ from evomerge.evaluation.objectives import (
     Objective,
     ObjectiveSpec,
     Relative,
-    check_goals,
     loss,
     losses,
     objective_values,
