@@ -115,7 +115,7 @@ def build(variant: Variant, folder: Path) -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise _failed("no cc, gcc or clang in PATH")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = library.with_suffix(f".{os.getpid()}.tmp")
     command = [compiler, *_FLAGS, *variant.macros(), "-x", "c", "-", "-o", str(temporary)]
     try:
@@ -208,6 +208,6 @@ def call_collect(
     function: Any, base: torch.Tensor, x: torch.Tensor, bin_index: int, size: int
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
     """Indices and lower 16 pattern bits of the `size` entries of one bin, in order."""
-    indices, low = np.empty(size + 1, np.uint32), np.empty(size + 1, np.uint16)
+    indices, low = np.empty(size, np.uint32), np.empty(size, np.uint16)
     function(base.data_ptr(), x.data_ptr(), x.numel(), bin_index, indices.ctypes.data, low.ctypes.data)
-    return indices[:size], low[:size]
+    return indices, low

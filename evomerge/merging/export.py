@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.digest import canonical_json
 from evomerge.merging.execute import merge_into, new_tensor, prepare
+from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.plan import plan_merge, template_of
@@ -59,12 +61,17 @@ def write_merge(
         pool: the parents.
         folder: new or empty; appears complete or not at all.
         extra_files: plain name -> content, for instance recipe and model card.
-        kernels: eager when None.
+        kernels: None compiles for this one merge where that pays (see `foresight.kernels_for_merge`).
 
     Raises:
         MergeError, RecipeError, NonFinite: as `merge_tensors`.
         ConfigError, DiskFull, ModelError: as `checkpoints.writer.write_checkpoint`.
     """
+    if kernels is None:
+        with TemporaryDirectory(prefix="evomerge-kernels-") as cache:
+            used = kernels_for_merge(recipe, pool, Path(cache))
+            write_merge(recipe, pool, folder, extra_files=extra_files, kernels=used)
+        return
     metadata = {"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))}
     write_checkpoint(
         folder,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Final, final
 
 import numpy as np
@@ -9,9 +11,10 @@ import numpy.typing as npt
 
 from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.merging.compiled import TYPES, Variant, variant_of
+from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
 from evomerge.merging.methods import Facts, KernelMethod
 from evomerge.merging.parents import ParentPool
-from evomerge.merging.plan import TensorPlan, plan_merge
+from evomerge.merging.plan import TensorPlan, plan_merge, template_of
 from evomerge.merging.settings import Cut
 from evomerge.recipe.recipe import Recipe
 
@@ -69,3 +72,21 @@ def variants_of(recipe: Recipe, pool: ParentPool) -> frozenset[Variant]:
         if not tensor.copied:
             found |= _variants(tensor, pool)
     return frozenset(found)
+
+
+def kernels_for_merge(recipe: Recipe, pool: ParentPool, cache_folder: Path) -> Kernels:
+    """Kernels for merging one recipe once: compiled when the model is large enough to pay for it, eager otherwise.
+
+    Args:
+        recipe: what will be merged; its parents are in the pool.
+        pool: the parents.
+        cache_folder: where compiled variants are kept.
+
+    Raises:
+        MergeError, RecipeError, ConfigError: as `plan.plan_merge`.
+    """
+    variants = variants_of(recipe, pool)
+    layout = pool.checkpoint(template_of(recipe)).layout
+    if worth_compiling(sum(math.prod(t.shape) for t in layout.tensors), 1, variants):
+        return compile_kernels(variants, cache_folder)
+    return Kernels()

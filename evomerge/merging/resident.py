@@ -29,7 +29,10 @@ def load_model(folder: str, dtype: str, device: str) -> Any:
         ModelError: when transformers cannot load it.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as progress
 
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
@@ -41,6 +44,9 @@ def load_model(folder: str, dtype: str, device: str) -> Any:
             allowed="a causal language model that transformers knows, without code of its own",
             fix="check that AutoModelForCausalLM.from_pretrained loads the folder.",
         ) from error
+    finally:
+        if shown:
+            progress.enable_progress_bar()
     own_memory(model, device)
     return model.eval()
 
