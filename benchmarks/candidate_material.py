@@ -77,7 +77,7 @@ def build_random_models(folder: Path, zoo: Path, dtype: str, seed: int) -> None:
         tokenizer.save_pretrained(folder / name)
 
 
-def write_job(path: Path, models: Path, zoo: Path, space: str, tasks: Sequence[str], items: int) -> Path:
+def write_job(path: Path, models: Path, zoo: Path, *, space: str, tasks: Sequence[str], items: int) -> Path:
     """A job file over the models and the zoo's tasks: the composition that `evomerge search` would run."""
     job = {
         "name": "candidates",

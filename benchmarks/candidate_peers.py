@@ -1,4 +1,4 @@
-"""The two peers of `candidates.py`: mergekit and lm-eval in one warm process, and their commands one after the other."""
+"""The two peers of `candidates.py`: mergekit and lm-eval in one warm process, and their commands one by one."""
 
 from __future__ import annotations
 

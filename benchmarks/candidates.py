@@ -128,7 +128,8 @@ def _prepare(arguments: argparse.Namespace, scratch: Path) -> Material:
     warm_up, scorers = [], {}
     for space, n in zip(SPACES, (arguments.genomes, arguments.ties), strict=True):
         if n:
-            path = material.write_job(scratch / f"{space}.yaml", models, zoo, space, tasks, arguments.items)
+            path = scratch / f"{space}.yaml"
+            material.write_job(path, models, zoo, space=space, tasks=tasks, items=arguments.items)
             assembled = material.assemble_job(path)
             drawn = material.draw(assembled, space, n + 1, arguments.seed)
             candidates += drawn[:-1]
