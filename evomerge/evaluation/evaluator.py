@@ -163,7 +163,8 @@ class PlanEvaluator(Evaluator):
             rows = [forced_requests(item, self._plan.eos[0]) for item in items]
             tasks.append(_TaskWork(task, items, len(requests), tuple(len(r) for r in rows)))
             requests += [r for row in rows for r in row]
-        return _Work(tuple(tasks), ForcedBatches(requests, self._batch_tokens, model.device))
+        batches = ForcedBatches(requests, self._batch_tokens, model.device, self._cache_tokens)
+        return _Work(tuple(tasks), batches)
 
     def _task_scores(
         self, part: _TaskWork, results: ForcedResults, needed: NeededLogits, set_name: SetName

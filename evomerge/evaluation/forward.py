@@ -76,18 +76,27 @@ class NeededLogits:
         flat = logits.reshape(-1, logits.shape[-1])
         return (flat if self._handle is not None else flat[places]), getattr(output, "past_key_values", None)
 
-    def score(self, ids: torch.Tensor, places: torch.Tensor, which: torch.Tensor, targets: torch.Tensor) -> TokenScores:
-        """Log-probabilities of targets after right-padded rows.
+    def score(
+        self,
+        ids: torch.Tensor,
+        places: torch.Tensor,
+        which: torch.Tensor,
+        targets: torch.Tensor,
+        **arguments: Any,
+    ) -> TokenScores:
+        """Log-probabilities of targets in right-padded rows.
 
         Args:
             ids: shape `(rows, length)`; padding stands on the right, where causal attention never looks.
             places: flat positions whose logits are needed, shape `(n,)`.
             which: for each target its position in `places`, shape `(m,)`.
             targets: token ids, shape `(m,)`.
+            arguments: of the model's call, such as a cache that the rows continue.
         """
-        logits, _ = self.logits(ids, places, use_cache=False)
+        logits, _ = self.logits(ids, places, **{"use_cache": False, **arguments})
         step = max(1, _CHUNK // logits.shape[-1])
-        normaliser = torch.cat([torch.logsumexp(part.float(), -1) for part in torch.split(logits, step)])
+        parts = [logits[i : i + step] for i in range(0, len(logits), step)]
+        normaliser = torch.cat([torch.logsumexp(part.float(), -1) for part in parts])
         ll = logits[which, targets].float() - normaliser[which]
         return TokenScores(ll, logits.argmax(-1)[which])
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.evaluation.forward import NeededLogits, check_finite
+from evomerge.evaluation.forward import NeededLogits, TokenScores, check_finite
+from evomerge.evaluation.shared import Row, SharedBatch, batch_groups, group_rows, shared_batch
 
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
@@ -60,47 +61,56 @@ class _Batch(NamedTuple):
     targets: torch.Tensor
     slots: Offsets
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the pass, padding included."""
+        return self.ids.numel()
 
-def _rows(requests: Sequence[Forced]) -> list[tuple[bytes, list[int]]]:
+    def run(self, model: NeededLogits) -> TokenScores:
+        """Log-probabilities of the targets."""
+        return model.score(self.ids, self.places, self.which, self.targets)
+
+
+def _rows(requests: Sequence[Forced]) -> list[Row]:
     """Distinct inputs with their requests; inputs that another one begins with are answered by its row.
 
     In descending order of their bytes a prefix comes right behind its extensions, so one look back is enough.
     """
     order = sorted(range(len(requests)), key=lambda i: requests[i].inputs, reverse=True)
-    rows: list[tuple[bytes, list[int]]] = []
+    found: list[tuple[bytes, list[int]]] = []
     for i in order:
-        if rows and rows[-1][0].startswith(requests[i].inputs):
-            rows[-1][1].append(i)
+        if found and found[-1][0].startswith(requests[i].inputs):
+            found[-1][1].append(i)
         else:
-            rows.append((requests[i].inputs, [i]))
-    return sorted(rows, key=lambda row: (-len(row[0]), row[0]))
+            found.append((requests[i].inputs, [i]))
+    first = [len(r.inputs) // 4 - len(r.targets) for r in requests]
+    return [Row(inputs, tuple(members), min(first[i] for i in members)) for inputs, members in found]
 
 
-def _grouped(rows: list[tuple[bytes, list[int]]], batch_tokens: int) -> list[list[tuple[bytes, list[int]]]]:
+def _grouped(rows: Sequence[Row], batch_tokens: int) -> list[list[Row]]:
     """Rows, longest first, in batches of at most `batch_tokens` tokens with padding; a long row stands alone."""
-    batches: list[list[tuple[bytes, list[int]]]] = []
-    for row in rows:
-        longest = len(batches[-1][0][0]) // 4 if batches else 0
-        if not batches or longest * (len(batches[-1]) + 1) > batch_tokens:
+    batches: list[list[Row]] = []
+    for row in sorted(rows, key=lambda r: (-r.length, r.inputs)):
+        if not batches or batches[-1][0].length * (len(batches[-1]) + 1) > batch_tokens:
             batches.append([])
         batches[-1].append(row)
     return batches
 
 
-def _batch(rows: list[tuple[bytes, list[int]]], requests: Sequence[Forced], offsets: Offsets, device: Any) -> _Batch:
-    length = len(rows[0][0]) // 4
+def _batch(rows: Sequence[Row], requests: Sequence[Forced], offsets: Offsets, device: Any) -> _Batch:
+    length = rows[0].length
     ids = np.zeros((len(rows), length), np.int64)
     places, targets, slots = [], [], []
-    for r, (inputs, members) in enumerate(rows):
-        ids[r, : len(inputs) // 4] = np.frombuffer(inputs, "<i4")
-        for i in members:
+    for r, row in enumerate(rows):
+        ids[r, : row.length] = np.frombuffer(row.inputs, "<i4")
+        for i in row.members:
             m = len(requests[i].targets)
             end = r * length + len(requests[i].inputs) // 4
             places.append(np.arange(end - m, end))
             targets.append(requests[i].targets)
             slots.append(np.arange(offsets[i], offsets[i] + m))
-    index, which = np.unique(np.concatenate(places), return_inverse=True)
-    tensors = (ids, index, which, np.concatenate(targets).astype(np.int64))
+    unique, which = np.unique(np.concatenate(places), return_inverse=True)
+    tensors = (ids, unique, which, np.concatenate(targets).astype(np.int64))
     on_device = [torch.from_numpy(t).to(device) for t in tensors]
     return _Batch(on_device[0], on_device[1], on_device[2], on_device[3], np.concatenate(slots))
 
@@ -113,19 +123,28 @@ class ForcedBatches:
         requests: any number of them.
         batch_tokens: tokens of one forward pass, padding included.
         device: where the model lives.
+        cache_tokens: tokens that the caches of rows with a shared beginning may hold; 0 shares none.
     """
 
-    def __init__(self, requests: Sequence[Forced], batch_tokens: int, device: Any) -> None:
+    def __init__(self, requests: Sequence[Forced], batch_tokens: int, device: Any, cache_tokens: int = 0) -> None:
         lengths = [len(r.targets) for r in requests]
         self._offsets: Offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._targets = np.concatenate([np.zeros(0, np.int64), *(r.targets for r in requests)]).astype(np.int64)
-        groups = _grouped(_rows(requests), batch_tokens)
-        self._batches = [_batch(g, requests, self._offsets, device) for g in groups]
+        rows = _rows(requests)
+        groups, rows = group_rows(rows) if cache_tokens else ([], rows)
+        self._batches: list[_Batch | SharedBatch] = [
+            _batch(g, requests, self._offsets, device) for g in _grouped(rows, batch_tokens)
+        ]
+        targets, ends = [r.targets for r in requests], [len(r.inputs) // 4 for r in requests]
+        self._batches += [
+            shared_batch(g, targets, ends, self._offsets, device)
+            for g in batch_groups(groups, batch_tokens, cache_tokens)
+        ]
 
     @property
     def n_tokens(self) -> int:
         """Tokens of all forward passes, padding included."""
-        return sum(b.ids.numel() for b in self._batches)
+        return sum(b.n_tokens for b in self._batches)
 
     def run(self, model: NeededLogits) -> ForcedResults:
         """Scores every request.
@@ -136,7 +155,7 @@ class ForcedBatches:
         ll = np.empty(len(self._targets))
         top = np.empty(len(self._targets), np.int64)
         # collected on the device, so that the host waits once
-        found = [model.score(b.ids, b.places, b.which, b.targets) for b in self._batches]
+        found = [batch.run(model) for batch in self._batches]
         for batch, scores in zip(self._batches, found, strict=True):
             check_finite(scores.ll, "where answers are scored")
             ll[batch.slots] = scores.ll.cpu().numpy()

@@ -99,7 +99,7 @@ class _Checker:
     def check(self, task: TaskPlan, items: Sequence[Item], theirs: Sequence[Sequence[Any]]) -> None:
         """Compares our answers to `items` with lm-eval's, one list of answers per item."""
         requests = [r for item in items for r in forced_requests(item, self._plan.eos[0])]
-        results = ForcedBatches(requests, self._batch_tokens, self._needed.device).run(self._needed)
+        results = ForcedBatches(requests, self._batch_tokens, self._needed.device, self._cache_tokens).run(self._needed)
         if task.generation is None:
             self._scores(task, items, results, theirs)
             return
