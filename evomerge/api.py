@@ -14,20 +14,21 @@ from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.export import RECIPE_FILE
 from evomerge.config.load import ResolvedJob, load_job, resolve_job
 from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
+from evomerge.config.recipes_of import run_recipes
 from evomerge.config.run_files import check_unchanged, package_versions, run_files
 from evomerge.config.schema import Job
 from evomerge.config.strict_yaml import Document
 from evomerge.config.workers import open_pool
 from evomerge.errors import ConfigError, Interrupted, TooManyFailures
-from evomerge.evaluation.objectives import ObjectiveFunction
+from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction
 from evomerge.execution.ledger import Ledger, Request, StopSignal, Watcher, recorded_outcomes
 from evomerge.merging.export import write_merge
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.recipe import Compat, Recipe
 from evomerge.recipe.serialize import recipe_to_text
 from evomerge.report.collect import summarise
-from evomerge.report.html import write_report
 from evomerge.report.summary import RunSummary
+from evomerge.report.write import write_report
 from evomerge.runs.records import Finished, Opened
 from evomerge.runs.records import Interrupted as InterruptedRecord
 from evomerge.runs.replay import History, read_history
@@ -164,13 +165,14 @@ def _run(
             drain_s=float(job.cluster.drain_s),
             failure_share=float(job.budget.failures),
             watcher=watcher,
+            custom=[o for o in assembled.goals.objectives if isinstance(o, CustomObjective)],
         )
         try:
             why = Search(assembled.setup(accept_history=accept_history), store, history, ledger, watcher).run()
         except (Interrupted, TooManyFailures) as error:
             store.append(InterruptedRecord(error.what, error.exit_code))
             raise
-    return _conclude(store, history, why)
+    return _conclude(assembled, store, history, why)
 
 
 def _opened(job: Job, history: History, *, accept_history: bool) -> Opened:
@@ -188,13 +190,13 @@ def _is_checked(history: History) -> bool:
     return bool(history.outcomes) and any(dict(life.versions) == package_versions() for life in history.lives)
 
 
-def _conclude(store: RunStore, history: History, why: str) -> RunSummary:
+def _conclude(assembled: Assembled, store: RunStore, history: History, why: str) -> RunSummary:
     """Write down the end of a run, and what people look at."""
     summary = summarise(store.folder)
     if history.finished is None or history.finished.result_digest != summary.result_digest:
         store.append(Finished(why, summary.result_digest))
-    write_study(store.folder)
-    write_report(store.folder)
+    write_study(store, assembled.resolved.job.name, assembled.space.space, assembled.goals)
+    write_report(store.folder, run_recipes(store.folder))
     return summarise(store.folder)
 
 

@@ -78,7 +78,9 @@ class Bars:
 
     def phase(self, name: str, total: int, done: int) -> None:
         """A phase begins: the last bar is finished, a new one starts."""
-        self._progress.update(self._task, total=self._progress.tasks[-1].completed or 1)
+        current = self._progress.tasks[-1]
+        if current.total is None:
+            self._progress.update(self._task, total=1, completed=1)
         self._progress.stop_task(self._task)
         self._task = self._progress.add_task(_PHASES.get(name, name), total=total, completed=done, note="")
         if not self._console.is_terminal:
@@ -108,10 +110,12 @@ def run_with_progress(
 ) -> None:
     """Run a search in `folder` and print what came out."""
     from evomerge.api import run_search
+    from evomerge.report.details import run_details
+    from evomerge.report.words import separability
 
     console = Console(stderr=not sys.stdout.isatty())
     signals = Signals()
     signals.install()
     with Bars(console) as bars:
         summary = run_search(resolved, folder, resume=resume, accept_history=accept_history, watcher=bars, stop=signals)
-    show_result(summary, folder, Console())
+    show_result(summary, folder, separability(run_details(folder)), Console())

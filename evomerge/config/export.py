@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.config.assemble import Parents, open_parents, open_space, recipe_of
+from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
-from evomerge.config.run_files import read_manifest
 from evomerge.errors import ConfigError, ModelError, RecipeError, suggest
 from evomerge.files import write_atomic
 from evomerge.merging.export import write_merge
@@ -17,8 +17,9 @@ from evomerge.merging.parents import ParentPool
 from evomerge.recipe.mergekit import to_mergekit
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_digest, recipe_from_json, recipe_to_text
-from evomerge.report.collect import export_card, summarise
+from evomerge.report.collect import summarise
 from evomerge.report.summary import Entry, RunSummary
+from evomerge.runs.manifest import read_manifest
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
 
@@ -164,12 +165,11 @@ def _rebuilt(
 
 
 def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_: str) -> None:
-    files: dict[str, str | bytes] = {
-        RECIPE_FILE: recipe_to_text(recipe),
-        CARD_FILE: export_card(run, recipe, {n: c.folder for n, c in parents.checkpoints.items()}, id_),
-    }
+    files: dict[str, str | bytes] = {RECIPE_FILE: recipe_to_text(recipe)}
     with suppress(RecipeError):  # what mergekit cannot express: the recipe stands beside it, and the card says so
         files[MERGEKIT_FILE] = to_mergekit(recipe, parents.template.layout)
+    folders = {name: checkpoint.folder for name, checkpoint in parents.checkpoints.items()}
+    files[CARD_FILE] = export_card(run, recipe, folders, id_, mergekit=MERGEKIT_FILE in files)
     write_merge(recipe, ParentPool(parents.checkpoints), to, extra_files=files)
 
 

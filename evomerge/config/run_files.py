@@ -13,13 +13,12 @@ from typing import Any, Final
 import evomerge
 from evomerge.config.assemble import Assembled
 from evomerge.config.load import JOB_FILE, ResolvedJob, load_run_job
-from evomerge.errors import ConfigError, StoreError
+from evomerge.errors import ConfigError
+from evomerge.evaluation.goals_json import goals_to_json
 from evomerge.resources import preset_names, preset_path
+from evomerge.runs.manifest import FORMAT, MANIFEST_FILE, VERSION, read_manifest
 from evomerge.types import SET_NAMES
 
-MANIFEST_FILE: Final = "manifest.json"
-FORMAT: Final = "evomerge.run"
-VERSION: Final = 1
 PACKAGES: Final = ("cma", "cmaes", "lm_eval", "numpy", "optuna", "ray", "scipy", "tokenizers", "torch", "transformers")
 
 _HEADER: Final = """\
@@ -47,6 +46,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
             for ref in assembled.parents.refs()
         ],
         "base": assembled.parents.base,
+        "n_layers": assembled.parents.template.layout.n_layers,
         "space": {"digest": assembled.space.digest, **_origin(resolved, "space")},
         "suite": {
             **_origin(resolved, "suite"),
@@ -56,8 +56,8 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
             "public_test_tasks": list(plan.public_test_tasks)
             or (list(assembled.suite.names) if assembled.suite.public_test_split else []),
         },
-        "objectives": [{"name": o.name, "direction": o.direction} for o in assembled.goals.objectives],
-        "constraints": [c.text for c in assembled.goals.constraints],
+        **goals_to_json(assembled.goals),
+        "genes": list(assembled.space.space.names),
         "optimizer": {
             "name": assembled.optimizer.name,
             "options": dict(assembled.optimizer.options),
@@ -77,31 +77,6 @@ def run_files(assembled: Assembled) -> dict[str, str]:
         JOB_FILE: _HEADER + assembled.resolved.to_yaml(),
         MANIFEST_FILE: json.dumps(manifest(assembled), indent=1, ensure_ascii=False) + "\n",
     }
-
-
-def read_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a run directory.
-
-    Raises:
-        StoreError: when it is missing, damaged, or of a newer version.
-    """
-    try:
-        found = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))
-        known = found["format"] == FORMAT and found["version"] <= VERSION
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(run, f"{type(error).__name__}: {error}") from error
-    if not known:
-        raise _damaged(run, f"format {found['format']!r}, version {found['version']!r}")
-    return dict(found)
-
-
-def _damaged(run: Path, got: str) -> StoreError:
-    return StoreError(
-        "The manifest of the run cannot be used.",
-        got=f"{run / MANIFEST_FILE}: {got}",
-        allowed=f"{FORMAT}, version up to {VERSION}",
-        fix="restore the file from a copy, or open the run with the version of evomerge that wrote it.",
-    )
 
 
 def check_unchanged(run: Path, assembled: Assembled) -> None:

@@ -329,12 +329,12 @@ def violations(
     Args:
         constraints: of the job.
         bounds: from `resolve_bound`, aligned.
-        objectives: of the job, for constraints on objectives.
+        objectives: of the job.
         evaluation: the candidate's answers.
 
     Raises:
-        EvaluationError: as `objective_values`.
         ValueError: when there is not one bound per constraint.
+        EvaluationError: as `objective_values`.
     """
     return tuple(
         violation(c, bound, _subject(c, objectives, evaluation)) for c, bound in zip(constraints, bounds, strict=True)
@@ -378,12 +378,7 @@ class BoundGoals:
 
 @dataclass(frozen=True)
 class Goals:
-    """What a run is after.
-
-    Attributes:
-        objectives: at least one.
-        constraints: may be empty.
-    """
+    """What a run is after: at least one objective, and constraints or none."""
 
     objectives: tuple[Objective, ...]
     constraints: tuple[ConstraintSpec, ...] = ()

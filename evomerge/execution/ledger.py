@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, final
 
 from evomerge.errors import Interrupted, StoreError, TooManyFailures
+from evomerge.evaluation.objectives import CustomObjective, objective_values
 from evomerge.execution.pool import Completed, EvaluationPool
 from evomerge.runs.records import Evaluated, Failed, Reused, task_scores
 from evomerge.runs.replay import History
@@ -88,6 +89,7 @@ class Ledger:
         drain_s: how long running candidates may take after a stop.
         failure_share: of the models scored in this run, above which it ends.
         watcher: told of every fresh outcome.
+        custom: objectives that a Python function computes; their values are recorded, because nothing else knows them.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Ledger:
         drain_s: float,
         failure_share: float,
         watcher: Watcher,
+        custom: Sequence[CustomObjective] = (),
     ) -> None:
         self._store = store
         self._pool = pool
@@ -111,6 +114,7 @@ class Ledger:
         self._drain_s = drain_s
         self._failure_share = failure_share
         self._watcher = watcher
+        self._custom = tuple(custom)
 
     @property
     def spent(self) -> int:
@@ -189,8 +193,9 @@ class Ledger:
             self._store.append(Failed(*who, outcome, *by))
             return
         responses = self._store.save_responses(request.digest, outcome)
+        values = {o.name: (e.value, e.se) for o in self._custom for e in (objective_values(o, outcome),)}
         timing = {stage: round(seconds, 4) for stage, seconds in outcome.timing_s.items()}
-        self._store.append(Evaluated(*who, task_scores(outcome), responses, timing, *by))
+        self._store.append(Evaluated(*who, task_scores(outcome), responses, timing, *by, values))
 
     def _drain(self, running: dict[CandidateId, Request], set_name: SetName) -> None:
         """Give running candidates their time, then stop the run."""

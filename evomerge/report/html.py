@@ -137,7 +137,7 @@ def _front(summary: RunSummary, details: RunDetails) -> str:
     parts.append(_kinds_legend(summary))
     parts.append(front_table(summary))
     constraints = "; ".join(
-        f"{c.name} ≥ {c.rule}" + (f" = {number(c.at_least)}" if c.at_least is not None else "")
+        c.rule + (f" (= {number(c.bound)})" if c.bound is not None and "parent" in c.rule else "")
         for c in summary.constraints
     )
     intro = f"Under the constraints: {escape(constraints)}." if constraints else ""

@@ -106,17 +106,24 @@ class ConstraintInfo:
     Attributes:
         on: what is bounded.
         name: of the task or objective.
-        at_least: the bound in the score's unit; None until the baseline that it refers to is scored.
-        rule: the bound as the job words it, for instance `best_parent - 0.01`.
+        at_least: a lower bound in the score's unit; None for an upper one, and until its baseline is scored.
+        rule: the constraint in one line, for instance `rev >= best_parent - 0.01`.
+        at_most: the same for an upper bound.
     """
 
     on: Literal["task", "objective"]
     name: str
     at_least: float | None
     rule: str
+    at_most: float | None = None
 
     def __post_init__(self) -> None:
-        _require_finite(f"constraint on {self.name}", at_least=self.at_least)
+        _require_finite(f"constraint on {self.name}", at_least=self.at_least, at_most=self.at_most)
+
+    @property
+    def bound(self) -> float | None:
+        """The bound as a number, None until it is one."""
+        return self.at_least if self.at_least is not None else self.at_most
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""The command that lists what a job may name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+
+OPTIMIZERS: Final = {
+    "cma": "CMA-ES, full covariance: one objective, up to about 20 continuous genes",
+    "sep-cma": "CMA-ES, one variance per gene: one objective, more genes",
+    "lra-cma": "CMA-ES with learning-rate adaptation: one objective under strong item noise",
+    "nsga2": "NSGA-II: two or three objectives, constraints, mixed genes",
+    "nsga3": "NSGA-III: four objectives and more",
+    "tpe": "tree-structured Parzen estimator: any number of objectives, mixed genes",
+    "gp": "Gaussian process: up to about 60 evaluations",
+    "random": "uniform sampling: a yardstick",
+}
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    methods = "methods"
+    spaces = "spaces"
+    suites = "suites"
+    optimizers = "optimizers"
+    tasks = "tasks"
+
+
+def ls(kind: Annotated[Kind, typer.Argument(help="methods, spaces, suites, optimizers or tasks.")]) -> None:
+    """List merge methods, search spaces, suites, optimizers or lm-eval tasks."""
+    rows = {
+        Kind.methods: _methods,
+        Kind.spaces: _spaces,
+        Kind.suites: _suites,
+        Kind.optimizers: _optimizers,
+        Kind.tasks: _tasks,
+    }[kind]()
+    listed = list(rows)
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, text in listed:
+        typer.echo(f"{name:<{width}}  {text}".rstrip())
+
+
+def _methods() -> Iterable[tuple[str, str]]:
+    from evomerge.recipe.methods import method_names, method_spec
+
+    for name in method_names():
+        spec = method_spec(name)
+        needs = "with a base" if spec.needs_base else "without a base"
+        yield name, f"{', '.join(spec.parameters)} ({needs}, models: {spec.models_allowed()})"
+
+
+def _about(text: str, key: str) -> str:
+    import yaml
+
+    found = yaml.safe_load(text)
+    about = found.get(key, "") if isinstance(found, dict) else ""
+    return " ".join(str(about).split())
+
+
+def _spaces() -> Iterable[tuple[str, str]]:
+    from evomerge.config.load import SPACES
+    from evomerge.resources import preset_names, preset_path
+
+    for name in preset_names("search_spaces"):
+        yield name, _about(preset_path("search_spaces", name).read_text(encoding="utf-8"), "about")
+    for name in SPACES.names():
+        yield name, "(plug-in)"
+
+
+def _suites() -> Iterable[tuple[str, str]]:
+    from evomerge.resources import preset_names, preset_path
+
+    for name in preset_names("evaluators", "suites"):
+        path = preset_path("evaluators", name, "suites")
+        yield name, _about(path.read_text(encoding="utf-8"), "description")
+
+
+def _optimizers() -> Iterable[tuple[str, str]]:
+    from evomerge.optimizers.registry import OPTIMIZERS as REGISTRY
+
+    yield "auto", "chooses by objectives, genes and budget, and says why"
+    for name in REGISTRY.names():
+        yield name, OPTIMIZERS.get(name, "(plug-in)")
+
+
+def _tasks() -> Iterable[tuple[str, str]]:
+    from evomerge.cli.working import working
+    from evomerge.evaluation.lm_eval import shipped_task_names
+
+    with working("Reading the task index of lm-eval"):
+        names = shipped_task_names()
+    return ((name, "") for name in names)

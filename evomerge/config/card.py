@@ -1,0 +1,72 @@
+"""The facts of a run and its parents that go onto the card of an exported merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+import evomerge
+from evomerge.recipe.card import CardFacts, ScoreLine, model_card
+from evomerge.recipe.recipe import Recipe
+from evomerge.report.book import Book
+from evomerge.report.collect import summary_of
+from evomerge.report.details import details_of, recorded_recipe
+from evomerge.report.words import separability
+
+_MAX_CARD_CHARACTERS = 200_000
+
+
+def stated_licence(folder: Path) -> str | None:
+    """The `license` of a checkpoint's own card; None when there is no card, or it states none."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")[:_MAX_CARD_CHARACTERS]
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not text.startswith("---\n"):
+        return None
+    try:
+        front = yaml.safe_load(text[4:].split("\n---", 1)[0])
+    except yaml.YAMLError:
+        return None
+    licence = front.get("license") if isinstance(front, dict) else None
+    return licence if isinstance(licence, str) else None
+
+
+def export_card(run: Path, recipe: Recipe, folders: Mapping[str, Path], id_: str, *, mergekit: bool) -> str:
+    """The card of a merge.
+
+    Args:
+        run: the run directory.
+        recipe: the merge.
+        folders: parent's name -> its folder.
+        id_: the merge's id in the run.
+        mergekit: whether a mergekit file stands beside the card.
+    """
+    book = Book(run)
+    summary = summary_of(book)
+    chosen = summary.chosen is not None and summary.chosen.id == id_
+    entry = summary.entries().get(id_)
+    scores: tuple[ScoreLine, ...] = ()
+    questions = 0
+    if entry is not None and entry.report is not None:
+        scores = tuple(ScoreLine(n, s.value, s.low, s.high) for n, s in entry.report.objectives.items())
+        scores += tuple(
+            ScoreLine(n, t.value, t.value - 1.96 * t.se, t.value + 1.96 * t.se)
+            for n, t in entry.report.tasks.items()
+            if n not in entry.report.objectives
+        )
+        questions = sum(t.n for t in entry.report.tasks.values())
+    facts = CardFacts(
+        id=id_,
+        run=summary.name,
+        scores=scores,
+        n_tried=summary.counts.evaluated + summary.counts.failed,
+        n_questions=questions,
+        verdicts=separability(details_of(book, summary, recorded_recipe(book))) if chosen else (),
+        public_test_tasks=tuple(book.manifest["suite"]["public_test_tasks"]),
+        mergekit=mergekit,
+        version=evomerge.__version__,
+    )
+    return model_card(recipe, facts, {name: stated_licence(folder) for name, folder in folders.items()})

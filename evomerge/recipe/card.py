@@ -1,0 +1,150 @@
+"""The model card of an exported merge: where it comes from, what it scored, and under which licences it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from evomerge.recipe.recipe import ParentRef, Recipe
+
+_REPLAY = "evomerge merge evomerge_recipe.json --to merged"
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One row of the card's score table, on the report set: a value with its interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the run knows about the merge.
+
+    Attributes:
+        id: the merge's id in its run.
+        run: the run's name.
+        scores: on the report set; empty when this merge was not scored there.
+        n_tried: candidates that were scored before this one was chosen.
+        n_questions: items per task of the report set.
+        verdicts: sentences about the comparison with the parents.
+        public_test_tasks: tasks whose search used a public test split.
+        mergekit: whether a mergekit file stands beside the card.
+        version: of evomerge.
+    """
+
+    id: str
+    run: str
+    scores: tuple[ScoreLine, ...]
+    n_tried: int
+    n_questions: int
+    verdicts: tuple[str, ...]
+    public_test_tasks: tuple[str, ...]
+    mergekit: bool
+    version: str
+
+
+def licence_situation(licences: Mapping[str, str | None]) -> tuple[str | None, str]:
+    """The `license` of the front matter and a sentence for people; never guessed.
+
+    Args:
+        licences: parent's name -> the licence its card states, None when it states none.
+
+    Returns:
+        The common licence when every parent states the same one; `other` when they differ; None when one is unknown.
+    """
+    listed = "; ".join(f"{name}: {licence or 'not stated'}" for name, licence in licences.items())
+    stated = set(licences.values())
+    if None in stated:
+        return None, f"Not every parent states a licence ({listed}). Find out before you publish this merge."
+    if len(stated) == 1:
+        return next(iter(stated)), f"All parents state the same licence ({listed})."
+    return "other", f"The parents have different licences ({listed}); this merge must satisfy all of them."
+
+
+def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | None]) -> str:
+    """The text of `README.md`: YAML front matter as the hub reads it, then what people need to know.
+
+    Args:
+        recipe: the merge.
+        facts: what the run knows.
+        licences: parent's name -> the licence its card states, None when it states none.
+    """
+    used = {p for rule in recipe.rules for p in rule.per_parent} | {p.name for p in recipe.parents}
+    parents = [p for p in recipe.parents if p.name in used]
+    licence, situation = licence_situation({p.name: licences.get(p.name) for p in parents})
+    front: dict[str, Any] = {
+        "base_model": [p.source for p in parents],
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "tags": ["merge", "evomerge"],
+    }
+    if licence is not None:
+        front["license"] = licence
+    methods = ", ".join(dict.fromkeys(rule.method for rule in recipe.rules))
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
+        "---",
+        "",
+        f"# {facts.run}: merge {facts.id}",
+        "",
+        f"A merge of {len(parents)} checkpoints by {methods}, found by evomerge {facts.version}. Nothing was trained.",
+        "",
+        "## Parents",
+        "",
+        *[_parent_line(p, is_base=p.name == recipe.base) for p in parents],
+        "",
+        "## Licence",
+        "",
+        situation,
+        "",
+        *_scores(facts),
+        "## Recipe",
+        "",
+        "`evomerge_recipe.json` holds the whole recipe; the metadata of the weight files, too. With the parents",
+        f"at hand, anybody replays it: `{_REPLAY}`."
+        + (" `mergekit.yaml` is the same recipe for mergekit." if facts.mergekit else " mergekit cannot express it."),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _parent_line(parent: ParentRef, *, is_base: bool) -> str:
+    where = f"{parent.source} at revision {parent.revision}" if parent.revision else parent.source
+    return f"- `{parent.name}`{' (base)' if is_base else ''}: {where}"
+
+
+def _scores(facts: CardFacts) -> Sequence[str]:
+    if not facts.scores:
+        return (
+            "## Scores",
+            "",
+            "This merge was not scored on the report set: it was not the run's choice.",
+            "",
+        )
+    rows = [f"| {s.name} | {s.value:.4f} | {s.low:.4f} to {s.high:.4f} |" for s in facts.scores]
+    warning = []
+    if facts.public_test_tasks:
+        names = ", ".join(facts.public_test_tasks)
+        warning = ["", f"The search used a public test split ({names}): its scores say nothing about unseen data."]
+    return (
+        "## Scores",
+        "",
+        f"On the report set ({facts.n_questions} questions that took no part in searching or choosing), with 95 %",
+        f"intervals. {facts.n_tried} candidates were tried on other questions before this one was chosen.",
+        "",
+        "| | score | interval |",
+        "|---|---|---|",
+        *rows,
+        "",
+        *[f"- {v}" for v in facts.verdicts],
+        *warning,
+        "",
+    )

@@ -1,0 +1,127 @@
+"""From a run directory to the values that people and programs look at; reads only, also while the run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.archive.pareto import front_of
+from evomerge.evaluation.objectives import Estimate, Objective, ObjectiveSpec
+from evomerge.evaluation.statistics import CONFIDENCE, normal_quantile, objective_interval
+from evomerge.report.book import Book, Model
+from evomerge.report.summary import (
+    ConstraintInfo,
+    Counts,
+    Entry,
+    ObjectiveInfo,
+    ObjectiveScore,
+    RunSummary,
+    Scores,
+    TaskScore,
+    Timing,
+)
+from evomerge.runs.lock import writer_of
+from evomerge.runs.records import Evaluated
+from evomerge.types import SetName
+
+
+def summarise(folder: Path) -> RunSummary:
+    """What `evomerge status` shows.
+
+    Raises:
+        ConfigError: when there is no run.
+        StoreError: when its journal, manifest or answers are damaged.
+    """
+    return summary_of(Book(folder))
+
+
+def summary_of(book: Book) -> RunSummary:
+    """The summary of an open book."""
+    history = book.history
+    chosen = None if history.chosen is None else book.models.get(history.chosen.id)
+    front = front_of([book.entry(m) for m in book.models.values()])
+    return RunSummary(
+        state=history.state(writing=writer_of(book.folder) is not None),
+        name=book.manifest["name"],
+        seed=book.manifest["seed"],
+        counts=Counts(
+            asked=history.counts.asked,
+            evaluated=history.counts.evaluated,
+            reused=history.counts.reused,
+            failed=history.counts.failed,
+            questions=history.counts.questions,
+        ),
+        timing=_timing(book),
+        objectives=tuple(ObjectiveInfo(o.name, o.direction) for o in book.goals.objectives),
+        constraints=_constraints(book),
+        baselines=tuple(
+            entry(book, m) for m in book.models.values() if m.kind in ("parent", "soup", "task-arithmetic", "injected")
+        ),
+        front=tuple(entry(book, book.models[point.id]) for point in front),
+        chosen=None if chosen is None else entry(book, chosen),
+        budget=_budget(book),
+    )
+
+
+def _timing(book: Book) -> Timing:
+    wall_s = book.history.wall_s
+    rate = 60 * (book.history.counts.evaluated + book.history.counts.failed) / wall_s if wall_s > 0 else 0.0
+    return Timing(round(wall_s, 3), round(rate, 2), len(book.history.lives))
+
+
+def _budget(book: Book) -> int | None:
+    settings: Any = book.history.lives[-1].settings if book.history.lives else {}
+    stated = settings.get("budget", {}).get("evaluations")
+    if stated is not None:
+        return int(stated)
+    try:
+        job = yaml.safe_load((book.folder / "job.yaml").read_text(encoding="utf-8"))
+        return int(job["budget"]["evaluations"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _constraints(book: Book) -> tuple[ConstraintInfo, ...]:
+    found = []
+    for constraint, bound in zip(book.goals.constraints, book.bounds, strict=True):
+        low, high = (bound, None) if constraint.sense == "at_least" else (None, bound)
+        found.append(ConstraintInfo(constraint.kind, constraint.subject, low, constraint.text, high))
+    return tuple(found)
+
+
+def entry(book: Book, model: Model) -> Entry:
+    """A model with its scores on every set it was scored on."""
+    search = book.record(model.recipe, "search")
+    if search is None:
+        raise LookupError(f"{model.id} has no score on the search set")
+    return Entry(
+        id=model.id,
+        kind=model.kind,
+        recipe_digest=model.recipe,
+        feasible=book.feasible(search),
+        search=_scores(book, search),
+        select=_scores_on(book, model, "select"),
+        report=_scores_on(book, model, "report"),
+    )
+
+
+def _scores_on(book: Book, model: Model, set_name: SetName) -> Scores | None:
+    record = book.record(model.recipe, set_name)
+    return None if record is None else _scores(book, record)
+
+
+def _scores(book: Book, record: Evaluated) -> Scores:
+    objectives = {o.name: _score(book, o, record) for o in book.goals.objectives}
+    return Scores(objectives, {name: TaskScore(t.mean, t.se, t.n) for name, t in record.tasks.items()})
+
+
+def _score(book: Book, objective: Objective, record: Evaluated) -> ObjectiveScore:
+    estimate: Estimate = book.value(objective, record)
+    if isinstance(objective, ObjectiveSpec):
+        low, high = objective_interval(objective, book.answers(record))
+    else:
+        half = normal_quantile(CONFIDENCE) * estimate.se
+        low, high = estimate.value - half, estimate.value + half
+    return ObjectiveScore(estimate.value, estimate.se, low, high)

@@ -1,0 +1,174 @@
+"""What only the report shows: every candidate, progress, genes, paired differences, cost and provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from evomerge.archive.hypervolume import hypervolume, reference_point
+from evomerge.archive.pareto import ArchiveEntry, front_of
+from evomerge.evaluation.objectives import Objective, ObjectiveSpec
+from evomerge.evaluation.statistics import compare_all, selection_note
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.serialize import recipe_from_json, recipe_to_json
+from evomerge.report.book import Book, Model
+from evomerge.report.collect import summary_of
+from evomerge.report.genes import merge_genes
+from evomerge.report.summary import Difference, EvaluationRow, MergeGenes, RunDetails, RunSummary
+from evomerge.runs.records import Evaluated
+from evomerge.types import CandidateId, SetName
+
+RecipeOf = Callable[[Model], Recipe | None]
+"""Rebuilds a model's recipe; None where it cannot be had (parents gone)."""
+
+_DRAWN = 6
+
+
+def recorded_recipe(book: Book) -> RecipeOf:
+    """Recipes of baselines and the mean, which the journal holds; None for candidates."""
+
+    def find(model: Model) -> Recipe | None:
+        baseline = book.history.baselines.get(model.id)
+        return None if baseline is None else recipe_from_json(dict(baseline.recipe_json))
+
+    return find
+
+
+def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetails:
+    """The details of a run.
+
+    Args:
+        book: the run.
+        summary: of the same book.
+        recipe_of: gives the recipes whose genes are drawn.
+    """
+    manifest = book.manifest
+    job = (book.folder / "job.yaml").read_text(encoding="utf-8")
+    chosen = None if summary.chosen is None else recipe_of(book.models[CandidateId(summary.chosen.id)])
+    cluster = book.history.lives[-1].settings.get("cluster", {}) if book.history.lives else {}
+    return RunDetails(
+        evaluations=evaluation_rows(book),
+        hypervolume=hypervolume_history(book),
+        genes=_genes(book, summary, recipe_of),
+        differences=differences(book),
+        splits=manifest["suite"]["splits"],
+        optimizer=manifest["optimizer"]["name"],
+        optimizer_why=manifest["optimizer"]["why"],
+        versions=manifest["versions"],
+        host=", ".join(sorted({life.host for life in book.history.lives})),
+        notes=_notes(book, summary),
+        recipe="" if chosen is None else json.dumps(recipe_to_json(chosen), indent=1, ensure_ascii=False),
+        job=job,
+        run_folder=str(book.folder),
+        workers=int(cluster.get("workers", 0)),
+    )
+
+
+def run_details(folder: Path) -> RunDetails:
+    """The details of a run, with the genes of recorded recipes only."""
+    book = Book(folder)
+    return details_of(book, summary_of(book), recorded_recipe(book))
+
+
+def evaluation_rows(book: Book) -> tuple[EvaluationRow, ...]:
+    """Every model asked on the search set, in the order of asking; baselines have batch -1."""
+    asked = [(-1, Model(b.id, b.kind, b.recipe)) for b in book.history.baselines.values() if b.kind != "mean"]
+    for batch in book.history.batches:
+        asked += [(batch.number, Model(c.id, c.kind, c.recipe)) for c in batch.candidates]
+    last = len(book.history.batches)
+    asked += [(last, Model(b.id, b.kind, b.recipe)) for b in book.history.baselines.values() if b.kind == "mean"]
+    rows = (_row(book, batch, model) for batch, model in asked)
+    return tuple(row for row in rows if row is not None)
+
+
+def _row(book: Book, batch: int, model: Model) -> EvaluationRow | None:
+    record = book.history.outcomes.get((model.recipe, "search"))
+    if record is None:
+        return None
+    reused = (model.id, "search") in book.history.reused
+    if not isinstance(record, Evaluated):
+        failure = f"{record.failure.kind}: {record.failure.message}"
+        return EvaluationRow(model.id, batch, model.kind, None, feasible=False, failure=failure, reused=reused)
+    return EvaluationRow(
+        id=model.id,
+        batch=batch,
+        kind=model.kind,
+        objectives={o.name: book.value(o, record).value for o in book.goals.objectives},
+        feasible=book.feasible(record),
+        reused=reused,
+        merge_s=0.0 if reused else record.timing_s.get("merge", 0.0),
+        score_s=0.0 if reused else record.timing_s.get("score", 0.0),
+    )
+
+
+def hypervolume_history(book: Book) -> tuple[tuple[int, float], ...]:
+    """(models so far, hypervolume of the feasible front): only with several objectives, only where it grows."""
+    points = [book.entry(m) for m in book.models.values()]
+    known = [p.losses for p, m in zip(points, book.models.values(), strict=True) if m.kind == "parent"]
+    if len(book.goals.objectives) < 2 or not known:
+        return ()
+    reference = reference_point(known)
+    history: list[tuple[int, float]] = []
+    front: tuple[tuple[float, ...], ...] = ()
+    for n, point in enumerate(points, start=1):
+        if not point.feasible:
+            continue
+        grown = tuple(p.losses for p in front_of([*_as_entries(front), point]))
+        if grown != front:
+            front = grown
+            history.append((n, hypervolume(list(front), reference)))
+    return (*history, (len(points), history[-1][1])) if history else ()
+
+
+def _as_entries(front: tuple[tuple[float, ...], ...]) -> list[ArchiveEntry]:
+    return [ArchiveEntry(CandidateId(f"front-{i}"), losses) for i, losses in enumerate(front)]
+
+
+def _genes(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> tuple[MergeGenes, ...]:
+    """Genes of the chosen merge first, then of the front; at most six."""
+    ids = dict.fromkeys(([summary.chosen.id] if summary.chosen else []) + [e.id for e in summary.front])
+    found = []
+    for id_ in list(ids)[:_DRAWN]:
+        recipe = recipe_of(book.models[CandidateId(id_)])
+        if recipe is not None:
+            found.append(merge_genes(id_, recipe, book.manifest["n_layers"]))
+    return tuple(found)
+
+
+def differences(book: Book) -> tuple[Difference, ...]:
+    """Chosen minus every baseline it is compared with, on the report set: objectives first, then tasks."""
+    chosen = book.history.chosen
+    ours = None if chosen is None else book.record(chosen.recipe, "report")
+    if chosen is None or ours is None:
+        return ()
+    rivals: Mapping[CandidateId, Evaluated] = {
+        i: r for i in chosen.compared if i != chosen.id and (r := _report(book, i)) is not None
+    }
+    tasks = [t for t in ours.tasks if not any(o.name == t for o in book.goals.objectives)]
+    what: list[Objective] = [o for o in book.goals.objectives if isinstance(o, ObjectiveSpec)]
+    what += [ObjectiveSpec(t, (t,)) for t in tasks]
+    answers = {str(i): book.answers(r) for i, r in rivals.items()}
+    found = compare_all(what, book.answers(ours), answers, seed=book.manifest["seed"])
+    return tuple(Difference(c.against, c.what, c.difference, c.low, c.high, c.verdict) for c in found)
+
+
+def _report(book: Book, id_: CandidateId) -> Evaluated | None:
+    set_name: SetName = "report"
+    return book.record(book.history.baselines[id_].recipe, set_name)
+
+
+def _notes(book: Book, summary: RunSummary) -> tuple[str, ...]:
+    public = book.manifest["suite"]["public_test_tasks"]
+    notes = [f"The search used a public test split ({', '.join(public)}): scores on it say nothing about unseen data."]
+    notes = notes if public else []
+    if summary.chosen is not None and book.history.chosen is not None:
+        tried = summary.counts.evaluated + summary.counts.failed
+        notes.append(selection_note(tried, len(book.history.chosen.compared)))
+    notes += [note.text for note in book.history.notes if note.text]
+    return tuple(notes)
+
+
+def folder_report(folder: Path) -> Path:
+    """Where the report of a run lies."""
+    return folder / "report.html"
