@@ -102,9 +102,11 @@ class ProcessPool(EvaluationPool):
         self._dispatch()
 
     def _dispatch(self) -> None:
-        live = [slot for slot in self._slots if slot.ready]
-        for slot in live:
-            if slot.ticket is None and (ticket := self._queue.take(slot.name, alone=len(self._slots) == 1)):
+        untaken = {completed.worker for completed in self._done}
+        for slot in self._slots:
+            if not slot.ready or slot.ticket is not None or slot.name in untaken:
+                continue
+            if (ticket := self._queue.take(slot.name, alone=len(self._slots) == 1)) is not None:
                 slot.ticket = ticket
                 slot.deadline = time.monotonic() + self._timeout_s
                 with suppress(ConnectionError):  # it just died: the end of its pipe tells so, in `next_outcome`
@@ -114,6 +116,7 @@ class ProcessPool(EvaluationPool):
         """See `EvaluationPool.next_outcome`."""
         self._check_open()
         until = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+        self._dispatch()
         while not self._done and (len(self._queue) or any(slot.ticket for slot in self._slots)):
             left = min(until, *(slot.deadline for slot in self._slots)) - time.monotonic()
             pipes = [slot.pipe for slot in self._slots]
@@ -158,7 +161,7 @@ class ProcessPool(EvaluationPool):
             if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise _cannot_start(self._failed_starts, detail, self._spec)
         if slot.ticket is not None:
-            ticket = slot.ticket.lost(slot.name, blamed=True)
+            ticket = slot.ticket.lost(slot.name, slot.name)
             if len(ticket.kills) >= MAX_KILLS:
                 self._finish(slot, quarantine(ticket, "crash", detail))
             else:

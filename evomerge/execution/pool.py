@@ -34,8 +34,11 @@ class EvaluationPool(ABC):
     """Scores tasks on one or more long-lived workers.
 
     `submit` never blocks on a worker; `next_outcome` hands answers out **in any order, each task exactly once**.
-    A task's outcome depends on the task alone: not on the worker, the order, or the number of workers. A worker
-    that is lost (killed, its host gone) is replaced and its task goes to another one; this is never counted against
+    A worker gets its next task only after its last outcome was handed out **and the pool was called again**, by when
+    the caller has recorded it: a driver that dies loses at most one evaluation per worker.
+
+    A task's outcome depends on the task alone: not on the worker, the order, or the number of workers. A worker that
+    is lost (killed, its host gone) is replaced and its task goes to another one; this is never counted against
     the candidate, unless it is the task that was running when a second worker died: then its outcome is
     `Failure("crash")` (or `"memory"`). A task that runs longer than the pool's limit becomes `Failure("timeout")` and
     its worker is replaced. A worker that cannot start at all is an error, raised by the constructor or `next_outcome`.
@@ -104,10 +107,9 @@ class Ticket:
     kills: tuple[str, ...] = ()
     avoid: str = ""
 
-    def lost(self, worker: str, place: str = "", *, blamed: bool) -> Ticket:
-        """The ticket for another try, after `worker` was lost; `blamed` when this task was the one running."""
-        kills = (*self.kills, place or worker) if blamed else self.kills
-        return replace(self, attempt=self.attempt + blamed, kills=kills, avoid=worker if blamed else self.avoid)
+    def lost(self, worker: str, place: str) -> Ticket:
+        """The ticket for another try, after `worker` at `place` died while it ran this task."""
+        return replace(self, attempt=self.attempt + 1, kills=(*self.kills, place), avoid=worker)
 
 
 def quarantine(ticket: Ticket, loss: Loss, detail: str) -> Failure:

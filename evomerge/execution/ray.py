@@ -1,8 +1,9 @@
 """A pool of Ray actors: the same contract as the local pools, on one machine or many. The only module that knows Ray.
 
 Ray's state is disposable: nothing is stored in it, tasks and outcomes are small values, and a lost actor, node or
-cluster costs the tasks that ran there and nothing else. Each actor has at most one task running and one queued, so
-that it never waits for the driver.
+cluster costs the tasks that ran there and nothing else. An actor has one task at a time and gets the next one when the
+outcome of the last has been taken (see `EvaluationPool`): that costs it a millisecond or two, and a driver that dies
+loses one evaluation per worker, never more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Final, NamedTuple, final
 
@@ -22,7 +23,6 @@ from evomerge.execution.pool import MAX_KILLS, Completed, EvaluationPool, Loss, 
 from evomerge.execution.worker import Worker, WorkerSpec, limit_threads
 from evomerge.types import EvalTask, Failure, Outcome
 
-_IN_FLIGHT: Final = 2
 _RETRY_S: Final = 0.2
 _MAX_RETRY_S: Final = 5.0
 _MAX_FAILED_STARTS: Final = 40
@@ -82,8 +82,9 @@ class _Slot:
         starting: the pending call of `start`.
         retry_at: when to call `start` again after a failed one, monotonic seconds.
         failed_starts: in a row.
-        flight: calls in order, the first one running.
-        began: when the first of `flight` began, monotonic seconds.
+        call: the pending call of `run`.
+        ticket: what it runs.
+        deadline: when `call` will have taken too long, monotonic seconds.
     """
 
     name: str
@@ -92,8 +93,14 @@ class _Slot:
     starting: Any = None
     retry_at: float = 0.0
     failed_starts: int = 0
-    flight: dict[Any, Ticket] = field(default_factory=dict)
-    began: float = 0.0
+    call: Any = None
+    ticket: Ticket | None = None
+    deadline: float = float("inf")
+
+    def clear(self) -> Ticket | None:
+        """Forget the call, and return what it ran."""
+        ticket, self.call, self.ticket, self.deadline = self.ticket, None, None, float("inf")
+        return ticket
 
 
 @final
@@ -164,26 +171,21 @@ class RayPool(EvaluationPool):
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give waiting tasks to actors, an even share to each before anyone gets a second."""
         started = [slot for slot in self._slots if slot.place is not None]
-        for depth in range(_IN_FLIGHT):
-            for slot in started:
-                if len(slot.flight) == depth:
-                    self._send(slot, alone=len(started) == 1)
-
-    def _send(self, slot: _Slot, *, alone: bool) -> None:
-        ticket = self._queue.take(slot.name, alone=alone)
-        if ticket is None:
-            return
-        if not slot.flight:
-            slot.began = time.monotonic()
-        slot.flight[slot.actor.run.remote(ticket.task)] = ticket
+        untaken = {completed.worker for completed in self._done}
+        for slot in started:
+            if slot.call is not None or slot.name in untaken:
+                continue
+            if (ticket := self._queue.take(slot.name, alone=len(started) == 1)) is not None:
+                slot.call, slot.ticket = slot.actor.run.remote(ticket.task), ticket
+                slot.deadline = time.monotonic() + self._timeout_s
 
     def next_outcome(self, timeout_s: float | None = None) -> Completed | None:
         """See `EvaluationPool.next_outcome`."""
         self._check_open()
         until = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-        while not self._done and (len(self._queue) or any(slot.flight for slot in self._slots)):
+        self._dispatch()
+        while not self._done and (len(self._queue) or any(slot.ticket for slot in self._slots)):
             self._check_starts()
             self._restart_due()
             self._wait(until)
@@ -209,10 +211,10 @@ class RayPool(EvaluationPool):
     def _wait(self, until: float) -> None:
         """Wait for any call to end, but not past the next thing to do, and take in all that have ended."""
         owners = {slot.starting: slot for slot in self._slots if slot.starting is not None}
-        owners |= {ref: slot for slot in self._slots for ref in slot.flight}
+        owners |= {slot.call: slot for slot in self._slots if slot.call is not None}
         retries = [slot.retry_at for slot in self._slots if slot.place is None and slot.starting is None]
         retries += [self._last_start + self._start_timeout_s] if not any(slot.place for slot in self._slots) else []
-        overdue = [slot.began + self._timeout_s for slot in self._slots if slot.flight]
+        overdue = (slot.deadline for slot in self._slots)
         left = max(min(until, *retries, *overdue, time.monotonic() + _MAX_RETRY_S) - time.monotonic(), 0.0)
         if not owners:
             time.sleep(left)
@@ -225,8 +227,6 @@ class RayPool(EvaluationPool):
             self._receive(owners[ref], ref)
 
     def _receive(self, slot: _Slot, ref: Any) -> None:
-        if ref is not slot.starting and ref not in slot.flight:
-            return  # its actor was lost a moment ago, together with an earlier call
         try:
             answer = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -236,10 +236,12 @@ class RayPool(EvaluationPool):
             return
         if ref is slot.starting:
             self._started(slot, answer)
-            return
-        slot.began = time.monotonic()
-        ticket = slot.flight.pop(ref)
-        self._done.append(Completed(ticket.task, answer, slot.name, ticket.attempt))
+        else:
+            self._finish(slot, answer)
+
+    def _finish(self, slot: _Slot, outcome: Outcome) -> None:
+        if (ticket := slot.clear()) is not None:
+            self._done.append(Completed(ticket.task, outcome, slot.name, ticket.attempt))
 
     def _started(self, slot: _Slot, answer: Place | EvomergeError | Failure) -> None:
         if isinstance(answer, EvomergeError):
@@ -249,28 +251,30 @@ class RayPool(EvaluationPool):
         slot.starting, slot.place, slot.failed_starts = None, answer, 0
 
     def _lost(self, slot: _Slot, error: Exception) -> None:
-        """An actor is gone: its running task is a suspect, the queued one is not, and Ray restarts the actor."""
+        """An actor is gone: the task it ran is a suspect, and Ray restarts the actor."""
         if slot.starting is not None:
             slot.failed_starts += 1
             if slot.failed_starts >= _MAX_FAILED_STARTS:
                 raise _cannot_start(f"{slot.name} was lost {slot.failed_starts} times while it started: {error}")
-        place = slot.place
-        tickets = list(slot.flight.values())
-        slot.flight, slot.place, slot.starting = {}, None, None
-        slot.retry_at = time.monotonic() + min(_RETRY_S * 1.5**slot.failed_starts, _MAX_RETRY_S)
+        node = slot.place.node if slot.place is not None else ""
+        self._restart(slot, _RETRY_S * 1.5**slot.failed_starts)
         if isinstance(error, self._ray.exceptions.ActorDiedError):
             slot.actor = self._remote.remote(self._spec, slot.name)  # for good: Ray does not restart this one
-        for i, ticket in enumerate(tickets):
-            node = place.node if place is not None else ""
-            again = ticket.lost(slot.name, node, blamed=i == 0)
-            if len(again.kills) >= MAX_KILLS:
-                again = self._without_lost_nodes(again)
-            if len(again.kills) < MAX_KILLS:
-                self._queue.put_back(again)
-                continue
+        if slot.ticket is None:
+            return
+        again = slot.ticket.lost(slot.name, node)
+        if len(again.kills) >= MAX_KILLS:
+            again = self._without_lost_nodes(again)
+        if len(again.kills) >= MAX_KILLS:
             loss: Loss = "memory" if isinstance(error, self._ray.exceptions.OutOfMemoryError) else "crash"
-            failure = quarantine(again, loss, f"{slot.name}: {type(error).__name__}")
-            self._done.append(Completed(ticket.task, failure, slot.name, ticket.attempt))
+            self._finish(slot, quarantine(again, loss, f"{slot.name}: {type(error).__name__}"))
+        else:
+            self._queue.put_back(again)
+            slot.clear()
+
+    def _restart(self, slot: _Slot, after_s: float) -> None:
+        slot.place, slot.starting = None, None
+        slot.retry_at = time.monotonic() + min(after_s, _MAX_RETRY_S)
 
     def _without_lost_nodes(self, ticket: Ticket) -> Ticket:
         """The ticket without those kills that were the death of a whole node: no candidate does that."""
@@ -280,27 +284,18 @@ class RayPool(EvaluationPool):
             nodes = self._ray.nodes()
         alive = {node["NodeID"] for node in nodes if node["Alive"]}
         kills = tuple(node for node in ticket.kills if node in alive)
-        return Ticket(ticket.number, ticket.task, ticket.attempt, kills, ticket.avoid)
+        return replace(ticket, kills=kills)
 
     def _end_overdue(self) -> None:
         for slot in self._slots:
-            if slot.flight and time.monotonic() - slot.began >= self._timeout_s:
+            if time.monotonic() >= slot.deadline:
                 self._ray.kill(slot.actor, no_restart=False)
-                first, *queued = slot.flight.values()
-                slot.flight, slot.place, slot.retry_at = {}, None, time.monotonic() + _RETRY_S
-                failure = Failure("timeout", f"took longer than {self._timeout_s:g} s")
-                self._done.append(Completed(first.task, failure, slot.name, first.attempt))
-                for ticket in queued:
-                    self._queue.put_back(ticket)
+                self._finish(slot, Failure("timeout", f"took longer than {self._timeout_s:g} s"))
+                self._restart(slot, _RETRY_S)
 
     def drop_waiting(self) -> tuple[EvalTask, ...]:
         """See `EvaluationPool.drop_waiting`."""
         self._check_open()
-        for slot in self._slots:
-            for ref, ticket in list(slot.flight.items())[1:]:
-                self._ray.cancel(ref)
-                del slot.flight[ref]
-                self._queue.put_back(ticket)
         return self._queue.drain()
 
     def close(self) -> None:
