@@ -111,7 +111,7 @@ class OptunaStrategy(Strategy):
         self._n_trials += n
         return np.array([self._genes_of(trial) for trial in self._open])
 
-    def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:  # noqa: ARG002 - trials know theirs
+    def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:
         """Complete the open trials in ask order, with the genes that were evaluated."""
         for told in results:
             self._remember_worst(told)

@@ -37,7 +37,7 @@ class RandomStrategy(Strategy):
         n = max(self._population - len(injected), 0 if injected else 1)
         return np.vstack([*injected, rng.random((n, self._problem.dim))])
 
-    def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:  # noqa: ARG002 - that is what makes it random search
+    def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:
         """Nothing but the batch number advances."""
         self._batch += 1
 
