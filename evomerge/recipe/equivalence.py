@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from evomerge.recipe.methods import BUILTIN
@@ -30,14 +30,23 @@ def _weights(rule: Rule) -> dict[str, float]:
     return {p: w for p, w in weights.items() if w != 0.0}
 
 
+def nearly_cancel(weights: Iterable[float]) -> bool:
+    """Whether the sum of the weights is less than a tenth of the sum of their magnitudes: no divisor to rely on."""
+    known = list(weights)
+    return abs(sum(known)) < 0.1 * sum(abs(w) for w in known)
+
+
 def _normalised(rule: Rule, weights: Mapping[str, float]) -> dict[str, float] | None:
-    """The weights, divided by their sum when the rule says so; None when that sum is zero."""
+    """The weights, divided by their sum when the rule says so; None where weights of both signs nearly cancel.
+
+    (There the default arithmetic keeps the divisor away from zero, and mergekit's does not.)
+    """
     if not weights or not number(rule, "normalize"):
         return dict(weights)
     total = sum(weights.values())
     if len(weights) == 1:
         return dict.fromkeys(weights, 1.0)
-    return {p: w / total for p, w in weights.items()} if abs(total) > 1e-8 else None
+    return None if nearly_cancel(weights.values()) else {p: w / total for p, w in weights.items()}
 
 
 def _linear(rule: Rule, base: str | None, parents: Sequence[str]) -> dict[str, float] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from evomerge.layout import Layout
-from evomerge.recipe.mergekit_export import Writer, comments_of, dtypes_of, only_method
+from evomerge.recipe.mergekit_export import Writer, check_divisors, comments_of, dtypes_of, only_method
 from evomerge.recipe.mergekit_file import base_of, bodies_of, entries_of, model_of, read_file
 from evomerge.recipe.mergekit_import import assignments_of, named_parents, recipe_dtype, sources_in_order
 from evomerge.recipe.mergekit_text import read_mergekit, refused, write_mergekit
@@ -28,10 +28,12 @@ def to_mergekit(recipe: Recipe, layout: Layout, *, notes: Sequence[str] = ()) ->
         notes: more lines for the comments at the top (counted differences, for instance).
 
     Raises:
-        RecipeError: when mergekit cannot express it: several methods, a plug-in's method, or a base with a weight.
+        RecipeError: when mergekit cannot express it: several methods, a plug-in's method, a base with a weight, or
+            (in the default arithmetic) normalised weights of both signs.
     """
     rules = {t.name: recipe.rule_for(t) for t in layout.tensors}
     method = only_method(recipe, list(rules.values()))
+    check_divisors(recipe, list(rules.values()), method)
     writer = Writer(recipe, layout, method, rules)
     dtypes, dtype_notes = dtypes_of(recipe, layout)
     config = {"merge_method": method.name, **writer.base(), **writer.body(), **dtypes}
@@ -88,7 +90,7 @@ def from_mergekit(
     return Recipe(
         parents=parents,
         base=refs[base].name if file.method.needs_base and base is not None else None,
-        rules=rules_of(file.method.name, assignments_of(file, layout, {s: p.name for s, p in refs.items()})),
+        rules=rules_of(file.method.name, assignments_of(file, layout, {s: p.name for s, p in refs.items()}, chosen)),
         dtype=dtype,
         compat=chosen,
     )

@@ -12,20 +12,21 @@ from typing import Any, Final, final
 
 from evomerge.errors import RecipeError
 from evomerge.layout import Layout, TensorInfo
-from evomerge.recipe.equivalence import number
+from evomerge.recipe.equivalence import nearly_cancel, number
 from evomerge.recipe.mergekit_settings import filters_for
 from evomerge.recipe.mergekit_text import DTYPES, model_text
 from evomerge.recipe.methods import BUILTIN, MethodSpec
 from evomerge.recipe.recipe import Number, ParentRef, Recipe, Rule
 
 EXACTNESS: Final[Mapping[str, str]] = {
-    "linear": "equal up to the rounding of fp32 sums (1 unit in the last place).",
-    "slerp": "equal up to the rounding of fp32 norms (a few units in the last place).",
-    "task_arithmetic": "equal up to the rounding of fp32 sums (1 unit in the last place).",
+    "linear": "equal up to the rounding of fp32 sums (1 unit in the last place of a term).",
+    "slerp": "equal up to rounding, except that mergekit takes the straight line where |cosine| > 0.9995.",
+    "task_arithmetic": "equal up to the rounding of fp32 sums (1 unit in the last place of a term).",
     "ties": "equal up to rounding, but for ties: where weighted deltas cancel exactly, mergekit elects plus and"
-    " evomerge nothing; among equal magnitudes at the threshold, the two keep different ones (equally many).",
-    "dare_linear": "not equal: the random masks are drawn by other generators.",
-    "dare_ties": "not equal: the random masks are drawn by other generators.",
+    " evomerge nothing; among equal magnitudes at the threshold the two keep different ones, and mergekit rounds the"
+    " number of kept entries down.",
+    "dare_linear": "not equal: the random masks come from other generators, and mergekit rescales to the L1 norm.",
+    "dare_ties": "not equal: the random masks come from other generators, and mergekit rescales to the L1 norm.",
 }
 """How the default mode compares with mergekit 0.1.5, per method."""
 
@@ -51,6 +52,25 @@ def only_method(recipe: Recipe, rules: Sequence[Rule]) -> MethodSpec:
         if recipe.base is None or heavy:
             raise _inexpressible("its base is missing or has a weight.", repr(recipe.base), "a base without a weight")
     return BUILTIN[names[0]]
+
+
+def check_divisors(recipe: Recipe, rules: Sequence[Rule], method: MethodSpec) -> None:
+    """Normalised weights of both signs: evomerge keeps their divisor away from zero, mergekit does not.
+
+    Raises:
+        RecipeError: when that makes a difference.
+    """
+    if "normalize" not in method.parameters or recipe.compat == "mergekit":
+        return
+    elects = method.name in ("ties", "dare_ties")
+    for rule in rules:
+        weights = [float(number(rule, "weight", p)) for p in rule.per_parent]
+        if number(rule, "normalize") and (min(weights, default=0.0) < 0 if elects else nearly_cancel(weights)):
+            raise _inexpressible(
+                "it normalises weights of both signs.",
+                ", ".join(f"{w:g}" for w in weights),
+                "weights of one sign, or normalize: false",
+            )
 
 
 def comments_of(recipe: Recipe, method: MethodSpec) -> tuple[str, ...]:
@@ -92,6 +112,7 @@ class Writer:
         taking_part = named if method.per_parent() else {p.name for p in recipe.parents}
         self._models = [p for p in recipe.parents if p.name in taking_part and p.name != self._base]
         self._refs = {p.name: p for p in recipe.parents}
+        self._vectors = {t.name for t in layout.tensors if len(t.shape) <= 1}
 
     def base(self) -> dict[str, Any]:
         """`base_model`: the base, or the first model, which then also gives config and tokenizer."""
@@ -99,19 +120,17 @@ class Writer:
         return {"base_model": model_text(first)}
 
     def body(self) -> dict[str, Any]:
-        """One `models:` block when every parameter has one value, else slices of layers."""
+        """One `models:` block when all layers are alike, else slices of layers."""
         runs = self._runs()
         everything = [t.name for t in self._layout.tensors]
-        if not runs or all(not isinstance(v, list) for v in self._settings(everything)):
+        if len(runs) <= 1:
             return {**self._parameters(None, everything), "models": [self._model(m, everything) for m in self._models]}
         return {"slices": [self._slice(run, i == 0, i == len(runs) - 1) for i, run in enumerate(runs)]}
 
-    def _settings(self, names: Sequence[str]) -> list[Any]:
-        values = [self._setting(name, None, names) for name in self._method.shared()]
-        return values + [self._setting(n, m.name, names) for m in self._models for n in self._method.per_parent()]
-
     def _number(self, tensor: str, parameter: str, parent: str | None) -> Number:
         value = number(self._rules[tensor], parameter, parent)
+        if parameter == "density" and value and tensor in self._vectors and self._recipe.compat == "off":
+            return 1.0  # the default arithmetic never thins out norm gains and biases
         return value if isinstance(value, bool) else float(value)
 
     def _setting(self, parameter: str, parent: str | None, names: Sequence[str]) -> Any:

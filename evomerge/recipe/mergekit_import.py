@@ -47,7 +47,7 @@ def sources_in_order(file: File) -> list[Source]:
     return found
 
 
-def assignments_of(file: File, layout: Layout, names: Mapping[Source, str]) -> dict[Kind, Assignment]:
+def assignments_of(file: File, layout: Layout, names: Mapping[Source, str], compat: Compat) -> dict[Kind, Assignment]:
     """The parameters of every kind of tensor.
 
     Raises:
@@ -57,17 +57,27 @@ def assignments_of(file: File, layout: Layout, names: Mapping[Source, str]) -> d
     for piece in file.slices:
         for level in (*piece.levels, *(i.parameters for i in piece.inputs)):
             check_known(level, known, f"the parameters of {file.method.name}")
-    found: dict[Kind, tuple[str, Assignment]] = {}
-    for tensor in layout.tensors:
+    found: dict[Kind, tuple[TensorInfo, Assignment]] = {}
+    for tensor in sorted(layout.tensors, key=lambda t: -len(t.shape)):  # matrices decide, vectors follow
         assignment = _of_tensor(tensor, file, names)
-        first, known_one = found.setdefault(Kind(tensor.layer, tensor.role), (tensor.name, assignment))
-        if assignment != known_one:
+        first, decided = found.setdefault(Kind(tensor.layer, tensor.role), (tensor, assignment))
+        is_dense = compat == "off" and len(tensor.shape) <= 1 < len(first.shape)
+        if assignment != decided and not (is_dense and _dense(assignment) == _dense(decided)):
             raise refused(
                 "A filter tells tensors of one role apart, which a recipe cannot.",
-                f"{first} and {tensor.name}, both {tensor.role}",
+                f"{first.name} and {tensor.name}, both {tensor.role}",
                 "filters that separate layers, attention, mlp, norms, embedding and head",
             )
     return {kind: found[kind][1] for kind in kinds_of(layout)}
+
+
+def _dense(assignment: Assignment) -> Assignment:
+    """The default arithmetic never thins out norm gains and biases: any density but 0 is 1 to them."""
+    inner = tuple(
+        (parent, tuple((k, 1.0 if k == "density" and v else v) for k, v in values))
+        for parent, values in assignment.per_parent
+    )
+    return Assignment(assignment.shared, inner)
 
 
 def _of_tensor(tensor: TensorInfo, file: File, names: Mapping[Source, str]) -> Assignment:

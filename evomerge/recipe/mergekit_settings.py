@@ -36,11 +36,18 @@ def filters_for(wanted: Mapping[str, Number]) -> Any:
 
 
 def _texts(names: set[str], among: set[str]) -> list[str]:
-    """Filters for exactly these names: one part of their dotted path where it tells them apart, else full names."""
-    for part in min(names).split("."):
-        if {name for name in among if f".{part}." in name} == names:
-            return [f".{part}."]
-    return sorted(names)
+    """Filters for exactly these names: parts of their dotted paths where those tell them apart, else full names."""
+    texts: list[str] = []
+    for name in sorted(names):
+        if any(text in name for text in texts):
+            continue
+        parts = (f".{part}." for part in name.split("."))
+        texts.append(next((part for part in parts if part in name and _is_private(part, names, among)), name))
+    return texts
+
+
+def _is_private(part: str, names: set[str], among: set[str]) -> bool:
+    return all(name in names for name in among if part in name)
 
 
 def _full_names(wanted: Mapping[str, Number], common: Number) -> Any:

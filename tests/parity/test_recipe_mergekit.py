@@ -157,13 +157,13 @@ def test_default_ties_differs_at_few_elements(zoo, tmp_path):
     ulps = distances(recipe, zoo, tmp_path / "out")
     limit = 1 if zoo[0] == "bfloat16" else 64
     share = float((ulps > limit).float().mean())
-    assert share < 0.02
+    assert share < (0.03 if zoo[0] == "bfloat16" else 0.002)  # bf16 deltas lie on a lattice: many equal magnitudes
 
 
 def test_dare_files_run_and_say_that_masks_differ(zoo, tmp_path):
     recipe = random_recipe(zoo, "dare_ties", "each", "together")
     text = to_mergekit(recipe, zoo[1].checkpoint("base").layout)
-    assert "random masks are drawn by other generators" in text
+    assert "random masks come from other generators" in text
     assert f"--random-seed {SEED}" in text
     theirs = run_mergekit(text, tmp_path / "out")
     base = zoo[1].checkpoint("base")
@@ -182,12 +182,13 @@ def test_what_we_write_we_read(method, structure, compat, zoo):
     assert (back.base, back.compat) == (recipe.base, compat)
     assert [p.name for p in back.parents] == [p.name for p in recipe.parents]
     for tensor in layout.tensors:
-        read, written = back.rule_for(tensor), recipe.rule_for(tensor)
-        assert numbers_of(read) == numbers_of(written)
+        dense = compat == "off" and len(tensor.shape) == 1  # norm gains, which the default never thins out
+        assert numbers_of(back.rule_for(tensor), dense) == numbers_of(recipe.rule_for(tensor), dense)
 
 
-def numbers_of(rule):
-    return rule.method, dict(rule.shared), {p: dict(v) for p, v in rule.per_parent.items()}
+def numbers_of(rule, dense):
+    change = {"density": 1.0} if dense and rule.method == "ties" else {}
+    return rule.method, dict(rule.shared), {p: {**v, **change} for p, v in rule.per_parent.items()}
 
 
 GRADIENTS = """

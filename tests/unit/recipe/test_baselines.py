@@ -84,7 +84,7 @@ def test_sums_agree_with_the_formula(a, b, normalize, strength):
     found = sums(rule("task_arithmetic", {"a": a, "b": b}, {"normalize": normalize, "lambda": strength}))
     if found is None:
         assert normalize
-        assert abs(a + b) <= 1e-8
+        assert abs(a + b) < 0.1 * (abs(a) + abs(b))
         return
     values = {"a": 3.0, "b": -1.0, "c": 0.5}
     delta = a * (3.0 - 0.5) + b * (-1.0 - 0.5)

@@ -177,6 +177,44 @@ def test_what_mergekit_cannot_express_is_refused():
         to_mergekit(partial, llama())
 
 
+def ties(a, b, **shared):
+    values = {"a": {"weight": a, "density": 0.5}, "b": {"weight": b, "density": 0.4}}
+    return Recipe((BASE, A, B), "base", (Rule("ties", shared, values),))
+
+
+def test_the_default_arithmetic_leaves_vectors_dense():
+    shaped = [replace(t, shape=(4,) if t.role == "norm" else (4, 4)) for t in llama().tensors]
+    layout = Layout(3, tuple(shaped))
+    (a, _) = config_of(ties(1.0, 1.0), layout)["models"]
+    wanted = {t.name: 1.0 if t.role == "norm" else 0.5 for t in layout.tensors}
+    assert {name: evaluate_filters(name, a["parameters"]["density"]) for name in wanted} == wanted
+    assert [e.get("filter") for e in a["parameters"]["density"]] == [".input_layernorm.", ".norm.", None]
+    (a, _) = config_of(replace(ties(1.0, 1.0), compat="mergekit"), layout)["models"]
+    assert a["parameters"]["density"] == 0.5
+
+
+def test_biases_do_not_stop_our_own_files_from_being_read():
+    names = {"model.layers.0.q_proj.weight": (4, 4), "model.layers.0.q_proj.bias": (4,)}
+    tensors = [TensorInfo(n, shape, "F32", 0, "attention") for n, shape in sorted(names.items())]
+    layout = Layout(1, tuple(tensors))
+    text = to_mergekit(ties(1.0, 0.5), layout)
+    back = from_mergekit(text, lambda ref: layout, compat="off")
+    assert back.rules[0].per_parent["a"]["density"] == 0.5
+    with pytest.raises(RecipeError, match="tells tensors of one role apart"):
+        from_mergekit(text, lambda ref: layout, compat="mergekit")
+
+
+def test_normalised_weights_of_both_signs_are_refused_where_the_divisors_differ():
+    with pytest.raises(RecipeError, match=r"weights of both signs\.\n  Got: 1, -0\.5"):
+        to_mergekit(ties(1.0, -0.5), llama())
+    assert to_mergekit(ties(1.0, -0.5, normalize=False), llama())
+    assert to_mergekit(replace(ties(1.0, -0.5), compat="mergekit"), llama())
+    linear = Recipe((A, B), None, (Rule("linear", {}, weights(1.0, -0.5)),))
+    assert to_mergekit(linear, llama())
+    with pytest.raises(RecipeError, match=r"Got: 1, -0\.95"):
+        to_mergekit(replace(linear, rules=(Rule("linear", {}, weights(1.0, -0.95)),)), llama())
+
+
 @pytest.mark.parametrize(
     ("source", "revision"),
     [("org/model", None), ("org/model", "v1.0"), ("/tmp/a+b", None), ("/tmp/a@b", None), ("/tmp/é ü: #", "r")],
