@@ -16,6 +16,9 @@ from evomerge.merging.settings import Cut, GtaParent, GtaSetting, LinearSetting,
 CHUNK = 1 << 17
 """Elements per step: a few fp32 buffers of this size stay in the second-level cache."""
 
+DEVICE_CHUNK = 1 << 24
+"""Elements per step elsewhere: launches and the wait for the finiteness check must not count."""
+
 _SIGN_OFF = 0x7FFFFFFF
 
 
@@ -110,7 +113,7 @@ def _elected(setting: GtaSetting, values: Sequence[torch.Tensor], total: torch.T
 
 
 def merge_eager(
-    setting: Setting, base: torch.Tensor | None, inputs: Sequence[torch.Tensor], out: torch.Tensor, chunk: int = CHUNK
+    setting: Setting, base: torch.Tensor | None, inputs: Sequence[torch.Tensor], out: torch.Tensor, chunk: int = 0
 ) -> bool:
     """Merge one tensor into `out`, which is rounded once, to its own dtype.
 
@@ -119,14 +122,15 @@ def merge_eager(
         base: flat tensor `(n,)`, any float dtype; None for sums without base.
         inputs: flat tensors `(n,)`, aligned with `setting.inputs`.
         out: flat tensor `(n,)`, written; may be on another device than the inputs.
-        chunk: elements per step; the bits do not depend on it.
+        chunk: elements per step, 0 for what suits the device; the bits do not depend on it.
 
     Returns:
         Whether every entry of `out` is finite; where it is not, its contents mean nothing.
     """
     finite = True
-    for start in range(0, out.numel(), chunk):
-        part = slice(start, min(start + chunk, out.numel()))
+    step = chunk or (CHUNK if out.device.type == "cpu" else DEVICE_CHUNK)
+    for start in range(0, out.numel(), step):
+        part = slice(start, min(start + step, out.numel()))
         origin = None if base is None else _widen(base[part], out.device)
         wide = [_widen(x[part], out.device) for x in inputs]
         if isinstance(setting, GtaSetting):

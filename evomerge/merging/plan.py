@@ -148,15 +148,13 @@ def _inputs(recipe: Recipe, rule: Rule, spec: MethodSpec) -> tuple[str, ...]:
     return tuple(inputs)
 
 
-def plan_rule(recipe: Recipe, rule: Rule) -> RulePlan:
+def plan_rule(recipe: Recipe, rule: Rule, method: MergeMethod) -> RulePlan:
     """A rule, checked against its method's spec, with defaults.
 
     Raises:
-        ConfigError: for an unknown method, with the nearest match.
         RecipeError: for unknown, missing or illegal parameters, a wrong number of models, a missing base, or a method
             that `compat: mergekit` does not know.
     """
-    method = load_method(rule.method)
     spec = method.spec
     if recipe.compat == "mergekit" and rule.method not in MERGEKIT_METHODS:
         raise _refuse(
@@ -208,7 +206,8 @@ def plan_merge(recipe: Recipe, pool: ParentPool) -> MergePlan:
         RecipeError: when a rule does not fit its method, or a tensor is selected by no rule.
     """
     _check_shapes(recipe, pool)
-    plans = {id(rule): plan_rule(recipe, rule) for rule in recipe.rules}
+    methods = {name: load_method(name) for name in dict.fromkeys(rule.method for rule in recipe.rules)}
+    plans = {id(rule): plan_rule(recipe, rule, methods[rule.method]) for rule in recipe.rules}
     decided: dict[tuple[int | None, Role], RulePlan] = {}
     tensors = []
     for info in pool.checkpoint(template_of(recipe)).layout.tensors:

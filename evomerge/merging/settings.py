@@ -6,17 +6,15 @@ formulas stand with `LinearSetting` and `GtaSetting`; the eager and the compiled
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
-
-import numpy as np
 
 from evomerge.merging.elements import FULL
 
 
 def single(value: float) -> float:
     """`value` rounded to fp32, as a Python float (infinite where fp32 overflows)."""
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
+    return ctypes.c_float(value).value
 
 
 @dataclass(frozen=True, slots=True)
