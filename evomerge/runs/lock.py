@@ -22,6 +22,7 @@ from typing import Final, final
 from filelock import FileLock, Timeout
 
 from evomerge.errors import RunLocked
+from evomerge.files import disk_full_is_told
 
 LOCK_FILE: Final = ".lock"
 WRITER_FILE: Final = ".writer.json"
@@ -138,6 +139,7 @@ class RunLock:
 
     Raises:
         RunLocked: when another process holds it.
+        DiskFull: when the claim cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -149,7 +151,8 @@ class RunLock:
             if holder is not None and holder.lives_here() is None and _silent_s(folder) < SILENCE_S:
                 raise _locked(folder, holder)
             self._me = Writer.of_this_process()
-            (folder / WRITER_FILE).write_text(json.dumps(asdict(self._me)))
+            with disk_full_is_told(folder / WRITER_FILE):
+                (folder / WRITER_FILE).write_text(json.dumps(asdict(self._me)))
         except BaseException:
             self._lock.release()
             raise
