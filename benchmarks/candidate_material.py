@@ -18,6 +18,7 @@ from evomerge.evaluation.plan import EvalPlan
 from evomerge.evaluation.split import document_hash
 from evomerge.recipe.mergekit import to_mergekit
 from evomerge.recipe.recipe import Recipe
+from evomerge.resources import preset_path
 
 MODELS: Final = ("math", "string", "lang")
 DELTA: Final = 0.05
@@ -77,12 +78,24 @@ def build_random_models(folder: Path, zoo: Path, dtype: str, seed: int) -> None:
         tokenizer.save_pretrained(folder / name)
 
 
+def _space(name: str) -> str | dict[str, Any]:
+    """A preset; TIES with densities of which both sides keep equally many entries.
+
+    We round `density * numel`, mergekit cuts it off, which would make merges differ in one entry of most tensors.
+    """
+    if name != "layer-wise-ties":
+        return name
+    space: dict[str, Any] = yaml.safe_load(preset_path("search_spaces", name).read_text(encoding="utf-8"))
+    space["parameters"]["density"] |= {"low": 8 / 64, "step": 1 / 64}
+    return space
+
+
 def write_job(path: Path, models: Path, zoo: Path, *, space: str, tasks: Sequence[str], items: int) -> Path:
     """A job file over the models and the zoo's tasks: the composition that `evomerge search` would run."""
     job = {
         "name": "candidates",
         "parents": {"base": str(models / "base"), "models": {name: str(models / name) for name in MODELS}},
-        "space": space,
+        "space": _space(space),
         "suite": {
             "include": [str(zoo / "tasks")],
             "tasks": list(tasks),

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Self, final
 import torch
 
 from evomerge.errors import NonFinite
+from evomerge.evaluation.linear import FastLinears
 
 _CHUNK: Final = 1 << 24
 """Logits turned to fp32 at once: 64 MiB."""
@@ -31,7 +32,7 @@ class NeededLogits:
     """A model whose output layer sees only chosen positions, while this context is open.
 
     The hidden states of the other positions are dropped just before the output layer, so that whatever an
-    architecture does behind it (scaling, soft-capping) still happens.
+    architecture does behind it (scaling, soft-capping) still happens. Linear layers run as `linear.FastLinears` says.
 
     Args:
         model: a Hugging Face causal language model in eval mode; left as it was on exit.
@@ -41,6 +42,7 @@ class NeededLogits:
         self._model = model
         self._places: torch.Tensor | None = None
         self._handle: Any = None
+        self._linears = FastLinears(model)
         accepted = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in accepted
         self.device = model.device
@@ -49,11 +51,13 @@ class NeededLogits:
         head = self._model.get_output_embeddings()
         if head is not None:
             self._handle = head.register_forward_pre_hook(self._pick)
+        self._linears.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._linears.__exit__(kind, error, traceback)
         if self._handle is not None:
             self._handle.remove()
 

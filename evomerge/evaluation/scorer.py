@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ from evomerge.evaluation.shared import Row, SharedBatch, batch_groups, group_row
 
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
+_ENOUGH: Final = 1 / 8
+"""Share of the tokens of a batch from which on it is closed before rows that are not alike in length."""
+_ALIKE: Final = 15 / 16
+"""Rows that have this share of the longest row's length are padded to it."""
 
 
 class Forced(NamedTuple):
@@ -88,10 +92,16 @@ def _rows(requests: Sequence[Forced]) -> list[Row]:
 
 
 def _grouped(rows: Sequence[Row], batch_tokens: int) -> list[list[Row]]:
-    """Rows, longest first, in batches of at most `batch_tokens` tokens with padding; a long row stands alone."""
+    """Rows, longest first, in batches of at most `batch_tokens` tokens with padding; a long row stands alone.
+
+    A batch large enough to keep a processor busy is not filled up with rows that would need much padding.
+    """
     batches: list[list[Row]] = []
     for row in sorted(rows, key=lambda r: (-r.length, r.inputs)):
-        if not batches or batches[-1][0].length * (len(batches[-1]) + 1) > batch_tokens:
+        longest = batches[-1][0].length if batches else 0
+        tokens = longest * len(batches[-1]) if batches else 0
+        is_full = tokens + longest > batch_tokens
+        if not batches or is_full or (tokens >= batch_tokens * _ENOUGH and row.length < longest * _ALIKE):
             batches.append([])
         batches[-1].append(row)
     return batches
