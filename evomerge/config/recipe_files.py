@@ -32,7 +32,7 @@ def read_recipe_file(path: Path, compat: Compat | None = None) -> Recipe:
         recipe = recipe_from_text(text)
         recipe = recipe if compat is None else replace(recipe, compat=compat)
     else:
-        recipe = from_mergekit(text, lambda ref: _open(_located(ref, folder)).layout, compat=compat or "mergekit")
+        recipe = from_mergekit(text, lambda ref: _open(_located(ref, folder)).layout, compat=compat)
     return replace(recipe, parents=tuple(_located(p, folder) for p in recipe.parents))
 
 

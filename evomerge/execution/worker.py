@@ -119,6 +119,7 @@ class Worker:
     def run(self, task: EvalTask) -> Outcome:
         """Score a task: its evaluation with `timing_s["total"]` added, or the failure that its error means."""
         started = time.perf_counter()
+        self._log.write(f"{task.id} begins on the {task.set_name} set")
         try:
             evaluation = self._score(task)
         except Exception as error:  # the worker boundary: nothing that a candidate causes may end the search

@@ -108,7 +108,7 @@ def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | No
         *_scores(facts),
         "## Recipe",
         "",
-        "`evomerge_recipe.json` holds the whole recipe; the metadata of the weight files, too. With the parents",
+        "`evomerge_recipe.json` holds the whole recipe, and so does the metadata of the weight files. With the parents",
         f"at hand, anybody replays it: `{_REPLAY}`."
         + (" `mergekit.yaml` is the same recipe for mergekit." if facts.mergekit else " mergekit cannot express it."),
         "",

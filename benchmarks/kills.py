@@ -1,0 +1,155 @@
+"""Kill a search again and again, resume it, and compare what comes out with an undisturbed run.
+
+    python benchmarks/kills.py --zoo zoo --kills 20              # local workers
+    python benchmarks/kills.py --zoo zoo --kills 20 --backend ray
+
+The job has two objectives, a constraint relative to a parent, and candidates that fail (a gene that overflows the
+weights). Each life is killed with SIGKILL at a random moment, alternately the driver alone and its whole process
+group. After every kill the journal must begin with the bytes that it had before. At the end the result digests must
+be equal, and the evaluations that were begun but not recorded are at most workers x kills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+JOB = """\
+name: kills
+parents:
+  base: {zoo}/base
+  models: {{math: {zoo}/math, string: {zoo}/string, lang: {zoo}/lang}}
+space:
+  kind: merge
+  method: task_arithmetic
+  depth: each
+  parameters:
+    weight: {{low: 0.0, high: 1.5, step: 0.05, start: 0.5}}
+    lambda: {{choices: [1.0, 1.0e+30]}}
+suite:
+  include: [{zoo}/tasks]
+  tasks: [add, rev, srt, addx]
+  split: {{search: 60, select: 60, report: 60}}
+objectives:
+  - {{name: skills, tasks: [add, rev, srt]}}
+  - {{name: cross, task: addx}}
+constraints:
+  - {{objective: skills, at_least: {{of: best_parent, minus: 0.05}}}}
+optimizer: {{name: nsga2, population: 12}}
+budget: {{evaluations: {evaluations}, failures: 0.9}}
+cluster: {{backend: {backend}, workers: {workers}}}
+seed: 11
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of this Python's evomerge."""
+    return [sys.executable, "-m", "evomerge", *arguments]
+
+
+def life(job: Path, run: Path, kill_after_s: float | None, *, group: bool) -> bool:
+    """One life of the run; True when it ended by itself, with exit code 0."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with Path(os.devnull).open("wb") as quiet:
+        process = subprocess.Popen(
+            command("search", str(job), "--run-dir", str(run), "--resume", "auto"),
+            stdout=quiet,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            _, errors = process.communicate(timeout=kill_after_s)
+        except subprocess.TimeoutExpired:
+            if group:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.communicate()
+            return False
+    if process.returncode != 0:
+        raise SystemExit(f"a life ended with exit code {process.returncode}:\n{errors.decode()}")
+    return True
+
+
+def summary(run: Path) -> dict[str, object]:
+    """`evomerge status --json`."""
+    done = subprocess.run(command("status", str(run), "--json"), check=True, capture_output=True)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def evaluations_begun(run: Path) -> int:
+    """How many evaluations the workers of all lives have begun."""
+    return sum(log.read_text().count(" begins ") for log in (run / "logs").glob("*.log"))
+
+
+def evaluations_recorded(run: Path) -> int:
+    """How many outcomes the journal holds."""
+    lines = (run / "journal.jsonl").read_bytes().splitlines()
+    return sum(b'"t":"evaluated"' in line or b'"t":"failed"' in line for line in lines)
+
+
+def disturbed(job: Path, run: Path, kills: int, calm_s: float, rng: random.Random) -> int:
+    """Kill `kills` lives, then let the run end; returns how many kills hit the run directory in existence."""
+    done = hit = 0
+    while done < kills:
+        journal = run / "journal.jsonl"
+        before = journal.read_bytes() if journal.exists() else b""
+        ended = life(job, run, rng.uniform(0.3, 1.0) * calm_s * 0.6, group=done % 2 == 1)
+        after = journal.read_bytes() if journal.exists() else b""
+        if not after.startswith(before):
+            raise SystemExit(f"kill {done}: the journal does not begin with its earlier bytes")
+        done += 1
+        hit += bool(after)
+        print(
+            f"  kill {done:2d}: journal {len(before):7d} -> {len(after):7d} bytes{', had ended' if ended else ''}",
+            flush=True,
+        )
+    life(job, run, None, group=False)
+    return hit
+
+
+def main() -> None:
+    """Run the comparison and print what was counted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--evaluations", type=int, default=120)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--backend", choices=["local", "ray"], default="local")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("kills"))
+    options = parser.parse_args()
+    shutil.rmtree(options.work, ignore_errors=True)
+    options.work.mkdir(parents=True)
+    job = options.work / "job.yaml"
+    values = {k: getattr(options, k) for k in ("evaluations", "workers", "backend")}
+    job.write_text(JOB.format(zoo=options.zoo.resolve(), **values), encoding="utf-8")
+    started = time.perf_counter()
+    life(job, options.work / "calm", None, group=False)
+    calm_s = time.perf_counter() - started
+    calm = summary(options.work / "calm")
+    print(f"undisturbed: {calm_s:.1f} s, digest {calm['result_digest']}", flush=True)
+    run = options.work / "killed"
+    disturbed(job, run, options.kills, calm_s, random.Random(options.seed))
+    killed = summary(run)
+    recorded = evaluations_recorded(run)
+    repeated = evaluations_begun(run) - recorded
+    equal = killed["result_digest"] == calm["result_digest"]
+    print(f"killed {options.kills} times: digest {killed['result_digest']} ({'equal' if equal else 'DIFFERENT'})")
+    print(f"evaluations recorded {recorded}, begun but lost {repeated}, allowed {options.workers * options.kills}")
+    if not equal or repeated > options.workers * options.kills:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
