@@ -100,9 +100,8 @@ def _between_knots(place: Place, n_layers: int, count: int) -> tuple[Share, ...]
     """Linear interpolation; knot j stands at depth j / (count - 1), layer i at i / (n_layers - 1)."""
     if count == 1 or place == "embedding":
         return (Share("knot0", 1.0),)
-    if place == "head":
+    if isinstance(place, str):  # the head
         return (Share(f"knot{count - 1}", 1.0),)
-    assert isinstance(place, int)  # narrows: the two texts are handled above
     left, rest = divmod(place * (count - 1), n_layers - 1)
     part = rest / (n_layers - 1)
     if rest == 0:
