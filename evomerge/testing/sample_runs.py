@@ -22,6 +22,7 @@ from evomerge.report.summary import (
     State,
     TaskScore,
     Timing,
+    Verdict,
 )
 
 _TASKS = ("add", "rev", "srt", "addx")
@@ -120,7 +121,10 @@ def sample_run(
     done = state == "finished"
     front = [sample_entry(r.id, "candidate", dict(r.objectives or {}), scored_on=2 if done else 1) for r in top]
     rng = np.random.default_rng(2)
-    base_values = [(p, "parent") for p in parents] + [("soup", "soup"), ("ta-0.4", "task-arithmetic")]
+    base_values: list[tuple[str, EntryKind]] = [(p, "parent") for p in parents] + [
+        ("soup", "soup"),
+        ("ta-0.4", "task-arithmetic"),
+    ]
     baselines = tuple(
         sample_entry(b, kind, _values(rng, names, 0.25), feasible=k != 1, scored_on=3 if done else 1)
         for k, (b, kind) in enumerate(base_values)
@@ -146,7 +150,7 @@ def _differences(summary: RunSummary) -> tuple[Difference, ...]:
             if summary.chosen and summary.chosen.report and b.report:
                 mean = summary.chosen.report.objectives[o.name].value - b.report.objectives[o.name].value
                 low, high = mean - 0.07, mean + 0.07
-                verdict = "better" if low > 0 else "worse" if high < 0 else "not separable"
+                verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "not separable"
                 found.append(Difference(b.id, o.name, mean, low, high, verdict))
     return tuple(found)
 
