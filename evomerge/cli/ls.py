@@ -90,7 +90,7 @@ def _optimizers() -> Iterable[tuple[str, str]]:
 
 def _tasks() -> Iterable[tuple[str, str]]:
     from evomerge.cli.working import working
-    from evomerge.evaluation.lm_eval import shipped_task_names
+    from evomerge.evaluation.lm_eval_tasks import shipped_task_names
 
     with working("Reading the task index of lm-eval"):
         names = shipped_task_names()

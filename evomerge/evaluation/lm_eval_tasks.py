@@ -4,46 +4,25 @@ from __future__ import annotations
 
 import copy
 import difflib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import datasets
-import jinja2
-import jinja2.sandbox
 import lm_eval
 import lm_eval.utils
 import yaml
-from datasets.exceptions import DatasetsError
 from lm_eval.api.registry import metric_registry
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import EvaluationError
+from evomerge.evaluation.lm_eval_guard import LOCAL_BUILDERS, quiet, templates, translated, without_waiting
 from evomerge.evaluation.suite import SuiteSpec, TaskSpec
 
 OUTPUT_TYPES: Final = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 FEWSHOT_SEED: Final = 1234
 """lm-eval's own default, so that its command line draws the same examples."""
-
-BUILD_ERRORS: Final = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    IndexError,
-    AssertionError,
-    RuntimeError,
-    jinja2.TemplateError,
-    DatasetsError,
-)
-"""What lm-eval and datasets raise for a broken or unreachable task."""
 
 _INSTALLED: Final = Path(lm_eval.__file__).resolve().parent / "tasks"
 _UNSAFE_BUILDERS: Final = ("cache", "generator", "pandas", "spark", "sql", "webdataset")
@@ -64,57 +43,6 @@ class BuiltTask(NamedTuple):
     task: ConfigurableTask
     num_fewshot: int
     installed: bool
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps lm-eval's and datasets' bars, warnings and log lines off the terminal."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    with ExitStack() as stack:
-        stack.enter_context(redirect_stderr(io.StringIO()))
-        stack.enter_context(redirect_stdout(io.StringIO()))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-class _Templates:
-    """Stands in for lm-eval's Jinja environment: compiles each template once (lm-eval compiles it for every document).
-
-    Args:
-        environment: renders the templates.
-    """
-
-    def __init__(self, environment: jinja2.Environment) -> None:
-        self._environment = environment
-        self.filters = environment.filters
-        self._compiled: dict[str, jinja2.Template] = {}
-
-    def from_string(self, source: str) -> jinja2.Template:
-        """The template of a text."""
-        if source not in self._compiled:
-            self._compiled[source] = self._environment.from_string(source)
-        return self._compiled[source]
-
-
-@contextmanager
-def templates(trusted: bool) -> Iterator[None]:
-    """Renders task templates quickly; untrusted ones in Jinja's sandbox: a user's template is text, not code."""
-    free = lm_eval.utils.env
-    environment = free
-    if not trusted:
-        environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-        environment.filters.update(free.filters)
-    lm_eval.utils.env = _Templates(environment)
-    try:
-        yield
-    finally:
-        lm_eval.utils.env = free
 
 
 def _is_installed(path: Path | None) -> bool:
@@ -186,21 +114,9 @@ def _unknown(name: str, manager: TaskManager, own: int) -> EvaluationError:
     )
 
 
-@contextmanager
-def translated(name: str) -> Iterator[None]:
-    """Turns what lm-eval and datasets raise for task `name` into an EvaluationError."""
-    try:
-        yield
-    except EvaluationError:
-        raise
-    except BUILD_ERRORS as error:
-        lines = str(error).strip().splitlines()
-        raise EvaluationError(
-            f"Task {name!r} cannot be built.",
-            got=f"{type(error).__name__}: {lines[0] if lines else ''}",
-            allowed="a task whose data set is on this machine or can be downloaded, and whose fields exist in it",
-            fix="correct the task's file; without a network, download its data set first.",
-        ) from error
+def shipped_task_names() -> list[str]:
+    """Names of all tasks and groups of the installed lm-eval, sorted; reading its index takes seconds."""
+    return sorted(TaskManager(include_defaults=True).all_tasks)
 
 
 class TaskLibrary:
@@ -284,8 +200,11 @@ class TaskLibrary:
         if spec.task not in index:
             raise _unknown(spec.task, self.manager, self.own)
         self._check_trust(spec)
-        foreign = any(e is not None and not _is_installed(e.yaml_path) for e in _reached([spec.task], index).values())
-        with quiet(), templates(self.suite.trust_task_code or not foreign), translated(spec.task):
+        reached = [e for e in _reached([spec.task], index).values() if e is not None]
+        foreign = any(not _is_installed(e.yaml_path) for e in reached)
+        trusted = self.suite.trust_task_code or not foreign
+        hub = any((e.cfg or {}).get("dataset_path") not in LOCAL_BUILDERS for e in reached)
+        with quiet(), templates(trusted), without_waiting(hub), translated(spec.task):
             loaded = self.manager.load([self._request(spec.task)])["tasks"]
         built = []
         for name, task in loaded.items():

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, TypeGuard
 
 from evomerge.errors import PluginError
 from evomerge.recipe.recipe import Number
@@ -37,7 +37,7 @@ class ParameterSpec:
     low: float = -math.inf
     high: float = math.inf
 
-    def accepts(self, value: object) -> bool:
+    def accepts(self, value: object) -> TypeGuard[Number]:
         """Whether `value` has the right type and lies within the bounds."""
         if self.kind == "flag" or isinstance(value, bool):
             return self.kind == "flag" and isinstance(value, bool)

@@ -126,7 +126,6 @@ def parse_parameter(
 def _fixed(value: object, spec: ParameterSpec, at: At) -> Number:
     if not spec.accepts(value):
         raise at.problem("a value is not legal.", repr(value), spec.allowed)
-    assert isinstance(value, bool | int | float)  # narrows: accepts() let nothing else pass
     return value if isinstance(value, bool) else float(value)
 
 
