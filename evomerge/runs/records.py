@@ -165,6 +165,11 @@ class Baseline(Record):
     genes: tuple[float, ...] = ()
     name: str = ""
 
+    @classmethod
+    def from_json(cls, payload: Mapping[str, Any]) -> Baseline:
+        """The recipe stays the JSON object that it is, lists and all: whoever reads it expects one."""
+        return cls(**{name: value if name == "recipe_json" else _frozen(value) for name, value in payload.items()})
+
 
 @dataclass(frozen=True)
 class Evaluated(Record):
