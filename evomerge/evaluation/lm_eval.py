@@ -13,8 +13,9 @@ from lm_eval.api.task import ConfigurableTask
 
 from evomerge.errors import EvaluationError
 from evomerge.evaluation import shortcut
+from evomerge.evaluation.lm_eval_guard import quiet, templates, translated
 from evomerge.evaluation.lm_eval_metrics import plan_metric
-from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, quiet, templates, translated, versions
+from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, versions
 from evomerge.evaluation.plan import (
     EvalPlan,
     GenerationArgs,

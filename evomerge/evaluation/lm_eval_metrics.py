@@ -12,7 +12,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from evomerge.errors import EvaluationError, suggest
-from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, quiet, templates, translated
+from evomerge.evaluation.lm_eval_guard import quiet, templates, translated
+from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary
 from evomerge.evaluation.metrics import FAST_FILTERS, FAST_METRICS
 from evomerge.evaluation.plan import Aggregation, EvalPlan, Item, MetricPlan, TaskPlan
 from evomerge.evaluation.split import document_hash

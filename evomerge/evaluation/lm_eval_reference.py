@@ -8,7 +8,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from evomerge.evaluation.lm_eval_tasks import quiet
+from evomerge.evaluation.lm_eval_guard import quiet
 from evomerge.evaluation.plan import Kind
 
 

@@ -275,9 +275,3 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {"lm_eval": version("lm_eval"), "datasets": datasets.__version__}
-
-
-def known_tasks() -> frozenset[str]:
-    """Names of all tasks, groups and tags of the installed lm-eval; takes seconds, loads no data."""
-    with quiet():
-        return frozenset(TaskManager(include_defaults=True).all_tasks)

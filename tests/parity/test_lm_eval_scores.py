@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from evomerge.errors import EvaluationError
 from evomerge.evaluation import metrics
 from evomerge.evaluation.evaluator import PlanEvaluator
 from evomerge.evaluation.lm_eval import compile_plan
+from evomerge.evaluation.lm_eval_guard import quiet
 from evomerge.evaluation.lm_eval_reference import reference_model
-from evomerge.evaluation.lm_eval_tasks import quiet
 from evomerge.evaluation.selfcheck import self_check
 from evomerge.evaluation.suite import SuiteSpec, TaskSpec, load_suite
 from evomerge.evaluation.tokens import load_tokenizer
@@ -210,3 +211,48 @@ def test_metrics_without_a_fast_path_are_lm_eval_s_own(tmp_path: Path) -> None:
     assert not plan.task("pick").metric.fast
     assert not plan.task("say").metric.fast
     assert compare(suite, folder, reference(suite, folder, model), model) > 20
+
+
+def test_a_task_s_own_code_when_trusted(tmp_path: Path) -> None:
+    """`process_results` in Python: a number per item that is neither 0 nor 1, from all answers of the item."""
+    folder = eval_tasks.byte_pair_checkpoint(tmp_path / "model", seed=11)
+    model = load_model(folder)
+    path = eval_tasks.write_choice_task(tmp_path / "tasks", metric_list=[eval_tasks.metric("spread")])
+    path.write_text(path.read_text() + "process_results: !function own.spread\n")
+    code = "def spread(doc, results):\n    lls = [r[0] for r in results]\n    return {'spread': max(lls) - min(lls)}\n"
+    (tmp_path / "tasks" / "own.py").write_text(code)
+    mapping = {"include": [str(tmp_path / "tasks")], "tasks": ["pick"], "split": SPLIT, "trust_task_code": True}
+    suite = load_suite(mapping)
+    samples = {s["doc_id"]: s["spread"] for s in reference(suite, folder, model)["pick"]}
+    plan = compile_plan(suite, folder)
+    evaluator = PlanEvaluator(plan, folder)
+    scores = evaluator.evaluate(model, "search").answers["pick"].scores
+    theirs = [samples[plan.task("pick").items[i].doc_id] for i in plan.task("pick").sets["search"]]
+    assert scores == pytest.approx(theirs, abs=1e-4)
+    eval_tasks.write_choice_task(tmp_path / "tasks", n=20, metric_list=[eval_tasks.metric("spread")])
+    changed = (tmp_path / "tasks" / "pick.jsonl").read_text().replace("the", "teh")
+    (tmp_path / "tasks" / "pick.jsonl").write_text(changed)
+    path.write_text(path.read_text() + "process_results: !function own.spread\n")
+    with pytest.raises(EvaluationError, match="changed since the run started"):
+        PlanEvaluator(plan, folder).evaluate(model, "search")
+
+
+def test_a_group_is_the_pooled_mean(tmp_path: Path) -> None:
+    folder = eval_tasks.byte_pair_checkpoint(tmp_path / "model", seed=13)
+    model = load_model(folder)
+    for name, question in (("one", "{{question}}\nAnswer:"), ("two", "{{question}} So:")):
+        eval_tasks.write_choice_task(tmp_path / "tasks", name, n=14 if name == "one" else 16, doc_to_text=question)
+    lines = (tmp_path / "tasks" / "two.jsonl").read_text()
+    (tmp_path / "tasks" / "two.jsonl").write_text(lines.replace('"question": "', '"question": "Well, '))
+    (tmp_path / "tasks" / "both.yaml").write_text("group: both\ntask: [one, two]\n")
+    plain = {"include": [str(tmp_path / "tasks")], "split": SPLIT}
+    samples = reference(load_suite({**plain, "tasks": ["one", "two"]}), folder, model)
+    plan = compile_plan(load_suite({**plain, "tasks": ["both"]}), folder)
+    task = plan.task("both")
+    answers = PlanEvaluator(plan, folder).evaluate(model, "report").answers["both"]
+    theirs = []
+    for i in task.sets["report"]:
+        item = task.items[i]
+        theirs.append(next(s["acc"] for s in samples[task.sources[item.source].task] if s["doc_id"] == item.doc_id))
+    assert len({task.items[i].source for i in task.sets["report"]}) == 2
+    assert list(answers.scores) == theirs

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from lm_eval.tasks import TaskManager
 
 from evomerge.errors import EvaluationError
+from evomerge.evaluation import lm_eval_tasks
 from evomerge.evaluation.lm_eval import compile_plan
 from evomerge.evaluation.plan import EvalPlan, TaskPlan, unpack
 from evomerge.evaluation.suite import load_suite
@@ -60,7 +62,12 @@ def test_relative_data_files_start_at_the_task_file(tmp_path: Path, model_folder
     assert compiled(tmp_path, model_folder, "say").n_questions("search") == 4
 
 
-def test_unknown_tasks_get_a_suggestion(tmp_path: Path, model_folder: Path) -> None:
+def test_unknown_tasks_get_a_suggestion(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few_tasks(include_path: list[str], include_defaults: bool) -> Any:
+        # lm-eval's own index takes seconds to build
+        return TaskManager(include_path=include_path, include_defaults=False)
+
+    monkeypatch.setattr(lm_eval_tasks, "TaskManager", few_tasks)
     eval_tasks.write_generation_task(tmp_path, "subtraction")
     with pytest.raises(EvaluationError, match="no task 'subtractoin'") as caught:
         compiled(tmp_path, model_folder, "subtractoin")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from evomerge.evaluation.lm_eval import compile_plan
-from evomerge.evaluation.lm_eval_tasks import OUTPUT_TYPES, quiet
+from evomerge.evaluation.lm_eval_guard import quiet
+from evomerge.evaluation.lm_eval_tasks import OUTPUT_TYPES
 from evomerge.evaluation.suite import SuiteSpec, TaskSpec, read_suite
 from evomerge.resources import data_folder, preset_names, preset_path
 from evomerge.testing import eval_tasks
