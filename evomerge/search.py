@@ -14,12 +14,13 @@ from typing import Final, NamedTuple, final
 
 from evomerge.archive.knee import knee
 from evomerge.archive.pareto import ArchiveEntry, front_of
+from evomerge.errors import ResumeMismatch
 from evomerge.evaluation.objectives import BoundGoals, Goals
 from evomerge.execution.ledger import Ledger, Request, Watcher
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.serialize import recipe_digest, recipe_to_json
-from evomerge.runs.records import Asked, Baseline, Candidate, Chosen, Kind, Phase, PhaseBegun
+from evomerge.runs.records import Asked, Baseline, Candidate, Chosen, Kind, Note, Phase, PhaseBegun
 from evomerge.runs.records import Told as ToldRecord
 from evomerge.runs.replay import Batch, History, compare_genes
 from evomerge.runs.store import RunStore
@@ -102,6 +103,7 @@ class Search:
         self._watcher = watcher
         self._batches = {batch.number: batch for batch in history.batches}
         self._scored: dict[Digest, Scored] = {}
+        self._drift_noted = False
 
     def run(self) -> str:
         """Search, choose, report; returns why the search ended.
@@ -177,8 +179,8 @@ class Search:
         recorded = self._batches.get(number)
         if recorded is not None:
             mismatch = compare_genes(asked, recorded, self._setup.space.names)
-            if mismatch is not None and not self._setup.accept_history:
-                raise mismatch
+            if mismatch is not None:
+                self._accept(mismatch)
             return recorded
         candidates = tuple(
             Candidate(
@@ -191,6 +193,14 @@ class Search:
         )
         self._store.append(Asked(number, candidates))
         return Batch(number, candidates, told=False)
+
+    def _accept(self, mismatch: ResumeMismatch) -> None:
+        """Go on with recorded genes that this installation would not have asked for, if that was allowed."""
+        if not self._setup.accept_history:
+            raise mismatch
+        if not self._drift_noted:
+            self._drift_noted = True
+            self._store.append(Note("accepted-drift", f"Recorded candidates were accepted: {mismatch.got}."))
 
     def _request(self, candidate: Candidate) -> Request:
         return Request(candidate.id, candidate.recipe, recipe_to_json(self._setup.recipe_of(candidate.vector)))

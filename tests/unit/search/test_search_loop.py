@@ -282,6 +282,15 @@ def test_another_optimizer_seed_is_noticed_on_resume(tmp_path: Path) -> None:
         live(tmp_path / "run", other)
     accepted = live(tmp_path / "run", replace(setup("nsga2"), accept_history=True))
     assert accepted.counts.evaluated == BUDGET
+    assert accepted.notes == ()  # nothing had to be accepted: it is the optimizer that wrote the history
+
+
+def test_an_accepted_history_is_noted_and_learned_from(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="interrupted"):
+        live(tmp_path / "run", setup(), Stop(12))
+    accepted = live(tmp_path / "run", replace(setup("random"), accept_history=True))
+    assert [note.topic for note in accepted.notes] == ["accepted-drift"]
+    assert accepted.counts.evaluated == BUDGET
 
 
 def test_records_of_one_batch_stand_in_order(tmp_path: Path) -> None:
