@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -84,6 +85,16 @@ def _start_ticks(pid: int) -> int:
     except OSError:
         return 0
     return -1 if after_name[0] in {"Z", "X"} else int(after_name[19])
+
+
+def _is_being_killed(pid: int) -> bool:
+    """Whether SIGKILL is on its way to a process of this host: on a busy machine it takes a moment to arrive."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in masks)
 
 
 def _read(folder: Path) -> Writer | None:
@@ -169,7 +180,8 @@ class RunLock:
                 self._lock.acquire(timeout=0)
             except Timeout as error:
                 holder = _read(self._folder)
-                dying = holder is not None and holder.lives_here() is False
+                lives = None if holder is None else holder.lives_here()
+                dying = holder is not None and (lives is False or (lives is True and _is_being_killed(holder.pid)))
                 if not dying or time.monotonic() > deadline:
                     raise _locked(self._folder, holder) from error
                 time.sleep(0.05)

@@ -8,10 +8,11 @@ no point of the space have none; failed ones are FAIL.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,7 +182,8 @@ def _write_database(path: Path, name: str, goals: Goals, trials: list[FrozenTria
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     try:
         directions = [optuna.study.StudyDirection[o.direction.upper()] for o in goals.objectives]
-        study_id = storage.create_new_study(directions, name)
+        with _quiet_optuna():
+            study_id = storage.create_new_study(directions, name)
         # what Study.set_metric_names stores, without its warning that it is experimental
         storage.set_study_system_attr(study_id, "study:metric_names", [o.name for o in goals.objectives])
         known = _schema_is_known(path)
@@ -193,6 +195,18 @@ def _write_database(path: Path, name: str, goals: Goals, trials: list[FrozenTria
         storage.engine.dispose()
     if known:
         _insert(path, study_id, trials)
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Without "A new study created" on the terminal, which is the driver's; the level is put back at once."""
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _schema_is_known(path: Path) -> bool:

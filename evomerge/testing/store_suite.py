@@ -136,14 +136,14 @@ class RunStoreSuite:
         assert (run / JOURNAL).read_bytes().startswith(before)
         assert tuple(reopen(run, write=False).records()) == (*sample_records(), Note("more"))
 
-    def test_a_cut_at_every_byte_loses_at_most_the_last_record(
+    def test_a_cut_loses_at_most_the_last_record(
         self, run: Path, tmp_path: Path, reopen: Callable[..., RunStore]
     ) -> None:
         whole = (run / JOURNAL).read_bytes()
         ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
         copy = tmp_path / "copy"
         shutil.copytree(run, copy)
-        for cut in range(len(whole) + 1):
+        for cut in {*range(0, len(whole), 7), *ends, *(end - 1 for end in ends), *(end + 1 for end in ends[:-1])}:
             (copy / JOURNAL).write_bytes(whole[:cut])
             with reopen(copy, write=True) as store:
                 store.append(Note("resumed"))

@@ -14,7 +14,7 @@ import pytest
 
 from evomerge.errors import CorruptJournal, DiskFull, EvomergeError, SchemaTooNew, StoreError
 from evomerge.runs import store as store_module
-from evomerge.runs.journal import frame
+from evomerge.runs.journal import frame, mend, scan
 from evomerge.runs.records import Evaluated, Note, Opened, Told, task_scores
 from evomerge.runs.store import JOURNAL, RESPONSES, RunStore, decode_entries
 from evomerge.testing.store_suite import FILES, RunStoreSuite, sample_evaluation, sample_records
@@ -52,27 +52,40 @@ def test_a_lost_line_is_told(tmp_path: Path) -> None:
         RunStore.open(tmp_path / "run", write=False)
 
 
-def test_crashes_while_mending_are_mended(tmp_path: Path) -> None:
-    """Tear the last record, tear the marker of the tear, at every byte, and tear that marker's marker."""
-    RunStore.create(tmp_path / "run", FILES).close()
-    path = tmp_path / "run" / JOURNAL
-    first, second = frame(0, {"t": "note", "topic": "a"}), frame(1, {"t": "note", "topic": "b"})
-    torn = first + second[:17]
-    path.write_bytes(torn)
-    RunStore.open(tmp_path / "run", write=True).close()
-    mended = path.read_bytes()
+def _resumed(data: bytes) -> bytes:
+    """What a journal with these bytes is after the next writer's first record."""
+    found = scan(data)
+    mended = data + mend(found)
+    return mended + frame(len(scan(mended).payloads), {"t": "note", "topic": "resumed"})
+
+
+def _topics(data: bytes) -> list[str]:
+    return [str(p["topic"]) for p in scan(data).payloads if p["t"] == "note"]
+
+
+def test_a_cut_at_every_byte_is_mended_without_changing_a_byte() -> None:
+    lines = [frame(n, {"t": "note", "topic": f"t{n}", "text": "x" * n * 7}) for n in range(12)]
+    whole = b"".join(lines)
+    ends = [len(b"".join(lines[: n + 1])) for n in range(12)]
+    for cut in range(len(whole) + 1):
+        complete = sum(end <= cut + 1 for end in ends)  # a line that lacks nothing but its newline is complete
+        after = _resumed(whole[:cut])
+        assert after.startswith(whole[:cut])
+        assert _topics(after) == [*(f"t{n}" for n in range(complete)), "resumed"], f"cut at byte {cut}"
+        assert (scan(after).tail, scan(after).ends_line) == (b"", True)
+
+
+def test_crashes_while_mending_are_mended() -> None:
+    """Tear a record, tear the marker of the tear at every byte, and tear that marker's marker at every byte."""
+    torn = frame(0, {"t": "note", "topic": "a"}) + frame(1, {"t": "note", "topic": "b"})[:17]
+    mended = torn + mend(scan(torn))
     assert mended.startswith(torn + b"\n")
     for cut in range(len(torn), len(mended) + 1):
-        path.write_bytes(mended[:cut])
-        RunStore.open(tmp_path / "run", write=True).close()
-        twice = path.read_bytes()
-        for again in range(cut, len(twice) + 1, 5):
-            path.write_bytes(twice[:again])
-            with RunStore.open(tmp_path / "run", write=True) as store:
-                store.append(Note("c"))
-            assert path.read_bytes().startswith(twice[:again])
-            found = [r for r in RunStore.open(tmp_path / "run", write=False).records() if r.tag != "torn"]
-            assert found == [Note("a"), Note("c")]
+        twice = mended[:cut] + mend(scan(mended[:cut]))
+        for again in range(cut, len(twice) + 1):
+            after = _resumed(twice[:again])
+            assert after.startswith(twice[:again])
+            assert _topics(after) == ["a", "resumed"]
 
 
 def test_a_cut_write_is_told_and_damage_in_its_marker_is_found(tmp_path: Path) -> None:
@@ -204,7 +217,7 @@ def test_what_append_returned_for_survives_kill_9(tmp_path: Path) -> None:
     copy = (folder / JOURNAL).read_bytes()
     started = time.monotonic()
     with RunStore.open(folder, write=True) as store:
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 10.0
         numbers = [r.data["i"] for r in store.records() if isinstance(r, Note)]
     child.wait()
     child.stdout.close()

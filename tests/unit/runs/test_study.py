@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import numpy as np
 import optuna
@@ -75,9 +77,10 @@ def _load(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name="first", storage=f"sqlite:///{folder / STUDY_FILE}")
 
 
-def test_a_study_loads_and_says_what_the_journal_says(run: Path) -> None:
+def test_a_study_loads_and_says_what_the_journal_says(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     store = RunStore.open(run, write=False)
     assert write_study(store, "first", SPACE, GOALS) is None
+    assert capfd.readouterr() == ("", "")
     study = _load(run)
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == ["skills", "cross"]
@@ -154,3 +157,25 @@ def test_what_goes_wrong_is_said_and_not_raised(run: Path, monkeypatch: pytest.M
     assert "StoreError: A file of per-item answers is lost." in said
     assert sorted(p.name for p in run.glob(".*") if "optuna" in p.name) == []
     assert (run / JOURNAL).exists()
+
+
+def test_optuna_dashboard_shows_the_study(run: Path) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard")
+    write_study(RunStore.open(run, write=False), "first", SPACE, GOALS)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{run / STUDY_FILE}")
+    app = dashboard.wsgi(storage)
+
+    def get(path: str) -> Any:
+        status: list[str] = []
+        environ: dict[str, Any] = {"PATH_INFO": path}
+        setup_testing_defaults(environ)
+        body = b"".join(app(environ, lambda s, headers, error=None: status.append(s)))
+        assert status == ["200 OK"]
+        return json.loads(body)
+
+    (summary,) = get("/api/studies")["study_summaries"]
+    assert (summary["study_name"], summary["directions"]) == ("first", ["maximize", "minimize"])
+    detail = get(f"/api/studies/{summary['study_id']}")
+    assert len(detail["trials"]) == N + 2
+    storage.remove_session()
+    storage.engine.dispose()
