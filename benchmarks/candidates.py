@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ class Measured(NamedTuple):
         candidate: its name.
         space: the preset.
         seconds: of the whole candidate.
+        cpu_s: processor seconds of this process and its children meanwhile.
         timing_s: by stage.
         scores: per item.
     """
@@ -53,6 +55,7 @@ class Measured(NamedTuple):
     candidate: str
     space: str
     seconds: float
+    cpu_s: float
     timing_s: Mapping[str, float]
     scores: Scores
 
@@ -198,14 +201,22 @@ def _cold(material: Material, scratch: Path, batch_size: int, most: int) -> Side
     return Side("cold", most, score)
 
 
+def _processor_s() -> float:
+    """Processor seconds of this process and of its children that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 def measure(candidates: Sequence[Candidate], sides: Sequence[Side], told: Callable[[str], None]) -> list[Measured]:
     """Every candidate on every side, one after the other; the side that begins alternates."""
     found = []
     for i, candidate in enumerate(candidates):
         for side in sides if i % 2 == 0 else list(reversed(sides)):
             if i < side.most:
+                begun = _processor_s()
                 seconds, timing_s, scores = side.score(candidate)
-                found.append(Measured(side.name, candidate.name, candidate.space, seconds, dict(timing_s), scores))
+                about = (side.name, candidate.name, candidate.space, seconds, _processor_s() - begun)
+                found.append(Measured(*about, dict(timing_s), scores))
                 told(f"{candidate.name}: {side.name} {seconds:.3f} s")
     return found
 
@@ -224,6 +235,7 @@ def speed(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
             "min_s": seconds[0],
             "max_s": seconds[-1],
             "per_minute": 60 / median(seconds),
+            "cpu_s": median(m.cpu_s for m in mine),
             "stages_s": stages,
             "merging_and_scoring": busy,
         }
@@ -263,13 +275,15 @@ def agreement(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
 
 def _print_speed(title: str, rows: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, float]]) -> None:
     print(f"\n{title}")
-    print(f"{'':6}{'n':>4}{'per minute':>12}{'seconds: median (min to max)':>34}{'ours is faster by':>28}   stages, s")
+    print(
+        f"{'':6}{'n':>4}{'per minute':>12}{'seconds: median (min to max)':>34}{'ours is faster by':>26}{'CPU s':>9}   stages, s"
+    )
     for side, row in rows.items():
         spread = f"{row['median_s']:.4f} ({row['min_s']:.4f} to {row['max_s']:.4f})"
         ratio = against.get(side)
         times = f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f})" if ratio else ""
         stages = ", ".join(f"{k} {v:.4f}" for k, v in row["stages_s"].items())
-        print(f"{side:6}{row['n']:>4}{row['per_minute']:>12.1f}{spread:>34}{times:>28}   {stages}")
+        print(f"{side:6}{row['n']:>4}{row['per_minute']:>12.1f}{spread:>34}{times:>26}{row['cpu_s']:>9.3f}   {stages}")
     print(f"merging and scoring make up {rows['ours']['merging_and_scoring']:.1%} of our time per candidate")
 
 

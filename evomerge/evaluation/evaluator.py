@@ -23,6 +23,8 @@ from evomerge.evaluation.tokens import load_tokenizer
 from evomerge.types import Evaluation, SetName, TaskAnswers
 
 BATCH_TOKENS: Final = 8192
+CPU_BATCH_TOKENS: Final = 1024
+"""On the CPU: enough for its matrix products, and few enough for what lies between them to stay in its caches."""
 CACHE_TOKENS: Final = 65536
 _KEPT_SELECTIONS: Final = 8
 
@@ -94,7 +96,7 @@ class PlanEvaluator(Evaluator):
     Args:
         plan: the compiled suite.
         tokenizer_folder: the folder it was compiled with; read when a text must be decoded.
-        batch_tokens: tokens of one teacher-forced pass, padding included.
+        batch_tokens: tokens of one teacher-forced pass, padding included; None chooses by the model's device.
         cache_tokens: tokens that the caches of one generation batch may hold.
     """
 
@@ -102,7 +104,7 @@ class PlanEvaluator(Evaluator):
         self,
         plan: EvalPlan,
         tokenizer_folder: Path,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         cache_tokens: int = CACHE_TOKENS,
     ) -> None:
         self._plan = plan
@@ -163,7 +165,8 @@ class PlanEvaluator(Evaluator):
             rows = [forced_requests(item, self._plan.eos[0]) for item in items]
             tasks.append(_TaskWork(task, items, len(requests), tuple(len(r) for r in rows)))
             requests += [r for row in rows for r in row]
-        batches = ForcedBatches(requests, self._batch_tokens, model.device, self._cache_tokens)
+        batch_tokens = self._batch_tokens or (CPU_BATCH_TOKENS if model.device.type == "cpu" else BATCH_TOKENS)
+        batches = ForcedBatches(requests, batch_tokens, model.device, self._cache_tokens)
         return _Work(tuple(tasks), batches)
 
     def _task_scores(
