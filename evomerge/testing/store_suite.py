@@ -31,7 +31,7 @@ from evomerge.runs.records import (
 from evomerge.runs.store import JOURNAL, RunStore
 from evomerge.types import CandidateId, Digest, Evaluation, Failure, TaskAnswers
 
-FILES = {"job.yaml": "name: first\n", "manifest.json": b"{}"}
+FILES: dict[str, str | bytes] = {"job.yaml": "name: first\n", "manifest.json": b"{}"}
 
 
 def sample_records() -> tuple[Record, ...]:
