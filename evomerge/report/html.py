@@ -92,9 +92,10 @@ def _differences(summary: RunSummary, details: RunDetails) -> str:
         "Paired differences on the report set, which no step of the search has seen. The intervals are corrected for "
         f"the number of comparisons; {summary.counts.evaluated} candidates were tried on other items."
     )
-    return _section(
-        "Is it better than its parents?", intro, f"<ul>{sentences}</ul>", _figure(difference_rows(details.differences))
-    )
+    goals = {o.name for o in summary.objectives}
+    drawn = [d for d in details.differences if d.what in goals]  # tasks are told in words: six baselines would be many
+    figure = _figure(difference_rows(drawn)) if drawn else ""
+    return _section("Is it better than its parents?", intro, f"<ul>{sentences}</ul>", figure)
 
 
 def _legend(*items: tuple[str, str]) -> str:
