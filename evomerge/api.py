@@ -29,7 +29,7 @@ from evomerge.recipe.serialize import recipe_to_text
 from evomerge.report.collect import summarise
 from evomerge.report.summary import RunSummary
 from evomerge.report.write import write_report
-from evomerge.runs.records import Finished, Opened
+from evomerge.runs.records import Finished, Note, Opened
 from evomerge.runs.records import Interrupted as InterruptedRecord
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
@@ -195,7 +195,9 @@ def _conclude(assembled: Assembled, store: RunStore, history: History, why: str)
     summary = summarise(store.folder)
     if history.finished is None or history.finished.result_digest != summary.result_digest:
         store.append(Finished(why, summary.result_digest))
-    write_study(store, assembled.resolved.job.name, assembled.space.space, assembled.goals)
+    problem = write_study(store, assembled.resolved.job.name, assembled.space.space, assembled.goals)
+    if problem is not None:
+        store.append(Note("study", problem))
     write_report(store.folder, run_recipes(store.folder))
     return summarise(store.folder)
 
