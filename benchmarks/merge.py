@@ -320,6 +320,11 @@ def show(result: dict[str, Any]) -> None:
         print(f"  {method:24s} {row['evomerge_s']:12.2f} {row['mergekit_s']:12.2f} {row['ratio']:7.1f}x")
 
 
+def tell(stage: str) -> None:
+    """Show what is measured now, on standard error."""
+    print(f"[{time.strftime('%H:%M:%S')}] {stage}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -332,10 +337,14 @@ def main() -> None:
     size = SIZES["small" if options.small else "full"]
     with tempfile.TemporaryDirectory(prefix="evomerge-benchmark-") as name:
         work = Path(name)
+        tell("in place")
         folders = build_models(work, size, options.seed)
         result = measure_in_place(folders, work / "cache", options.repeats)
+        tell("without compiler")
         result["eager_s"] = measure_eager(folders)
+        tell("mergekit in memory")
         result["mergekit"] = measure_mergekit(folders, result)
+        tell("file to file")
         result["files"] = {} if options.no_files else measure_files(folders, work, min(3, options.repeats))
     result["machine"] = machine_facts()
     if options.json:
