@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
-import click
 import typer
 
 from evomerge import __version__
@@ -26,6 +25,9 @@ from evomerge.errors import EvomergeError
 EXIT_UNEXPECTED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+
+# every error of usage; where the class lives depends on whether this typer brings its own click
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 COMMANDS: Final = (
     demo,
@@ -75,14 +77,14 @@ def build_app() -> typer.Typer:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     try:
-        result = build_app()(args=list(arguments), standalone_mode=False)
+        result = build_app()(args=list(arguments), prog_name="evomerge", standalone_mode=False)
     except EvomergeError as error:
         typer.echo(f"Error: {error}", err=True)
         return error.exit_code
-    except click.exceptions.ClickException as error:
+    except _UsageError as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+        return EXIT_USAGE
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("Stopped.", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -29,19 +29,26 @@ _PHASES = {"prepare": "Preparing", "search": "Searching", "select": "Choosing", 
 
 
 class Signals:
-    """Whether to stop: set by the first SIGINT or SIGTERM; a second SIGINT ends the process at once with 130."""
+    """Whether to stop: set by the first SIGINT or SIGTERM; a second SIGINT ends the process at once with 130.
+
+    A context manager: inside it both signals of this process are its own.
+    """
 
     def __init__(self) -> None:
         self._stopped = False
+        self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
         """True from the first signal on."""
         return self._stopped
 
-    def install(self) -> None:
-        """Take over both signals of this process."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+    def __enter__(self) -> Signals:
+        self._before = {n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stopped and number == signal.SIGINT:
@@ -114,8 +121,6 @@ def run_with_progress(
     from evomerge.report.words import separability
 
     console = Console(stderr=not sys.stdout.isatty())
-    signals = Signals()
-    signals.install()
-    with Bars(console) as bars:
+    with Signals() as signals, Bars(console) as bars:
         summary = run_search(resolved, folder, resume=resume, accept_history=accept_history, watcher=bars, stop=signals)
     show_result(summary, folder, separability(run_details(folder)), Console())

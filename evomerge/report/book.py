@@ -55,10 +55,10 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = read_manifest(folder)
-        with RunStore.open(folder, write=False) as store:
+        with RunStore.open(folder, write=False) as store:  # first: it knows a folder that is no run
             self._store = store
             self.history: History = read_history(store.entries())
+        self.manifest: dict[str, Any] = read_manifest(folder)
         self.goals: Goals = goals_from_json(self.manifest)
 
     @cached_property
