@@ -17,7 +17,7 @@ from evomerge.report.collect import summary_of
 from evomerge.report.genes import merge_genes
 from evomerge.report.summary import Difference, EvaluationRow, MergeGenes, RunDetails, RunSummary
 from evomerge.runs.records import Evaluated
-from evomerge.types import CandidateId, SetName
+from evomerge.types import CandidateId, Digest, SetName
 
 RecipeOf = Callable[[Model], Recipe | None]
 """Rebuilds a model's recipe; None where it cannot be had (parents gone)."""
@@ -57,7 +57,8 @@ def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetai
         optimizer_why=manifest["optimizer"]["why"],
         versions=manifest["versions"],
         host=", ".join(sorted({life.host for life in book.history.lives})),
-        notes=_notes(book, summary),
+        notes=_notes(book),
+        selection=_selection(book, summary),
         recipe="" if chosen is None else json.dumps(recipe_to_json(chosen), indent=1, ensure_ascii=False),
         job=job,
         run_folder=str(book.folder),
@@ -78,15 +79,18 @@ def evaluation_rows(book: Book) -> tuple[EvaluationRow, ...]:
         asked += [(batch.number, Model(c.id, c.kind, c.recipe)) for c in batch.candidates]
     last = len(book.history.batches)
     asked += [(last, Model(b.id, b.kind, b.recipe)) for b in book.history.baselines.values() if b.kind == "mean"]
-    rows = (_row(book, batch, model) for batch, model in asked)
+    first: dict[Digest, CandidateId] = {}
+    for _, model in asked:
+        first.setdefault(model.recipe, model.id)
+    rows = (_row(book, batch, model, again=first[model.recipe] != model.id) for batch, model in asked)
     return tuple(row for row in rows if row is not None)
 
 
-def _row(book: Book, batch: int, model: Model) -> EvaluationRow | None:
+def _row(book: Book, batch: int, model: Model, *, again: bool) -> EvaluationRow | None:
     record = book.history.outcomes.get((model.recipe, "search"))
     if record is None:
         return None
-    reused = (model.id, "search") in book.history.reused
+    reused = again or (model.id, "search") in book.history.reused
     if not isinstance(record, Evaluated):
         failure = f"{record.failure.kind}: {record.failure.message}"
         return EvaluationRow(model.id, batch, model.kind, None, feasible=False, failure=failure, reused=reused)
@@ -158,13 +162,17 @@ def _report(book: Book, id_: CandidateId) -> Evaluated | None:
     return book.record(book.history.baselines[id_].recipe, set_name)
 
 
-def _notes(book: Book, summary: RunSummary) -> tuple[str, ...]:
+def _selection(book: Book, summary: RunSummary) -> str:
+    if summary.chosen is None or book.history.chosen is None:
+        return ""
+    tried = summary.counts.evaluated + summary.counts.failed
+    return selection_note(tried, len(book.history.chosen.compared))
+
+
+def _notes(book: Book) -> tuple[str, ...]:
     public = book.manifest["suite"]["public_test_tasks"]
     notes = [f"The search used a public test split ({', '.join(public)}): scores on it say nothing about unseen data."]
     notes = notes if public else []
-    if summary.chosen is not None and book.history.chosen is not None:
-        tried = summary.counts.evaluated + summary.counts.failed
-        notes.append(selection_note(tried, len(book.history.chosen.compared)))
     notes += [note.text for note in book.history.notes if note.text]
     return tuple(notes)
 

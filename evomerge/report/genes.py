@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from evomerge.errors import RecipeError
 from evomerge.layout import Role, TensorInfo
 from evomerge.recipe.recipe import Recipe, Rule
+from evomerge.report.marks import FULL
 from evomerge.report.summary import GeneTable, MergeGenes
 from evomerge.report.svg import Box, figure, label, rect, shorten, text_width
 
@@ -74,31 +75,64 @@ def merge_genes(entry_id: str, recipe: Recipe, n_layers: int | None = None) -> M
     return MergeGenes(entry_id, tuple(methods), tuple(t for t in tables if t.rows))
 
 
-def gene_map(table: GeneTable) -> str:
-    """A heat map of one parameter: rows parents and modules, columns the depth; negative values in the other colour."""
-    names = [shorten(r, 30) for r in table.rows]
-    left = 24 + max([text_width(n) for n in names] + [40])
-    cell = max(12.0, min(58.0, 760.0 / max(len(table.columns), 1)))
-    known = [v for row in table.values for v in row if v is not None]
-    top_value = max([abs(v) for v in known] + [1e-12])
+def constant_of(table: GeneTable) -> float | None:
+    """The one value that a table holds everywhere, None when it holds several."""
+    values = {v for row in table.values for v in row if v is not None}
+    return next(iter(values)) if len(values) == 1 else None
+
+
+def largest(tables: Iterable[GeneTable]) -> float:
+    """The largest absolute value in tables of one parameter: what full colour stands for."""
+    return max((abs(v) for t in tables for row in t.values for v in row if v is not None), default=0.0) or 1.0
+
+
+def _names(table: GeneTable) -> list[str]:
+    return [shorten(r, 30) for r in table.rows]
+
+
+def _left(table: GeneTable) -> float:
+    return 20 + max([text_width(n) for n in _names(table)] + [40])
+
+
+def _cell_width(table: GeneTable) -> float:
+    return max(12.0, min(58.0, (FULL - _left(table) - 14) / max(len(table.columns), 1)))
+
+
+def map_width(table: GeneTable) -> float:
+    """Pixels that `gene_map` needs."""
+    return _left(table) + _cell_width(table) * len(table.columns) + 14
+
+
+def gene_map(table: GeneTable, full: float) -> str:
+    """A heat map of one parameter: rows parents and modules, columns the depth; negative values in another colour.
+
+    Args:
+        table: the values.
+        full: the absolute value that full colour stands for, > 0.
+    """
+    names, left, cell = _names(table), _left(table), _cell_width(table)
     parts = []
     for r, (name, values) in enumerate(zip(names, table.values, strict=True)):
-        y = 24 + 24 * r
+        y = 24 + 24.0 * r
         parts.append(label(left - 10, y + 15, name, anchor="end"))
         for c, value in enumerate(values):
             box = Box(left + cell * c + 1, y + 1, left + cell * (c + 1) - 1, y + 23)
-            if value is None:
-                parts.append(rect(box, "heat-none"))
-                continue
-            strength = abs(value) / top_value
-            title = f"{table.parameter}, {table.rows[r]}, {table.columns[c]}: {value:.4g}"
-            parts.append(rect(box, "heat" if value >= 0 else "heat-minus", opacity=0.04 + 0.9 * strength, title=title))
-            if cell >= 30:
-                css = "cell inverse" if strength > 0.6 else "cell"
-                parts.append(label((box.left + box.right) / 2, y + 16, f"{value:.2f}", css, anchor="middle"))
+            title = f"{table.parameter}, {table.rows[r]}, {table.columns[c]}"
+            parts.append(_cell(box, value, full, title))
     every = max(1, round(28 / cell))
     for c, column in enumerate(table.columns):
         if not column.isdigit() or int(column) % every == 0:
-            parts.append(label(left + cell * (c + 0.5), 16, shorten(column, 7), "tick", anchor="middle"))
-    wide = left + cell * len(table.columns) + 14
-    return figure(wide, 30 + 24 * len(names), f"{table.parameter} by depth", *parts)
+            parts.append(label(left + cell * (c + 0.5), 16, column, "tick", anchor="middle"))
+    return figure(map_width(table), 30 + 24 * len(names), f"{table.parameter} by depth", *parts)
+
+
+def _cell(box: Box, value: float | None, full: float, title: str) -> str:
+    if value is None:
+        return rect(box, "heat-none", title=f"{title}: not used")
+    strength = min(abs(value) / full, 1.0)
+    css = "heat" if value >= 0 else "heat-minus"
+    drawn = rect(box, css, opacity=0.03 + 0.9 * strength, title=f"{title}: {value:.4g}")
+    if box.right - box.left < 30:
+        return drawn
+    ink = "cell inverse" if strength > 0.55 else "cell"
+    return drawn + label((box.left + box.right) / 2, box.top + 15, f"{value:.2f}", ink, anchor="middle")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evomerge.report.genes import gene_map
+from evomerge.report.genes import constant_of, gene_map, largest, map_width
 from evomerge.report.intervals import difference_rows, interval_rows
-from evomerge.report.plots import (
-    front_scatter,
-    hypervolume_progress,
-    objective_progress,
-    parallel_coordinates,
-)
+from evomerge.report.marks import FULL, HALF
+from evomerge.report.plots import interval_scatter, outside_search_scatter, parallel_coordinates, search_scatter
+from evomerge.report.progress import hypervolume_progress, objective_progress
 from evomerge.report.style import CSS
 from evomerge.report.summary import Entry, RunDetails, RunSummary
 from evomerge.report.svg import cross, escape, line, marker, number
 from evomerge.report.tables import failure_table, front_table, split_table, task_table, timing_table, versions_table
-from evomerge.report.words import duration, recommendation, separability, what_next
+from evomerge.report.words import duration, plainly, recommendation, what_next
+from evomerge.types import SetName
 
+LATER_SETS: tuple[SetName, ...] = ("select", "report")
 _MAX_GENES = 6
 """Merges whose genes are drawn; a front of fifty would bury the page."""
 
@@ -62,12 +61,12 @@ def _head(summary: RunSummary, details: RunDetails) -> str:
     c, t = summary.counts, summary.timing
     of = f" / {summary.budget}" if summary.budget else ""
     tiles = [
-        (f"{c.evaluated}{of}", "candidates scored"),
+        (f"{c.evaluated + c.failed}{of}", "evaluations"),
         (str(len(summary.front)), "on the front"),
         (str(c.failed), "failed"),
         (f"{c.questions:,}", "questions answered"),
         (duration(t.wall_s), "wall time" if t.lives == 1 else f"wall time, {t.lives} lives"),
-        (number(t.evaluations_per_min), "candidates per minute"),
+        (number(t.evaluations_per_min), "evaluations per minute"),
     ]
     drawn = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
     chip = f'<span class="chip">{summary.state}</span>'
@@ -81,21 +80,24 @@ def _head(summary: RunSummary, details: RunDetails) -> str:
 
 
 def _notes(details: RunDetails) -> str:
-    return "".join(f'<p class="note"><b>Note.</b> {escape(note)}</p>' for note in details.notes)
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in details.notes)
 
 
 def _differences(summary: RunSummary, details: RunDetails) -> str:
     if not details.differences:
         return ""
-    sentences = "".join(f"<li>{escape(s)}</li>" for s in separability(details))
-    intro = (
-        "Paired differences on the report set, which no step of the search has seen. The intervals are corrected for "
-        f"the number of comparisons; {summary.counts.evaluated} candidates were tried on other items."
-    )
     goals = {o.name for o in summary.objectives}
-    drawn = [d for d in details.differences if d.what in goals]  # tasks are told in words: six baselines would be many
-    figure = _figure(difference_rows(drawn)) if drawn else ""
-    return _section("Is it better than its parents?", intro, f"<ul>{sentences}</ul>", figure)
+    main = [d for d in details.differences if d.what in goals]
+    tasks = [d for d in details.differences if d.what not in goals]
+    sentences = "".join(f"<li>{escape(s)}</li>" for s in plainly(summary, details))
+    parts = [f"<ul>{sentences}</ul>" if sentences else ""]
+    if main:
+        parts.append(_figure(difference_rows(main)))
+    if tasks:
+        opened = "" if main else " open"
+        parts.append(f"<details{opened}><summary>Task by task</summary>{_figure(difference_rows(tasks))}</details>")
+    intro = "Paired differences over the same questions of the report set, with intervals."
+    return _section("Is it better than its parents?", f"{intro} {escape(details.selection)}", *parts)
 
 
 def _legend(*items: tuple[str, str]) -> str:
@@ -110,7 +112,7 @@ def _kinds_legend(summary: RunSummary) -> str:
         (marker("candidate", 8, 8, "candidate", radius=4), "candidate"),
         (marker("candidate", 8, 8, "infeasible", radius=4), "infeasible"),
     ]
-    if summary.front:
+    if summary.front and len(summary.objectives) > 1:
         items.append((marker("candidate", 8, 8, "front", radius=5), "front"))
     kinds = dict.fromkeys(e.kind for e in summary.baselines)
     items += [(marker(k, 8, 8, "baseline", radius=5), k.replace("-", " ")) for k in kinds]
@@ -123,20 +125,15 @@ def _front(summary: RunSummary, details: RunDetails) -> str:
     n = len(summary.objectives)
     parts = []
     if not summary.front:
-        parts.append('<p class="bad-text">No candidate satisfies every constraint, so the front is empty.</p>')
+        why = "No candidate satisfies every constraint" if summary.constraints else "Nothing has been scored"
+        parts.append(f'<p class="bad-text">{why}: the front is empty.</p>')
     if n == 2:
-        charts = [_figure(front_scatter(summary, details, "search"), "Search set, all candidates")]
-        for set_name in ("select", "report"):
-            if any(e.scores(set_name) for e in summary.entries().values()):
-                caption = f"{set_name.capitalize()} set, with intervals"
-                charts.append(_figure(front_scatter(summary, details, set_name), caption))
-        parts.append(f'<div class="pair">{"".join(charts)}</div>')
+        parts.append(_two_objectives(summary, details))
     elif n > 2:
         parts.append(_figure(parallel_coordinates(summary, details)))
     else:
-        parts.append(_figure(objective_progress(summary, details, summary.objectives[0])))
-    parts.append(_kinds_legend(summary))
-    parts.append(front_table(summary))
+        parts.append(_figure(objective_progress(summary, details, summary.objectives[0], wide=FULL, high=400)))
+    parts += [_kinds_legend(summary), front_table(summary)]
     constraints = "; ".join(
         c.rule + (f" (= {number(c.bound)})" if c.bound is not None and "parent" in c.rule else "")
         for c in summary.constraints
@@ -145,12 +142,31 @@ def _front(summary: RunSummary, details: RunDetails) -> str:
     return _section("The front beside the baselines" if n > 1 else "Candidates beside the baselines", intro, *parts)
 
 
+def _two_objectives(summary: RunSummary, details: RunDetails) -> str:
+    """The search set large; the select and report sets small beside it, once something was scored there."""
+    later = [s for s in LATER_SETS if any(e.scores(s) for e in summary.entries().values())]
+    outside = outside_search_scatter(summary, details)
+    caption = "Search set, all candidates"
+    caption += f"; {outside} that scored far from all others are drawn at the edge" if outside else ""
+    if not later:
+        return _figure(search_scatter(summary, details, wide=FULL, high=520), caption)
+    big = _figure(search_scatter(summary, details, wide=600, high=660), caption)
+    small = [
+        _figure(interval_scatter(summary, s, wide=410, high=318), f"{s.capitalize()} set, with intervals")
+        for s in later
+    ]
+    return f'<div class="front-grid">{big}<div>{"".join(small)}</div></div>'
+
+
 def _progress(summary: RunSummary, details: RunDetails) -> str:
     parts = []
     if len(summary.objectives) > 1:
-        parts += [_figure(objective_progress(summary, details, o), escape(o.name)) for o in summary.objectives]
+        for o in summary.objectives:
+            chart = objective_progress(summary, details, o, wide=HALF, high=300)
+            parts.append(_figure(chart, f"{escape(o.name)}, search set"))
     if details.hypervolume:
-        parts.append(_figure(hypervolume_progress(details), "Hypervolume of the feasible front, search set"))
+        chart = hypervolume_progress(details, wide=HALF, high=300)
+        parts.append(_figure(chart, "Hypervolume of the feasible front, search set"))
     if not parts:
         return ""
     items = [
@@ -172,10 +188,11 @@ def _tasks(summary: RunSummary, details: RunDetails) -> str:
     compared = _compared(summary)
     if not compared:
         return ""
-    charts = [_figure(interval_rows(summary, o, compared), escape(o.name)) for o in summary.objectives]
+    wide = FULL if len(summary.objectives) == 1 else HALF
+    charts = [_figure(interval_rows(summary, o, compared, wide=wide), escape(o.name)) for o in summary.objectives]
     items = [(marker("candidate", 8, 8, f"set-{s}", radius=4), f"{s} set") for s in ("search", "select", "report")]
     parts = [
-        f'<div class="pair">{"".join(charts)}</div>',
+        f'<div class="pair">{"".join(charts)}</div>' if len(charts) > 1 else charts[0],
         _legend(*items),
         task_table(summary, compared),
         split_table(details),
@@ -188,21 +205,31 @@ def _tasks(summary: RunSummary, details: RunDetails) -> str:
 
 
 def _genes(details: RunDetails) -> str:
-    parts = []
-    for genes in details.genes[:_MAX_GENES]:
-        parts.append(
-            f"<h3>{escape(genes.entry_id)} <span class='soft'>({escape(', '.join(genes.methods))})</span></h3>"
-        )
-        for table in genes.tables:
-            parts.append(_figure(f'<div class="scroll">{gene_map(table)}</div>', escape(table.parameter)))
-    if not parts:
+    shown = details.genes[:_MAX_GENES]
+    if not shown:
         return ""
+    names = dict.fromkeys(t.parameter for g in shown for t in g.tables)
+    full = {name: largest(t for g in shown for t in g.tables if t.parameter == name) for name in names}
+    blocks = []
+    for genes in shown:
+        methods = escape(", ".join(genes.methods))
+        parts = [f"<h3>{escape(genes.entry_id)} <span class='soft'>{methods}</span></h3>"]
+        constant = [(t, v) for t in genes.tables if (v := constant_of(t)) is not None]
+        if constant:
+            told = ", ".join(f"{escape(t.parameter)} {v:g}" for t, v in constant)
+            parts.append(f'<p class="soft small">Everywhere: {told}</p>')
+        for table in genes.tables:
+            if constant_of(table) is None:
+                parts.append(_figure(gene_map(table, full[table.parameter]), escape(table.parameter)))
+        blocks.append(f"<div>{''.join(parts)}</div>")
     more = len(details.genes) - _MAX_GENES
     intro = (
-        "Each merge's numbers by depth (columns) and parent and module (rows); the colour is the share of the largest."
+        "Each merge's numbers by depth (columns), and by parent and module (rows). Full colour is the largest value of "
+        "that parameter in all merges shown; negative values have the other colour."
     )
     told = f'<p class="soft">{more} more members of the front are not drawn.</p>' if more > 0 else ""
-    return _section("Genes", intro, *parts, told)
+    layout = "pair" if all(map_width(t) <= HALF for g in shown for t in g.tables) else "one"
+    return _section("Genes", intro, f'<div class="{layout}">{"".join(blocks)}</div>', told)
 
 
 def _failures(details: RunDetails) -> str:

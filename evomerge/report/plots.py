@@ -1,4 +1,4 @@
-"""Charts of the search: objectives against each other, and against evaluations.
+"""Charts of the front: objectives against each other.
 
 Each function takes values of `report.summary` and returns one SVG. Scores are drawn in their own unit; an axis
 says when lower is better.
@@ -6,22 +6,26 @@ says when lower is better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-from evomerge.report.summary import (
-    Entry,
-    EvaluationRow,
-    ObjectiveInfo,
-    RunDetails,
-    RunSummary,
-    Scores,
+from evomerge.report.marks import (
+    FULL,
+    axis_name,
+    entry_title,
+    held,
+    inlier_scale,
+    n_outside,
+    named_entries,
+    role_of,
+    row_class,
+    row_title,
 )
+from evomerge.report.summary import Entry, EvaluationRow, ObjectiveInfo, RunDetails, RunSummary, Scores
 from evomerge.report.svg import (
     Box,
     Scale,
     axes,
-    cross,
     figure,
     label,
     line,
@@ -32,42 +36,6 @@ from evomerge.report.svg import (
     shorten,
 )
 from evomerge.types import SetName
-
-
-def axis_name(objective: ObjectiveInfo) -> str:
-    """An objective's name, and its direction where it is not the usual one."""
-    return objective.name if objective.direction == "maximize" else f"{objective.name} (lower is better)"
-
-
-def role_of(entry: Entry, summary: RunSummary) -> str:
-    """The style class of an entry: `chosen`, `front` or `baseline`."""
-    if summary.chosen is not None and entry.id == summary.chosen.id:
-        return "chosen"
-    return "front" if any(entry.id == f.id for f in summary.front) else "baseline"
-
-
-def _entry_title(entry: Entry, scores: Scores) -> str:
-    lines = [f"{entry.id} ({entry.kind}{'' if entry.feasible else ', infeasible'})"]
-    lines += [f"{n}: {number(s.value)} [{number(s.low)}, {number(s.high)}]" for n, s in scores.objectives.items()]
-    return "\n".join(lines)
-
-
-def _row_title(row: EvaluationRow) -> str:
-    values = ", ".join(f"{n} {number(v)}" for n, v in (row.objectives or {}).items())
-    return f"{row.id}: {values}{'' if row.feasible else ' (infeasible)'}"
-
-
-def _row_class(row: EvaluationRow) -> str:
-    return "candidate" if row.feasible else "infeasible"
-
-
-def _named(summary: RunSummary) -> list[Entry]:
-    """The entries worth a label of their own: chosen, then baselines."""
-    chosen = [summary.chosen] if summary.chosen else []
-    return list({e.id: e for e in (*chosen, *summary.baselines)}.values())
-
-
-# ---- the front -----------------------------------------------------------------------------------------------
 
 
 def staircase(points: Sequence[tuple[float, float]], *, maximize_x: bool) -> list[tuple[float, float]]:
@@ -82,165 +50,126 @@ def staircase(points: Sequence[tuple[float, float]], *, maximize_x: bool) -> lis
     return [*steps, *points[-1:]]
 
 
-def front_scatter(summary: RunSummary, details: RunDetails, set_name: SetName) -> str:
-    """Two objectives against each other: candidates, front with its step line, baselines, chosen.
+def scored_on(summary: RunSummary, set_name: SetName) -> list[tuple[Entry, Scores]]:
+    """The entries with a score on a set."""
+    return [(e, s) for e in summary.entries().values() if (s := e.scores(set_name)) is not None]
 
-    On the select and report sets only entries that were scored there are drawn, with their intervals.
-    """
+
+def search_scatter(summary: RunSummary, details: RunDetails, *, wide: float, high: float) -> str:
+    """Two objectives on the search set: every candidate, the front with its step line, baselines, chosen."""
     first, second = summary.objectives[:2]
-    entries = [(e, s) for e in summary.entries().values() if (s := e.scores(set_name)) is not None]
-    cloud = [(r, r.objectives) for r in details.evaluations if r.objectives is not None and set_name == "search"]
-    bars = set_name != "search"
+    entries = scored_on(summary, "search")
+    cloud = [(r, r.objectives) for r in details.evaluations if r.objectives is not None]
 
-    def extent(name: str) -> list[float]:
-        ends = [v for _, s in entries for v in ((s.objectives[name].low, s.objectives[name].high) if bars else ())]
-        return ends + [s.objectives[name].value for _, s in entries] + [o[name] for _, o in cloud]
+    def scale(name: str, start: float, end: float) -> Scale:
+        return inlier_scale([o[name] for _, o in cloud], [s.objectives[name].value for _, s in entries], start, end)
 
-    x = Scale.around(extent(first.name), 62, 500)
-    y = Scale.around(extent(second.name), 350, 14)
+    x, y = scale(first.name, 62, wide - 14), scale(second.name, high - 46, 14)
     parts = [axes(x, y, axis_name(first), axis_name(second))]
     for row, values in cloud:
-        spot = (x(values[first.name]), y(values[second.name]))
-        parts.append(marker("candidate", *spot, _row_class(row), radius=3, title=_row_title(row)))
-    front = [s for e, s in entries if any(e.id == f.id for f in summary.front)]
-    if not bars:
-        spots = sorted((x(s.objectives[first.name].value), y(s.objectives[second.name].value)) for s in front)
-        parts.append(path(staircase(spots, maximize_x=first.direction == "maximize"), "front-line"))
-    spots_by_id = {}
+        spot = (held(x, values[first.name]), held(y, values[second.name]))
+        parts.append(marker("candidate", *spot, row_class(row), radius=3, title=row_title(row)))
+    spots = {e.id: (x(s.objectives[first.name].value), y(s.objectives[second.name].value)) for e, s in entries}
+    steps = staircase(sorted(spots[e.id] for e in summary.front), maximize_x=first.direction == "maximize")
+    parts.append(path(steps, "front-line"))
+    parts += [marker(e.kind, *spots[e.id], role_of(e, summary), title=entry_title(e, s)) for e, s in reversed(entries)]
+    named = [(*spots[e.id], e.id) for e in named_entries(summary)]
+    taken = [Box(px - 5, py - 5, px + 5, py + 5) for px, py in spots.values()]
+    taken += [Box(min(a, c), min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in pairwise(steps)]
+    parts.append(place_labels(named, Box(x.start, y.end, x.end, y.start), taken))
+    return figure(wide, high, f"{second.name} against {first.name} on the search set", *parts)
+
+
+def outside_search_scatter(summary: RunSummary, details: RunDetails) -> int:
+    """How many candidates `search_scatter` draws at its edge because they lie far outside."""
+    rows = [r.objectives for r in details.evaluations if r.objectives is not None]
+    entries = scored_on(summary, "search")
+    count = 0
+    for o in summary.objectives[:2]:
+        values = [r[o.name] for r in rows]
+        shown = [s.objectives[o.name].value for _, s in entries]
+        count = max(count, n_outside(inlier_scale(values, shown, 0, 1), values))
+    return count
+
+
+def interval_scatter(summary: RunSummary, set_name: SetName, *, wide: float, high: float) -> str:
+    """Two objectives on the select or report set: what was scored there, with intervals."""
+    first, second = summary.objectives[:2]
+    entries = scored_on(summary, set_name)
+
+    def scale(name: str, start: float, end: float) -> Scale:
+        ends = [v for _, s in entries for v in (s.objectives[name].low, s.objectives[name].high)]
+        return Scale.around(ends, start, end)
+
+    x, y = scale(first.name, 62, wide - 14), scale(second.name, high - 46, 14)
+    parts = [axes(x, y, axis_name(first), axis_name(second))]
+    spots, taken = {}, []
     for entry, scores in reversed(entries):
-        a, b = scores.objectives[first.name], scores.objectives[second.name]
-        spot = (x(a.value), y(b.value))
-        spots_by_id[entry.id] = spot
-        role = role_of(entry, summary)
-        if bars:
-            parts += [line(x(a.low), spot[1], x(a.high), spot[1], f"whisker {role}")]
-            parts += [line(spot[0], y(b.low), spot[0], y(b.high), f"whisker {role}")]
-        parts.append(marker(entry.kind, *spot, role, title=_entry_title(entry, scores)))
-    named = [(*spots_by_id[e.id], e.id) for e in _named(summary) if e.id in spots_by_id]
-    parts.append(place_labels(named, Box(x.start, y.end, x.end, y.start)))
-    return figure(520, 392, f"{second.name} against {first.name} on the {set_name} set", *parts)
+        a, b, role = scores.objectives[first.name], scores.objectives[second.name], role_of(entry, summary)
+        px, py = spots[entry.id] = (x(a.value), y(b.value))
+        parts.append(line(x(a.low), py, x(a.high), py, f"whisker {role}"))
+        parts.append(line(px, y(b.low), px, y(b.high), f"whisker {role}"))
+        taken += [Box(x(a.low), py - 2, x(a.high), py + 2), Box(px - 2, y(b.high), px + 2, y(b.low))]
+    parts += [marker(e.kind, *spots[e.id], role_of(e, summary), title=entry_title(e, s)) for e, s in reversed(entries)]
+    named = [(*spots[e.id], e.id) for e in named_entries(summary) if e.id in spots]
+    parts.append(place_labels(named, Box(x.start, y.end, x.end, y.start), taken))
+    return figure(wide, high, f"{second.name} against {first.name} on the {set_name} set, with intervals", *parts)
+
+
+def _vertical(summary: RunSummary, rows: Sequence[EvaluationRow], objective: ObjectiveInfo) -> Scale:
+    """The vertical axis of an objective, better upwards."""
+    values = [r.objectives[objective.name] for r in rows if r.objectives is not None]
+    shown = [e.search.objectives[objective.name].value for e in summary.entries().values()]
+    top, bottom = 44.0, 320.0
+    return inlier_scale(values, shown, *((bottom, top) if objective.direction == "maximize" else (top, bottom)))
 
 
 def parallel_coordinates(summary: RunSummary, details: RunDetails) -> str:
     """Three objectives or more: one vertical axis each, better upwards, one line per candidate."""
     names = [o.name for o in summary.objectives]
-    wide = max(720, 150 * (len(names) - 1) + 160)
+    wide = max(FULL, 130 * (len(names) - 1) + 260)
     rows = [r for r in details.evaluations if r.objectives is not None]
-    entries = list(summary.entries().values())
-    scales = []
-    for o in summary.objectives:
-        values = [r.objectives[o.name] for r in rows if r.objectives is not None]
-        values += [e.search.objectives[o.name].value for e in entries]
-        up = o.direction == "maximize"
-        scales.append(Scale.around(values, 320 if up else 40, 40 if up else 320))
-    xs = [80 + (wide - 200) * k / (len(names) - 1) for k in range(len(names))]
+    scales = [_vertical(summary, rows, o) for o in summary.objectives]
+    xs = [80 + (wide - 260) * k / (len(names) - 1) for k in range(len(names))]
+    axis = list(zip(xs, scales, names, strict=True))
     parts = []
     for r in rows:
-        if r.objectives is not None:
-            spots = [(px, s(r.objectives[n])) for px, s, n in zip(xs, scales, names, strict=True)]
-            parts.append(path(spots, f"thread {_row_class(r)}"))
-    for e in reversed(entries):
-        spots = [(px, s(e.search.objectives[n].value)) for px, s, n in zip(xs, scales, names, strict=True)]
-        parts.append(path(spots, f"thread {role_of(e, summary)}"))
-        parts += [
-            marker(e.kind, *spot, role_of(e, summary), radius=4, title=_entry_title(e, e.search)) for spot in spots
-        ]
-    for px, scale, o in zip(xs, scales, summary.objectives, strict=True):
-        parts += [
-            line(px, 34, px, 326, "axis"),
-            label(px, 352, shorten(axis_name(o), 26), "axis-label", anchor="middle"),
-        ]
-        parts += [
-            label(
-                px,
-                26,
-                f"{max(scale.low, scale.high) if o.direction == 'maximize' else scale.low:.3g}",
-                "tick",
-                anchor="middle",
-            )
-        ]
-    right = [(xs[-1], scales[-1](e.search.objectives[names[-1]].value), e.id) for e in _named(summary)]
-    parts.append(place_labels(right, Box(xs[-1] + 4, 20, wide, 340)))
-    return figure(wide, 364, "All objectives of every candidate, better upwards", *parts)
+        values = r.objectives or {}
+        parts.append(path([(px, held(s, values[n])) for px, s, n in axis], f"thread {row_class(r)}"))
+    for e in reversed(list(summary.entries().values())):
+        spots = [(px, s(e.search.objectives[n].value)) for px, s, n in axis]
+        role = role_of(e, summary)
+        parts.append(path(spots, f"thread {role}"))
+        parts += [marker(e.kind, *spot, role, radius=4, title=entry_title(e, e.search)) for spot in spots]
+    for (px, scale, _), o in zip(axis, summary.objectives, strict=True):
+        ends = sorted((scale(v), number(v)) for v in (scale.low, scale.high))
+        parts.append(line(px, ends[0][0], px, ends[1][0], "axis"))
+        parts.append(label(px, ends[0][0] - 8, ends[0][1], "tick", anchor="middle"))
+        parts.append(label(px, ends[1][0] + 16, ends[1][1], "tick", anchor="middle"))
+        parts.append(label(px, 360, shorten(axis_name(o), 24), "axis-label", anchor="middle"))
+    right = [(scales[-1](e.search.objectives[names[-1]].value), e.id) for e in named_entries(summary)]
+    parts.append(stacked_labels(right, xs[-1] + 14, wide, 20, 340))
+    return figure(wide, 372, "All objectives of every candidate, better upwards", *parts)
 
 
-# ---- progress ------------------------------------------------------------------------------------------------
+def stacked_labels(wanted: Sequence[tuple[float, str]], left: float, right: float, top: float, bottom: float) -> str:
+    """Labels beside an axis at their heights, pushed apart where they would touch.
 
-
-def _evaluated(details: RunDetails) -> list[EvaluationRow]:
-    return [r for r in details.evaluations if not r.reused]
-
-
-def best_so_far(rows: Sequence[EvaluationRow], objective: ObjectiveInfo) -> list[tuple[int, float]]:
-    """(evaluation, best feasible value up to it), from the first feasible candidate on."""
-    better: Callable[[float, float], float] = max if objective.direction == "maximize" else min
-    best: float | None = None
-    track = []
-    for k, row in enumerate(rows, start=1):
-        if row.feasible and row.objectives is not None:
-            value = row.objectives[objective.name]
-            best = value if best is None else better(best, value)
-        if best is not None:
-            track.append((k, best))
-    return track
-
-
-def _steps(track: Sequence[tuple[float, float]], x: Scale, y: Scale) -> list[tuple[float, float]]:
-    """Pixel points of a curve that keeps each value until the next."""
-    points: list[tuple[float, float]] = []
-    for k, value in track:
-        if points:
-            points.append((x(k), points[-1][1]))
-        points.append((x(k), y(value)))
-    return points
-
-
-def objective_progress(summary: RunSummary, details: RunDetails, objective: ObjectiveInfo) -> str:
-    """One objective against evaluations: every candidate, the best so far, baselines as lines, failures below."""
-    rows = _evaluated(details)
-    base = [(b, b.search.objectives[objective.name].value) for b in summary.baselines]
-    values = [r.objectives[objective.name] for r in rows if r.objectives is not None]
-    x = Scale(0, max(len(rows), 1), 62, 560)
-    y = Scale.around([*values, *(v for _, v in base)], 300, 14)
-    parts = [axes(x, y, "evaluations", axis_name(objective), whole_x=True)]
-    for entry, value in base:
-        parts.append(line(x.start, y(value), x.end, y(value), "baseline-line"))
-        parts.append(marker(entry.kind, x.end, y(value), "baseline", radius=4, title=_entry_title(entry, entry.search)))
-    for k, row in enumerate(rows, start=1):
-        if row.objectives is None:
-            parts.append(cross(x(k), y.start - 6, "failure", f"{row.id}: {row.failure}"))
-        else:
-            spot = (x(k), y(row.objectives[objective.name]))
-            parts.append(marker("candidate", *spot, _row_class(row), radius=3, title=_row_title(row)))
-    parts.append(path(_steps(best_so_far(rows, objective), x, y), "best-line"))
-    parts.append(_right_labels([(y(v), b.id) for b, v in base], 570, 700, 8, 306))
-    return figure(704, 342, f"{objective.name} against evaluations", *parts)
-
-
-def _right_labels(wanted: Sequence[tuple[float, str]], left: float, right: float, top: float, bottom: float) -> str:
-    """Labels beside an axis at their heights, pushed apart where they would touch."""
+    Args:
+        wanted: height in pixels and text.
+        left: where they begin.
+        right: where the longest must end.
+        top: highest place.
+        bottom: lowest baseline.
+    """
     gap = min(14.0, (bottom - top) / max(len(wanted), 1))
-    placed: list[tuple[float, str]] = []
-    for height, text in sorted(wanted):
-        lowest = placed[-1][0] + gap if placed else top + 10
-        placed.append((max(height + 4, lowest), text))
-    excess = max(0.0, placed[-1][0] - bottom) if placed else 0.0
-    room = int((right - left) / 6.1)
-    parts = []
+    heights: list[float] = []
+    for height, _ in sorted(wanted):
+        heights.append(max(height + 4, heights[-1] + gap if heights else top + 10))
     limit = bottom
-    for height, text in reversed(placed):
-        height_now = min(height, limit) if excess else height
-        limit = height_now - gap
-        parts.append(label(left, height_now, shorten(text, room)))
-    return "".join(parts)
-
-
-def hypervolume_progress(details: RunDetails) -> str:
-    """The hypervolume of the feasible front against evaluations."""
-    track = details.hypervolume
-    x = Scale(0, max([k for k, _ in track] + [1]), 62, 560)
-    y = Scale.around([0.0, *(v for _, v in track)], 220, 14, pad=0.04)
-    parts = [axes(x, y, "evaluations", "hypervolume", whole_x=True), path(_steps(track, x, y), "best-line")]
-    if track:
-        parts.append(label(570, y(track[-1][1]) + 4, number(track[-1][1])))
-    return figure(704, 262, "Hypervolume of the front against evaluations", *parts)
+    for k in range(len(heights) - 1, -1, -1):
+        heights[k] = min(heights[k], limit)
+        limit = heights[k] - gap
+    room = int((right - left) / 6.1)
+    texts = [shorten(text, room) for _, text in sorted(wanted)]
+    return "".join(label(left, height, text) for height, text in zip(heights, texts, strict=True))

@@ -29,16 +29,19 @@ vertical-align:4px;font-weight:500;margin-left:8px}
 .note{background:var(--warn);border:1px solid var(--warn-rule);border-radius:10px;padding:9px 16px;margin:12px 0}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:14px}
 @media (max-width:620px){.pair{grid-template-columns:1fr}section{padding:14px}}
-figure{margin:12px 0 0}figcaption{color:var(--soft);font-size:13px}
+figure{margin:12px 0 0;overflow-x:auto}figcaption{color:var(--soft);font-size:13px}
 svg{display:block;width:100%;height:auto}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;margin-top:10px;font-size:14px;font-variant-numeric:tabular-nums}
 th{font-weight:600;text-align:right;color:var(--soft);font-size:13px;vertical-align:bottom}
 td{text-align:right;white-space:nowrap}
 th,td{padding:5px 10px;border-bottom:1px solid var(--rule)}
-th.l,td.l{text-align:left}td.wrap{white-space:normal;overflow-wrap:anywhere}
+th.l,td.l{text-align:left}td.l{white-space:normal;overflow-wrap:anywhere;min-width:110px}
 tr.chosen td{font-weight:600}tr.chosen td:first-child{box-shadow:inset 3px 0 var(--chosen)}
-.pm{color:var(--faint);font-size:12.5px;font-weight:400}
+.pm{color:var(--faint);font-size:12.5px;font-weight:400}.below{display:block;line-height:1.15}
+.narrow{max-width:640px}td.long{white-space:normal;overflow-wrap:anywhere}
+.front-grid{display:grid;grid-template-columns:6fr 4.1fr;gap:14px;align-items:start}
+@media (max-width:800px){.front-grid{grid-template-columns:1fr}}
 .good-text{color:var(--good);font-weight:600}.bad-text{color:var(--bad);font-weight:600}
 pre{background:var(--code);border-radius:8px;padding:11px 14px;overflow:auto;font:13px/1.5 ui-monospace,Menlo,Consolas,
 monospace;max-height:460px;margin:8px 0}
@@ -49,6 +52,8 @@ details{margin-top:10px}summary{cursor:pointer;color:var(--soft)}
 footer{color:var(--faint);font-size:13px;margin-top:24px}
 text{font-family:inherit;fill:var(--ink)}
 .label{font-size:11.5px}.strong{font-weight:700}.tick{font-size:11px;fill:var(--soft)}.axis-label{font-size:12.5px;fill:var(--soft)}
+.halo{paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
+.number{font-variant-numeric:tabular-nums;fill:var(--soft)}
 .cell{font-size:10.5px}.inverse{fill:var(--card)}
 .grid{stroke:var(--rule);stroke-width:1}.axis{stroke:var(--faint);stroke-width:1}
 .zero{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:3 3}
@@ -59,7 +64,8 @@ polygon,circle.front,circle.chosen{stroke:var(--card);stroke-width:1}
 .front-line{fill:none;stroke:var(--front);stroke-width:1.8}.best-line{fill:none;stroke:var(--front);stroke-width:2.2}
 .baseline-line{stroke:var(--base);stroke-width:1.2;stroke-dasharray:5 4}
 .failure{fill:none;stroke:var(--bad);stroke-width:1.5}
-.whisker{stroke-width:1.6}.whisker.front{stroke:var(--front)}.whisker.baseline{stroke:var(--base)}.whisker.chosen{stroke:var(--chosen)}
+.whisker{stroke-width:1.6}.pair .whisker.baseline,.front-grid .whisker.baseline{stroke-opacity:.6}
+.whisker.front{stroke:var(--front)}.whisker.baseline{stroke:var(--base)}.whisker.chosen{stroke:var(--chosen)}
 .whisker.good{stroke:var(--good)}.whisker.bad{stroke:var(--bad)}.whisker.neutral{stroke:var(--faint)}
 .good{fill:var(--good)}.bad{fill:var(--bad)}.neutral{fill:var(--faint)}
 .set-search{fill:var(--cloud)}.whisker.set-search{stroke:var(--cloud)}
@@ -68,6 +74,7 @@ polygon,circle.front,circle.chosen{stroke:var(--card);stroke-width:1}
 .thread{fill:none;stroke-width:1;stroke-opacity:.35}.thread.candidate,.thread.infeasible{stroke:var(--cloud)}
 .thread.infeasible{stroke-dasharray:2 3}.thread.front{stroke:var(--front);stroke-opacity:.8}
 .thread.baseline{stroke:var(--base);stroke-opacity:.9;stroke-width:1.4}.thread.chosen{stroke:var(--chosen);stroke-opacity:1;stroke-width:2.4}
+text.neutral{fill:var(--soft)}
 .heat{fill:var(--heat)}.heat-minus{fill:var(--minus)}.heat-none{fill:none;stroke:var(--rule)}
 @media print{body{background:#fff}section,.tile{break-inside:avoid}pre{max-height:none}}
 """

@@ -338,6 +338,7 @@ class RunDetails:
         versions: package -> version.
         host: machine in words.
         notes: warnings in plain words, for instance that a public test split was searched.
+        selection: how the intervals account for the number of candidates tried; empty before the end.
         recipe: the chosen recipe's JSON text; empty before the end.
         job: the resolved job file's text.
         run_folder: as the user would type it.
@@ -354,6 +355,7 @@ class RunDetails:
     versions: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     notes: tuple[str, ...] = ()
+    selection: str = ""
     recipe: str = ""
     job: str = ""
     run_folder: str = ""

@@ -52,7 +52,7 @@ def nice_ticks(low: float, high: float, n: int = 5) -> tuple[float, ...]:
         return (low,)
     raw = (high - low) / max(n, 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.7)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return tuple(round(k * step, 12) for k in range(first, last + 1))
@@ -87,6 +87,11 @@ class Box(NamedTuple):
     top: float
     right: float
     bottom: float
+
+    def inside(self, other: Box) -> bool:
+        """Whether it lies wholly within the other."""
+        sideways = other.left <= self.left and self.right <= other.right
+        return sideways and other.top <= self.top and self.bottom <= other.bottom
 
     def overlaps(self, other: Box) -> bool:
         """Whether the two share any area."""
@@ -169,31 +174,39 @@ def axes(x: Scale, y: Scale, x_label: str, y_label: str, *, whole_x: bool = Fals
     return "".join(parts)
 
 
-def place_labels(points: Sequence[tuple[float, float, str]], area: Box) -> str:
-    """Labels beside their points, inside `area`, none over another; one that finds no room is left out.
+def _places(x: float, y: float, wide: float) -> list[tuple[float, float]]:
+    """Where a label may begin, the best first: beside, above and below its point, then farther away."""
+    sides = [(x + 9, y + 4), (x - 9 - wide, y + 4), (x - wide / 2, y - 10), (x - wide / 2, y + 19)]
+    corners = [(px, y + dy) for dy in (-9, 17, -22, 30, -35, 43) for px in (x + 7, x - 7 - wide)]
+    return sides + corners
+
+
+def place_labels(points: Sequence[tuple[float, float, str]], area: Box, taken: Sequence[Box]) -> str:
+    """Labels near their points, inside `area`, as free of everything as can be.
 
     Args:
         points: x, y and text; earlier ones choose first.
         area: where labels may stand.
+        taken: what they should not cover: marks and whiskers. No two labels overlap; one that could only stand on
+            another is left out.
     """
-    taken = [Box(x - 6, y - 6, x + 6, y + 6) for x, y, _ in points]
+    labels: list[Box] = []
     parts = []
     for x, y, full in points:
         text = shorten(full, 22)
-        wide = text_width(text)
-        offsets = [(9, 4), (-9 - wide, 4), (-wide / 2, -10), (-wide / 2, 19), (9, -9), (9, 17), (-9 - wide, -9)]
-        offsets += [(-9 - wide, 17), (9, 30), (-9 - wide, 30), (9, -22), (-9 - wide, -22)]
-        for dx, dy in offsets:
-            box = Box(x + dx, y + dy - 10, x + dx + wide, y + dy + 3)
-            inside = area.left <= box.left and box.right <= area.right and area.top <= box.top
-            if inside and box.bottom <= area.bottom and not any(box.overlaps(b) for b in taken):
-                taken.append(box)
-                parts.append(label(x + dx, y + dy, text))
-                break
+        choices = []
+        for rank, (px, py) in enumerate(_places(x, y, text_width(text))):
+            box = Box(px, py - 10, px + text_width(text), py + 3)
+            if box.inside(area) and not any(box.overlaps(b) for b in labels):
+                choices.append((sum(box.overlaps(b) for b in taken), rank, box))
+        if choices:
+            box = min(choices)[2]
+            labels.append(box)
+            parts.append(label(box.left, box.top + 10, text, "label halo"))
     return "".join(parts)
 
 
 def figure(width: float, height: float, description: str, *parts: str) -> str:
     """A whole drawing that scales with its column; `description` is read aloud by screen readers."""
     head = f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(description)}"'
-    return f'{head} style="max-width:{width * 1.35:.0f}px">{"".join(parts)}</svg>'
+    return f'{head} style="min-width:{width * 0.65:.0f}px;max-width:{width * 1.1:.0f}px">{"".join(parts)}</svg>'

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from evomerge.report.summary import Entry, EvaluationRow, ObjectiveScore, RunDetails, RunSummary
 from evomerge.report.svg import escape, number
 from evomerge.report.words import duration
-from evomerge.types import SET_NAMES
+from evomerge.types import SET_NAMES, SetName
 
 _MAX_FAILURES = 20
 NOT_SCORED = "&ndash;"
@@ -34,31 +34,34 @@ def table(
 
 
 def scored(value: float, low: float, high: float) -> str:
-    """A value with its interval, as a cell."""
-    return f'{number(value)} <span class="pm">[{number(low)}, {number(high)}]</span>'
+    """A value with its interval below it, as a cell."""
+    return f'{number(value)}<span class="pm below">{number(low)} to {number(high)}</span>'
+
+
+def merge_name(entry: Entry) -> str:
+    """An entry's id as a cell, with a word when it breaks a constraint."""
+    return escape(entry.id) + ("" if entry.feasible else ' <span class="bad-text small">infeasible</span>')
 
 
 def front_table(summary: RunSummary) -> str:
-    """Front and baselines: search and select value of every objective."""
-    sets = [s for s in SET_NAMES if s == "search" or any(e.scores(s) for e in summary.entries().values())]
-    head = ["merge", "kind", "feasible", *(f"{o.name}, {s}" for o in summary.objectives for s in sets)]
+    """Front and baselines: every objective on every set, with its interval."""
+    sets: list[SetName] = [
+        s for s in SET_NAMES if s == "search" or any(e.scores(s) for e in summary.entries().values())
+    ]
+    if len(summary.objectives) > 2:
+        sets = [s for s in sets if s != "report"][-1:]  # nine columns of intervals would not fit; the charts have all
+    head = ["merge", *(f"{o.name}, {s}" for o in summary.objectives for s in sets)]
     chosen = summary.chosen.id if summary.chosen else None
     entries = sorted(summary.entries().values(), key=lambda e: e.id != chosen)
     rows = []
     for e in entries:
-        cells = [escape(e.id), e.kind.replace("-", " "), "yes" if e.feasible else '<span class="bad-text">no</span>']
-        for o in summary.objectives:
-            for s in sets:
-                scores = e.scores(s)
-                cells.append(
-                    NOT_SCORED if scores is None else _objective_cell(scores.objectives[o.name], bars=s != "search")
-                )
-        rows.append(cells)
-    return table(head, rows, marked=frozenset(k for k, e in enumerate(entries) if e.id == chosen), text=3)
+        scores = [(o.name, e.scores(s)) for o in summary.objectives for s in sets]
+        rows.append([merge_name(e), *(NOT_SCORED if s is None else _objective(s.objectives[n]) for n, s in scores)])
+    return table(head, rows, marked=frozenset(k for k, e in enumerate(entries) if e.id == chosen))
 
 
-def _objective_cell(score: ObjectiveScore, bars: bool) -> str:
-    return scored(score.value, score.low, score.high) if bars else number(score.value)
+def _objective(score: ObjectiveScore) -> str:
+    return scored(score.value, score.low, score.high)
 
 
 def task_table(summary: RunSummary, compared: Sequence[Entry]) -> str:
@@ -77,7 +80,7 @@ def task_table(summary: RunSummary, compared: Sequence[Entry]) -> str:
                 f'{number(s.value)} <span class="pm">± {number(s.se)}</span>' if (s := known.get(t)) else NOT_SCORED
                 for t in tasks
             ]
-            rows.append([escape(e.id), *cells])
+            rows.append([merge_name(e), *cells])
         chosen = summary.chosen.id if summary.chosen else None
         marked = frozenset(k for k, e in enumerate(here) if e.id == chosen)
         title = f"<h3>Tasks on the {set_name} set <span class='soft small'>(± one standard error)</span></h3>"
@@ -90,13 +93,13 @@ def split_table(details: RunDetails) -> str:
     if not details.splits:
         return ""
     rows = [[escape(t), *(str(sizes.get(s, 0)) for s in SET_NAMES)] for t, sizes in details.splits.items()]
-    return "<h3>Items per task</h3>" + table(["task", *SET_NAMES], rows)
+    return f'<h3>Items per task</h3><div class="narrow">{table(["task", *SET_NAMES], rows)}</div>'
 
 
 def failure_table(failed: Sequence[EvaluationRow]) -> str:
     """Failed candidates by message, then one by one."""
     by_message = Counter(r.failure or "" for r in failed)
-    rows = [[f'<span class="wrap">{escape(m)}</span>', str(n)] for m, n in by_message.most_common(_MAX_FAILURES)]
+    rows = [[f'<span class="long">{escape(m)}</span>', str(n)] for m, n in by_message.most_common(_MAX_FAILURES)]
     listed = ", ".join(escape(r.id) for r in failed[:_MAX_FAILURES])
     more = f" and {len(failed) - _MAX_FAILURES} more" if len(failed) > _MAX_FAILURES else ""
     return table(["what happened", "candidates"], rows) + f'<p class="soft small">{listed}{more}</p>'
@@ -115,7 +118,7 @@ def timing_table(summary: RunSummary, details: RunDetails) -> str:
         ["reused (same recipe, no question asked)", str(c.reused)],
         ["failed", str(c.failed)],
         ["questions answered", f"{c.questions:,}"],
-        ["candidates per minute", number(summary.timing.evaluations_per_min)],
+        ["evaluations per minute", number(summary.timing.evaluations_per_min)],
     ]
     if n and merge_s + score_s > 0:
         rows.append(["worker time merging", f"{duration(merge_s)} ({merge_s / n:.3f} s per candidate)"])
@@ -125,9 +128,10 @@ def timing_table(summary: RunSummary, details: RunDetails) -> str:
             rows.append([f"share of the wall time that {details.workers} workers were busy", f"{busy:.0%}"])
     if details.host:
         rows.append(["machine", escape(details.host)])
-    return table(["what", "how much"], rows)
+    return f'<div class="narrow">{table(["what", "how much"], rows)}</div>'
 
 
 def versions_table(details: RunDetails) -> str:
     """Package versions."""
-    return table(["package", "version"], [[escape(k), escape(v)] for k, v in details.versions.items()], text=2)
+    rows = [[escape(k), escape(v)] for k, v in details.versions.items()]
+    return f'<div class="narrow">{table(["package", "version"], rows, text=2)}</div>'

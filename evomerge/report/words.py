@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from evomerge.report.summary import Difference, RunDetails, RunSummary
 
 
@@ -38,21 +40,41 @@ def recommendation(summary: RunSummary, details: RunDetails) -> str:
     name = f"The chosen merge is {chosen.id}"
     if chosen.kind in ("parent", "soup", "task-arithmetic"):
         name = f"Nothing that the search found beats the baseline {chosen.id} on the select set: it is what to use"
-    goals = {o.name for o in summary.objectives}
-    against = [d for d in details.differences if d.against in parents and d.what in goals and d.against != chosen.id]
-    if not against:
-        return f"{name}."
-    better = [o.name for o in summary.objectives if _all_better(against, o.name)]
-    if len(better) == len(summary.objectives):
-        return f"{name}: better than every parent on {_listed(better)}, by the report set's intervals."
-    rest = [o.name for o in summary.objectives if o.name not in better]
-    gain = f" better than every parent on {_listed(better)}, but" if better else ""
-    return f"{name}:{gain} no significant gain over every parent on {_listed(rest)}."
+    by_words: dict[str, list[str]] = {}
+    for objective in summary.objectives:
+        mine = [d for d in details.differences if d.against in parents and d.what == objective.name]
+        if mine:
+            by_words.setdefault(_standing(mine), []).append(objective.name)
+    return " ".join([f"{name}.", *(f"On {_listed(names)} {words}." for words, names in by_words.items())])
 
 
-def _all_better(differences: list[Difference], what: str) -> bool:
-    mine = [d for d in differences if d.what == what]
-    return bool(mine) and all(d.verdict == "better" for d in mine)
+def _standing(differences: list[Difference]) -> str:
+    """How the chosen merge stands to the parents on one objective, as the end of a sentence."""
+    worse = [d.against for d in differences if d.verdict == "worse"]
+    even = [d.against for d in differences if d.verdict == "not separable"]
+    if not worse and not even:
+        return "it is better than every parent, by the report set's intervals"
+    told = [f"it is worse than {_listed(worse)}"] if worse else []
+    told += [f"there is no significant gain over {_listed(even)}"] if even else []
+    return " and ".join(told)
+
+
+def plainly(summary: RunSummary, details: RunDetails) -> tuple[str, ...]:
+    """One sentence per objective: over which baselines the chosen merge gains, over which not, where it loses."""
+    sentences = []
+    for objective in summary.objectives:
+        told = []
+        for verdict, words in (
+            ("better", "better than"),
+            ("not separable", "no significant gain over"),
+            ("worse", "worse than"),
+        ):
+            named = [d.against for d in details.differences if d.what == objective.name and d.verdict == verdict]
+            if named:
+                told.append(f"{words} {_listed(named)}")
+        if told:
+            sentences.append(f"{objective.name}: {'; '.join(told)}.")
+    return tuple(sentences)
 
 
 def separability(details: RunDetails) -> tuple[str, ...]:
@@ -75,21 +97,20 @@ def separability(details: RunDetails) -> tuple[str, ...]:
 
 def what_next(summary: RunSummary, folder: str) -> str:
     """The commands that make sense now, one a line."""
-    quoted = (
-        folder
-        if folder.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum()
-        else f"'{folder}'"
-    )
+    quoted = shlex.quote(folder)
     if summary.state == "running":
         return f"evomerge status {quoted} --watch"
     if summary.state in ("interrupted", "failed"):
         return f"evomerge resume {quoted}"
+    job, again = shlex.quote(f"{folder}/job.yaml"), shlex.quote(f"{folder}-again")
     if summary.chosen is None:
-        return f"evomerge report {quoted}"
+        loosened = " --set 'constraints=[]'" if summary.constraints else ""
+        return f"evomerge search {job} --run-dir {again}{loosened}"
+    pick = shlex.quote(f"id:{summary.chosen.id}")
     lines = [
-        f"evomerge export {quoted} --pick id:{summary.chosen.id} --as checkpoint --to merged/",
-        f"evomerge export {quoted} --pick id:{summary.chosen.id} --as recipe --to recipe.json",
-        "evomerge merge recipe.json --to merged/",
-        f"evomerge search {quoted}/job.yaml --run-dir {quoted}-again",
+        f"evomerge export {quoted} --pick {pick} --as checkpoint --to merged/",
+        f"evomerge export {quoted} --pick {pick} --as recipe --to recipe.json",
+        "evomerge merge recipe.json --to merged-again/",
+        f"evomerge search {job} --run-dir {again}",
     ]
     return "\n".join(lines)

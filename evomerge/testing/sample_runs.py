@@ -126,7 +126,13 @@ def sample_run(
         ("ta-0.4", "task-arithmetic"),
     ]
     baselines = tuple(
-        sample_entry(b, kind, _values(rng, names, 0.25), feasible=k != 1, scored_on=3 if done else 1)
+        sample_entry(
+            b,
+            kind,
+            _values(rng, names, 0.25),
+            feasible=feasible_share > 0 and (k != 1 or feasible_share == 1),
+            scored_on=(3 if feasible_share else 2) if done else 1,
+        )
         for k, (b, kind) in enumerate(base_values)
     )
     chosen = None
@@ -135,7 +141,7 @@ def sample_run(
         values = {k: s.value for k, s in best.search.objectives.items()}
         chosen = sample_entry(best.id, "candidate", values, scored_on=3)
         front = [chosen if e.id == chosen.id else e for e in front]
-    constraints = () if feasible_share == 1 else (ConstraintInfo("task", "rev", 0.8, "0.8"),)
+    constraints = () if feasible_share == 1 else (ConstraintInfo("task", "rev", 0.8, "rev >= 0.8"),)
     summary = RunSummary(
         state, name, 7, Counts(n + 5, n - failures, 5, failures, n * 400), Timing(301.2, 31.9, 2),
         tuple(ObjectiveInfo(o) for o in names), constraints, baselines, tuple(front), chosen, n,
