@@ -15,6 +15,7 @@ import numpy.typing as npt
 from evomerge.evaluation import metrics
 from evomerge.evaluation.forward import NeededLogits
 from evomerge.evaluation.generation import StopRule, generate
+from evomerge.evaluation.packed import packable
 from evomerge.evaluation.plan import EvalPlan, Item, Prompted, Scored, TaskPlan, pack, unpack
 from evomerge.evaluation.plugin import ItemTask, load_evaluator, plugin_scores
 from evomerge.evaluation.scorer import Forced, ForcedBatches, ForcedResults
@@ -166,7 +167,7 @@ class PlanEvaluator(Evaluator):
             tasks.append(_TaskWork(task, items, len(requests), tuple(len(r) for r in rows)))
             requests += [r for row in rows for r in row]
         batch_tokens = self._batch_tokens or (CPU_BATCH_TOKENS if model.device.type == "cpu" else BATCH_TOKENS)
-        batches = ForcedBatches(requests, batch_tokens, model.device, self._cache_tokens)
+        batches = ForcedBatches(requests, batch_tokens, model.device, self._cache_tokens, pack=packable(model))
         return _Work(tuple(tasks), batches)
 
     def _task_scores(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from evomerge.evaluation.forward import NeededLogits, TokenScores, check_finite
+from evomerge.evaluation.packed import PackedBatch, batch_packs, pack_rows, packed_batch
 from evomerge.evaluation.shared import Row, SharedBatch, batch_groups, group_rows, shared_batch
 
 Ids = npt.NDArray[np.int32]
@@ -134,18 +135,25 @@ class ForcedBatches:
         batch_tokens: tokens of one forward pass, padding included.
         device: where the model lives.
         cache_tokens: tokens that the caches of rows with a shared beginning may hold; 0 shares none.
+        pack: whether short rows are packed; only for a model that is `packed.packable`.
     """
 
-    def __init__(self, requests: Sequence[Forced], batch_tokens: int, device: Any, cache_tokens: int = 0) -> None:
+    def __init__(
+        self, requests: Sequence[Forced], batch_tokens: int, device: Any, cache_tokens: int = 0, *, pack: bool = False
+    ) -> None:
         lengths = [len(r.targets) for r in requests]
         self._offsets: Offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._targets = np.concatenate([np.zeros(0, np.int64), *(r.targets for r in requests)]).astype(np.int64)
         rows = _rows(requests)
+        packs, rows = pack_rows(rows) if pack else ([], rows)
         groups, rows = group_rows(rows) if cache_tokens else ([], rows)
-        self._batches: list[_Batch | SharedBatch] = [
+        self._batches: list[_Batch | SharedBatch | PackedBatch] = [
             _batch(g, requests, self._offsets, device) for g in _grouped(rows, batch_tokens)
         ]
         targets, ends = [r.targets for r in requests], [len(r.inputs) // 4 for r in requests]
+        self._batches += [
+            packed_batch(p, targets, ends, self._offsets, device) for p in batch_packs(packs, batch_tokens)
+        ]
         self._batches += [
             shared_batch(g, targets, ends, self._offsets, device)
             for g in batch_groups(groups, batch_tokens, cache_tokens)

@@ -19,6 +19,7 @@ from evomerge.errors import SelfCheckError
 from evomerge.evaluation.evaluator import BATCH_TOKENS, CACHE_TOKENS, forced_requests
 from evomerge.evaluation.forward import NeededLogits
 from evomerge.evaluation.generation import StopRule, Written, generate
+from evomerge.evaluation.packed import packable
 from evomerge.evaluation.plan import EvalPlan, GenerationArgs, Item, Prompted, Scored, TaskPlan, unpack
 from evomerge.evaluation.scorer import ForcedBatches, ForcedResults
 from evomerge.evaluation.shortcut import OPEN, Judge
@@ -76,6 +77,7 @@ class _Checker:
         tokenizer: its tokenizer.
         batch_tokens: as for `PlanEvaluator`.
         cache_tokens: as for `PlanEvaluator`.
+        pack: whether the model is `packed.packable`.
         findings: where differences go.
     """
 
@@ -87,6 +89,7 @@ class _Checker:
         *,
         batch_tokens: int,
         cache_tokens: int,
+        pack: bool,
         findings: _Findings,
     ) -> None:
         self._plan = plan
@@ -94,12 +97,14 @@ class _Checker:
         self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens
         self._cache_tokens = cache_tokens
+        self._pack = pack
         self._findings = findings
 
     def check(self, task: TaskPlan, items: Sequence[Item], theirs: Sequence[Sequence[Any]]) -> None:
         """Compares our answers to `items` with lm-eval's, one list of answers per item."""
         requests = [r for item in items for r in forced_requests(item, self._plan.eos[0])]
-        results = ForcedBatches(requests, self._batch_tokens, self._needed.device, self._cache_tokens).run(self._needed)
+        batches = ForcedBatches(requests, self._batch_tokens, self._needed.device, self._cache_tokens, pack=self._pack)
+        results = batches.run(self._needed)
         if task.generation is None:
             self._scores(task, items, results, theirs)
             return
@@ -231,7 +236,13 @@ def self_check(
         theirs = [reference_answers(reference, task.kind, p.arguments) for p in task.probes]
         with NeededLogits(model) as needed:
             checker = _Checker(
-                plan, needed, tokenizer, batch_tokens=batch_tokens, cache_tokens=cache_tokens, findings=findings
+                plan,
+                needed,
+                tokenizer,
+                batch_tokens=batch_tokens,
+                cache_tokens=cache_tokens,
+                pack=packable(model),
+                findings=findings,
             )
             checker.check(task, items, theirs)
     if findings.mismatches:
