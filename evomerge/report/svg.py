@@ -163,7 +163,7 @@ def axes(x: Scale, y: Scale, x_label: str, y_label: str, *, whole_x: bool = Fals
     x_ticks = [t for t in nice_ticks(x.low, x.high, n_x) if not whole_x or t == int(t)]
     parts = [line(x(t), y.start, x(t), y.end, "grid") for t in x_ticks]
     parts += [label(x(t), y.start + 16, f"{t:g}", "tick", anchor="middle") for t in x_ticks]
-    for t in nice_ticks(y.low, y.high, max(2, int((y.start - y.end) / 45))):
+    for t in nice_ticks(y.low, y.high, max(2, int((y.start - y.end) / 60))):
         parts += [
             line(x.start, y(t), x.end, y(t), "grid"),
             label(x.start - 7, y(t) + 4, f"{t:g}", "tick", anchor="end"),

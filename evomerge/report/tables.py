@@ -49,7 +49,9 @@ def front_table(summary: RunSummary) -> str:
         s for s in SET_NAMES if s == "search" or any(e.scores(s) for e in summary.entries().values())
     ]
     if len(summary.objectives) > 2:
-        sets = [s for s in sets if s != "report"][-1:]  # nine columns of intervals would not fit; the charts have all
+        sets = [
+            "select" if "select" in sets else "search"
+        ]  # nine columns of intervals would not fit; the charts have all
     head = ["merge", *(f"{o.name}, {s}" for o in summary.objectives for s in sets)]
     chosen = summary.chosen.id if summary.chosen else None
     entries = sorted(summary.entries().values(), key=lambda e: e.id != chosen)
