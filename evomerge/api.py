@@ -12,12 +12,11 @@ from typing import Any, Literal
 from evomerge.checkpoints.finite import check_finite
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.export import RECIPE_FILE
-from evomerge.config.load import ResolvedJob, load_job, resolve_job
+from evomerge.config.load import ResolvedJob, job_document, load_job, load_run_job, resolve_job
 from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
 from evomerge.config.recipes_of import run_recipes
 from evomerge.config.run_files import check_unchanged, package_versions, run_files
 from evomerge.config.schema import Job
-from evomerge.config.strict_yaml import Document
 from evomerge.config.workers import open_pool
 from evomerge.errors import ConfigError, Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction
@@ -78,10 +77,7 @@ def search(
     Raises:
         EvomergeError: as the command `evomerge search`; see `evomerge.errors` for the kinds.
     """
-    if isinstance(job, Mapping):
-        resolved = resolve_job(Document("job", dict(job), {}), Path.cwd())
-    else:
-        resolved = load_job(Path(job))
+    resolved = resolve_job(job_document(job), Path.cwd()) if isinstance(job, Mapping) else load_job(Path(job))
     folder = Path(run_dir) if run_dir is not None else Path("runs") / resolved.job.name
     return run_search(resolved, folder, resume=resume, functions=objectives, watcher=watcher)
 
@@ -113,7 +109,8 @@ def run_search(
     """
     store = _open_store(folder, resume)
     try:
-        assembled = assemble(resolved, functions)
+        begun_with = None if store is None else load_run_job(folder).job.budget.evaluations
+        assembled = assemble(resolved, functions, sized_for=begun_with)
         if store is None:
             store = RunStore.create(folder, run_files(assembled))
         else:

@@ -19,6 +19,20 @@ GROUP_METHODS: Final = "evomerge.merge_methods"
 GROUP_OPTIMIZERS: Final = "evomerge.optimizers"
 GROUP_SPACES: Final = "evomerge.search_spaces"
 GROUP_EVALUATORS: Final = "evomerge.evaluators"
+GROUPS: Final = (GROUP_METHODS, GROUP_OPTIMIZERS, GROUP_SPACES, GROUP_EVALUATORS)
+
+
+_IMPORT_ERRORS: Final = (
+    *(ImportError, AttributeError, NameError, SyntaxError),
+    *(ArithmeticError, AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+)
+"""What somebody else's module may raise while it is imported; errors of evomerge itself pass."""
+
+
+def plugin_versions() -> dict[str, str]:
+    """Distribution -> version of every installed plug-in of any group."""
+    points = [p for group in GROUPS for p in entry_points(group=group)]
+    return {p.dist.name: p.dist.version for p in sorted(points, key=_distribution) if p.dist is not None}
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -33,11 +47,13 @@ class Registry:
         group: entry-point group that plug-ins use.
         noun: what a name stands for, for messages ("optimizer").
         builtin: name -> `"module:attribute"`.
+        taken: names that mean something else (`auto`, a preset): no plug-in may have them, and they do not load.
     """
 
     group: str
     noun: str
     builtin: Mapping[str, str]
+    taken: tuple[str, ...] = ()
 
     def plugins(self) -> dict[str, EntryPoint]:
         """Installed plug-ins by name; none of them is imported.
@@ -47,8 +63,8 @@ class Registry:
         """
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
-            if point.name in self.builtin or point.name in found:
-                owner = "evomerge" if point.name in self.builtin else _distribution(found[point.name])
+            if point.name in self.builtin or point.name in self.taken or point.name in found:
+                owner = _distribution(found[point.name]) if point.name in found else "evomerge"
                 raise PluginError(
                     f"Two distributions bring a {self.noun} of the same name.",
                     got=f"{point.name!r} from {_distribution(point)} and from {owner}",
@@ -59,7 +75,7 @@ class Registry:
         return found
 
     def names(self) -> list[str]:
-        """Every name, sorted."""
+        """Every name that loads, sorted."""
         return sorted([*self.builtin, *self.plugins()])
 
     def load(self, name: str) -> Any:
@@ -82,7 +98,7 @@ class Registry:
             )
         try:
             return plugins[name].load()
-        except (ImportError, AttributeError) as error:
+        except _IMPORT_ERRORS as error:
             raise PluginError(
                 f"The plug-in for the {self.noun} {name!r} does not load.",
                 got=f"{type(error).__name__}: {error} (from {_distribution(plugins[name])})",

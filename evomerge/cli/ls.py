@@ -63,13 +63,13 @@ def _about(text: str, key: str) -> str:
 
 
 def _spaces() -> Iterable[tuple[str, str]]:
-    from evomerge.config.load import SPACES
+    from evomerge.config.spaces import plugin_space, space_plugins
     from evomerge.resources import preset_names, preset_path
 
     for name in preset_names("search_spaces"):
         yield name, _about(preset_path("search_spaces", name).read_text(encoding="utf-8"), "about")
-    for name in SPACES.names():
-        yield name, "(plug-in)"
+    for name in space_plugins().names():
+        yield name, f"{plugin_space(name).get('about', '')} (plug-in)".strip()
 
 
 def _suites() -> Iterable[tuple[str, str]]:
@@ -91,7 +91,9 @@ def _optimizers() -> Iterable[tuple[str, str]]:
 def _tasks() -> Iterable[tuple[str, str]]:
     from evomerge.cli.working import working
     from evomerge.evaluation.lm_eval_tasks import shipped_task_names
+    from evomerge.evaluation.plugin import EVALUATORS
 
     with working("Reading the task index of lm-eval"):
         names = shipped_task_names()
-    return ((name, "") for name in names)
+    plugins = ((name, f"(plug-in: written as {{evaluator: {name}}})") for name in EVALUATORS.names())
+    return (*plugins, *((name, "") for name in names))

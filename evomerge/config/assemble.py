@@ -129,7 +129,10 @@ def open_parents(resolved: ResolvedJob) -> Parents:
     """
     job = resolved.job.parents
     sources = ({BASE: job.base} if job.base is not None else {}) | dict(job.models)
-    checkpoints = {name: open_checkpoint(source) for name, source in sources.items()}
+    checkpoints = {}
+    for name, source in sources.items():
+        with resolved.document.placing("parents", *([BASE] if name == BASE else ["models", name])):
+            checkpoints[name] = open_checkpoint(source)
     check_compatible(checkpoints, BASE if job.base is not None else None)
     return Parents(checkpoints, BASE if job.base is not None else None)
 
@@ -153,12 +156,16 @@ def open_space(resolved: ResolvedJob, parents: Parents) -> CandidateSpace:
     )
 
 
-def assemble(resolved: ResolvedJob, functions: Mapping[str, ObjectiveFunction] | None = None) -> Assembled:
+def assemble(
+    resolved: ResolvedJob, functions: Mapping[str, ObjectiveFunction] | None = None, sized_for: int | None = None
+) -> Assembled:
     """Check everything that can be checked without a worker.
 
     Args:
         resolved: the job.
         functions: objective name -> Python function.
+        sized_for: the budget that the optimizer is chosen and sized for; the job's if None. A resumed run keeps the
+            one that it began with, or it would ask for other candidates than the recorded ones.
 
     Raises:
         ConfigError: for unknown names in optimizer, suite, objectives and constraints.
@@ -166,24 +173,31 @@ def assemble(resolved: ResolvedJob, functions: Mapping[str, ObjectiveFunction] |
         SpaceError: for a malformed search space.
         EvaluationError: for tasks that cannot be compiled or have too few items.
     """
-    _check_optimizer(resolved.optimizer.name)
+    with resolved.document.placing("optimizer"):
+        _check_optimizer(resolved.optimizer.name)
     suite = build_suite(resolved)
-    goals = build_goals(resolved.job, suite.names, functions or {})
+    goals = build_goals(resolved.job, suite.names, functions or {}, resolved.document)
     parents = open_parents(resolved)
     space = open_space(resolved, parents)
     for checkpoint in parents.checkpoints.values():
         check_finite(checkpoint)
     known = _known(resolved, parents, space)
     plan = _compile(suite, parents)
-    problem = _problem(resolved, space, goals, known)
+    problem = _problem(resolved, space, goals, known, sized_for)
     choice = _choice(resolved, space, problem)
-    make_optimizer(choice.name, problem, choice.options)  # refuses options that do not fit before anything runs
+    with resolved.document.placing("optimizer"):  # options that do not fit are refused before anything runs
+        make_optimizer(choice.name, problem, choice.options)
     return Assembled(resolved, parents, space, suite, plan, goals, choice, problem, known)
 
 
 def build_suite(resolved: ResolvedJob) -> SuiteSpec:
-    """The suite as a plain value."""
-    return load_suite(resolved.suite.model_dump(mode="json", exclude_none=True))
+    """The suite as a plain value.
+
+    Raises:
+        EvaluationError: for what its schema cannot say: tasks that stand twice, impossible splits.
+    """
+    with resolved.document.placing("suite"):
+        return load_suite(resolved.suite.model_dump(mode="json", exclude_none=True))
 
 
 def _compile(suite: SuiteSpec, parents: Parents) -> EvalPlan:
@@ -218,7 +232,8 @@ def _known(resolved: ResolvedJob, parents: Parents, space: CandidateSpace) -> tu
             recipe = task_arithmetic_recipe(models, refs[BASE], strength)
             found.append((f"task-arithmetic-{strength:g}", "task-arithmetic", f"task arithmetic {strength:g}", recipe))
     for i, path in enumerate(resolved.job.inject):
-        found.append((f"injected-{i}", "injected", Path(path).stem, _injected(Path(path), refs)))
+        with resolved.document.placing("inject", i):
+            found.append((f"injected-{i}", "injected", Path(path).stem, _injected(Path(path), refs)))
     known = []
     for id_, kind, name, plain in found:
         vector = space.encode_recipe(plain, seed=seed)
@@ -255,7 +270,9 @@ def _injected(path: Path, refs: Mapping[str, ParentRef]) -> Recipe:
     return replace(recipe, parents=tuple(names.values()), base=base, rules=rules)
 
 
-def _problem(resolved: ResolvedJob, space: CandidateSpace, goals: Goals, known: Sequence[Known]) -> Problem:
+def _problem(
+    resolved: ResolvedJob, space: CandidateSpace, goals: Goals, known: Sequence[Known], sized_for: int | None
+) -> Problem:
     vectors: dict[bytes, Vector] = {}
     for model in known:
         if model.vector is not None:
@@ -267,7 +284,7 @@ def _problem(resolved: ResolvedJob, space: CandidateSpace, goals: Goals, known: 
         start=space.space.start,
         spread=space.space.spread,
         step=space.space.step,
-        budget=resolved.job.budget.evaluations,
+        budget=resolved.job.budget.evaluations if sized_for is None else sized_for,
         seed=resolved.job.seed,
         injected=tuple(vectors.values()),
     )

@@ -50,8 +50,8 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
     with RunStore.open(run, write=False) as store:
         history = read_history(store.entries())
     id_ = pick_id(summarise(run), history, pick)
-    if form != "checkpoint" and to.exists():
-        raise ConfigError("The export's file exists already.", got=str(to), allowed="a new file", fix="choose another.")
+    if form != "checkpoint":
+        _check_new_file(to)
     parents = open_parents(resolved)
     refs = _same_parents(parents, read_manifest(run))
     recipe = _recorded(history, id_) or _rebuilt(history, id_, resolved, parents, refs)
@@ -62,6 +62,18 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
     else:
         _write_checkpoint(run, to, recipe, parents, id_)
     return _told(to, id_, form, recipe)
+
+
+def _check_new_file(to: Path) -> None:
+    if to.exists():
+        raise ConfigError("The export's file exists already.", got=str(to), allowed="a new file", fix="choose another.")
+    if not to.absolute().parent.is_dir():
+        raise ConfigError(
+            "The folder of the export's file does not exist.",
+            got=str(to),
+            allowed="a file in an existing folder",
+            fix="create the folder, or choose another path.",
+        )
 
 
 def pick_id(summary: RunSummary, history: History, pick: str) -> str:
@@ -132,11 +144,12 @@ def _same_parents(parents: Parents, manifest: Mapping[str, Any]) -> tuple[Parent
     """
     recorded = {p["name"]: ParentRef(p["name"], p["source"], p["revision"], p["content"]) for p in manifest["parents"]}
     for ref in parents.refs():
-        if recorded[ref.name].content != ref.content:
+        content = recorded[ref.name].content if ref.name in recorded else None
+        if content != ref.content:
             raise ModelError(
                 "A parent has changed since the run.",
                 got=f"{ref.name} at {ref.source}: content {ref.content}",
-                allowed=f"content {recorded[ref.name].content}",
+                allowed=f"content {content}" if content else f"the parents of the run: {', '.join(recorded)}",
                 fix="restore the parent's files.",
             )
     return tuple(recorded.values())

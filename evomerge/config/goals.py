@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from evomerge.config.schema import Constraint, Job, Relative
 from evomerge.config.schema import Objective as ObjectiveModel
-from evomerge.errors import ConfigError
+from evomerge.config.strict_yaml import Document
+from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.goal_names import check_goals
 from evomerge.evaluation.objectives import (
     ConstraintSpec,
@@ -19,38 +21,66 @@ from evomerge.evaluation.objectives import (
 from evomerge.evaluation.objectives import Relative as RelativeBound
 
 
-def build_goals(job: Job, tasks: tuple[str, ...], functions: Mapping[str, ObjectiveFunction]) -> Goals:
+def build_goals(
+    job: Job, tasks: tuple[str, ...], functions: Mapping[str, ObjectiveFunction], document: Document
+) -> Goals:
     """The job's goals, every name checked.
 
     Args:
         job: the resolved job.
         tasks: the suite's tasks.
         functions: objective name -> Python function, for objectives that the API brings.
+        document: the job as it was written, for the lines of messages.
 
     Raises:
-        ConfigError: for goals that do not say what they are about, then as `check_goals`.
+        ConfigError: for functions that no objective is named for; then, goal by goal, for goals that do not say what
+            they are about, and as `check_goals`.
     """
-    objectives = tuple(_objective(o, functions) for o in job.objectives)
-    constraints = tuple(_constraint(c, i) for i, c in enumerate(job.constraints))
-    check_goals(
-        objectives,
-        constraints,
-        tasks=tasks,
-        parents=tuple(job.parents.models),
-        has_base=job.parents.base is not None,
-    )
-    return Goals(objectives, constraints)
+    _check_functions(job, functions)
+    check = partial(check_goals, tasks=tasks, parents=tuple(job.parents.models), has_base=job.parents.base is not None)
+    objectives: list[Objective] = []
+    for i, model in enumerate(job.objectives):
+        with document.placing("objectives", i):
+            objectives.append(_objective(model, functions))
+            check(objectives, ())
+    constraints: list[ConstraintSpec] = []
+    for i, bound in enumerate(job.constraints):
+        with document.placing("constraints", i):
+            constraints.append(_constraint(bound, i))
+            check(objectives, constraints[-1:])
+    return Goals(tuple(objectives), tuple(constraints))
+
+
+def _check_functions(job: Job, functions: Mapping[str, ObjectiveFunction]) -> None:
+    """Every function belongs to an objective that names no task; a typing error must not drop one silently."""
+    waiting = [o.name for o in job.objectives if o.task is None and o.tasks is None]
+    for name in functions:
+        if name not in waiting:
+            raise ConfigError(
+                f"The function {name!r} belongs to no objective.",
+                got=f"objectives={{{name!r}: ...}}",
+                allowed=f"names of objectives without a task: {suggest(name, waiting)}",
+                fix=f"add {{name: {name}}} to the job's objectives, or correct the name.",
+            )
 
 
 def _objective(model: ObjectiveModel, functions: Mapping[str, ObjectiveFunction]) -> Objective:
-    if model.task is None and model.tasks is None and model.name in functions:
+    if model.name in functions:
+        if model.weights is not None:
+            raise ConfigError(
+                f"The objective {model.name!r} is a function, and has weights.",
+                got=f"weights: {dict(model.weights)}",
+                allowed="name and direction beside a function",
+                fix="remove the weights.",
+            )
         return CustomObjective(model.name, functions[model.name], model.direction)
     if (model.task is None) == (model.tasks is None):
         raise ConfigError(
             f"The objective {model.name!r} does not say what it is about.",
             got="both task and tasks" if model.task is not None else "neither task nor tasks",
             allowed="`task: NAME` or `tasks: [NAME, ...]`",
-            fix="name one task or a list of tasks (a Python function is given to `evomerge.search(objectives=...)`).",
+            fix="name one task or a list of tasks; a Python function is given to `evomerge.search(objectives=...)`, "
+            "also when its run is resumed.",
         )
     tasks = (model.task,) if model.task is not None else tuple(model.tasks or ())
     given = dict(model.weights or {})
@@ -67,7 +97,7 @@ def _objective(model: ObjectiveModel, functions: Mapping[str, ObjectiveFunction]
 
 
 def _constraint(model: Constraint, index: int) -> ConstraintSpec:
-    subjects = [(kind, name) for kind, name in (("task", model.task), ("objective", model.objective)) if name]
+    subjects = [(kind, n) for kind, n in (("task", model.task), ("objective", model.objective)) if n is not None]
     bounds = [(sense, b) for sense, b in (("at_least", model.at_least), ("at_most", model.at_most)) if b is not None]
     if len(subjects) != 1 or len(bounds) != 1:
         raise ConfigError(

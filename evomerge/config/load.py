@@ -6,24 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import yaml
-from pydantic import ValidationError
 
-from evomerge.config.schema import TAGS, Job, OptimizerChoice, Strict, Suite
+from evomerge.config.overrides import apply_overrides
+from evomerge.config.problems import not_a_mapping, validate
+from evomerge.config.schema import Job, OptimizerChoice, Suite
+from evomerge.config.spaces import plain, plugin_space, space_plugins
 from evomerge.config.strict_yaml import Document, parse_yaml
-from evomerge.config.strict_yaml import Path as YamlPath
 from evomerge.digest import digest_text
 from evomerge.errors import ConfigError, suggest
-from evomerge.registry import GROUP_SPACES, Registry
-from evomerge.resources import Kind, preset_names, preset_path
+from evomerge.resources import preset_names, preset_path
 from evomerge.types import Digest
 
-T = TypeVar("T", bound=Strict)
-SPACES: Final = Registry(GROUP_SPACES, "search space", {})
 JOB_FILE: Final = "job.yaml"
-_EXPONENT: Final = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_MAX_BYTES: Final = 16_000_000
+_HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,14 @@ class ResolvedJob:
         space: the mapping that describes the search space.
         space_document: the same, with the lines for messages.
         origins: `space` and `suite` -> where they came from.
+        document: the job as it was written, for the lines of messages.
     """
 
     job: Job
     space: Mapping[str, Any]
     space_document: Document
     origins: Mapping[str, Origin]
+    document: Document
 
     @property
     def suite(self) -> Suite:
@@ -100,20 +101,32 @@ def load_run_job(run: Path, overrides: Sequence[str] = ()) -> ResolvedJob:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The file's text.
+    """The file's text, without a byte order mark.
 
     Raises:
-        ConfigError: when it does not exist, is a folder, or is not UTF-8.
+        ConfigError: when it does not exist, is a folder, is not UTF-8, or is far too long for a text.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The {what} cannot be read.",
-            got=f"{path}: {error.strerror if isinstance(error, OSError) else 'not UTF-8 text'}",
-            allowed="a readable YAML file",
-            fix="check the path (`evomerge init job.yaml` writes a commented example).",
-        ) from error
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise _unreadable(path, what, f"more than {_MAX_BYTES} bytes")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except OSError as error:
+        raise _unreadable(path, what, error.strerror or str(error)) from error
+    except ValueError as error:  # also a path with a zero byte
+        raise _unreadable(path, what, "not UTF-8 text") from error
+
+
+def _unreadable(path: Path, what: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"The {what} cannot be read.",
+        got=f"{path}: {why}",
+        allowed="a readable text file",
+        fix="check the path (`evomerge init job.yaml` writes a commented example)."
+        if what == "job file"
+        else "check the path.",
+    )
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> ResolvedJob:
@@ -131,211 +144,165 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> ResolvedJob:
     return resolve_job(apply_overrides(document, overrides), path.resolve().parent)
 
 
+def job_document(job: Mapping[str, Any]) -> Document:
+    """A job that Python code wrote, as if it had been read; paths and tuples become text and lists.
+
+    Raises:
+        ConfigError: for values that a job file cannot say.
+    """
+    try:
+        return Document("job", plain(job), {})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "The job holds a value that no job file could.",
+            got=str(error),
+            allowed="mappings with text keys, lists, text, finite numbers, true and false, None, paths",
+            fix="convert the value.",
+        ) from error
+
+
 def resolve_job(document: Document, folder: Path) -> ResolvedJob:
-    """Check a parsed job and inline what it names; relative paths start at `folder`."""
+    """Check a parsed job and inline what it names; relative paths start at `folder`.
+
+    Raises:
+        ConfigError: every problem of the schema at once; then unknown presets and suites and paths that cannot be any.
+    """
     job = validate(Job, document)
     space_document, space_origin = _space(job, document, folder)
-    suite, suite_origin = _suite(job, folder)
+    suite, suite_origin = _suite(job, document, folder)
     optimizer = OptimizerChoice(name=job.optimizer) if isinstance(job.optimizer, str) else job.optimizer
-    parents = job.parents.model_copy(
-        update={
-            "base": None if job.parents.base is None else _model_source(job.parents.base, folder),
-            "models": {name: _model_source(source, folder) for name, source in job.parents.models.items()},
-        }
-    )
     resolved = job.model_copy(
         update={
-            "parents": parents,
+            "parents": job.parents.model_copy(update=_parents(job, document, folder)),
             "space": space_document.value,
             "suite": suite,
             "optimizer": optimizer,
-            "inject": [str(_absolute(p, folder)) for p in job.inject],
+            "inject": [_placed_path(p, document, ("inject", i), folder) for i, p in enumerate(job.inject)],
         }
     )
     origins = {"space": space_origin, "suite": suite_origin}
-    return ResolvedJob(resolved, space_document.value, space_document, origins)
+    return ResolvedJob(resolved, space_document.value, space_document, origins, document)
+
+
+def _parents(job: Job, document: Document, folder: Path) -> dict[str, Any]:
+    """The sources of `base` and `models`, absolute."""
+    models = {}
+    for name, source in job.parents.models.items():
+        with document.placing("parents", "models", name):
+            models[name] = _model_source(source, folder)
+    base = job.parents.base
+    with document.placing("parents", "base"):
+        return {"models": models, "base": None if base is None else _model_source(base, folder)}
 
 
 def _absolute(text: str, folder: Path) -> Path:
-    path = Path(text).expanduser()
-    return path if path.is_absolute() else (folder / path).resolve()
+    """An absolute path.
+
+    Raises:
+        ConfigError: for an unknown home folder, a zero byte, links in a circle, a name that is far too long.
+    """
+    try:
+        path = Path(text).expanduser()
+        path = path if path.is_absolute() else (folder / path).resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            "A path cannot be followed.",
+            got=f"{text[:80]!r}: {error}",
+            allowed="a path of this file system",
+            fix="correct the path.",
+        ) from error
+    return path
+
+
+def _placed_path(text: str, document: Document, at: tuple[str | int, ...], folder: Path) -> str:
+    with document.placing(*at):
+        return str(_absolute(text, folder))
 
 
 def _model_source(source: str, folder: Path) -> str:
     """An absolute folder where there is one or where only a folder can be meant; else the hub id as written."""
     path = _absolute(source, folder)
-    looks_like_hub = re.match(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$", source) and not source.startswith((".", "/", "~"))
-    return source if looks_like_hub and not path.exists() else str(path)
+    return source if _HUB_ID.fullmatch(source) and not path.exists() else str(path)
 
 
 def _looks_like_path(name: str) -> bool:
     return "/" in name or name.endswith((".yaml", ".yml"))
 
 
-def _named(kind: Kind, name: str, folder: Path, subfolder: str = "") -> tuple[Document, Origin, Path]:
-    """The document of a preset or of a file, with where it came from and the folder its paths start at."""
-    path = _absolute(name, folder) if _looks_like_path(name) else preset_path(kind, name, subfolder)
-    text = read_text(path, kind.replace("_", " ").rstrip("s"))
-    return parse_yaml(text, path.name), Origin(str(path) if _looks_like_path(name) else name, text), path.parent
-
-
 def _space(job: Job, document: Document, folder: Path) -> tuple[Document, Origin]:
-    if isinstance(job.space, str):
-        if not _looks_like_path(job.space) and job.space not in preset_names("search_spaces"):
-            return _plugin_space(job.space)
-        named, origin, _ = _named("search_spaces", job.space, folder)
-        if not isinstance(named.value, dict):
-            raise _not_a_mapping(named)
-        return named, origin
-    lines = {p[1:]: line for p, line in document.lines.items() if p[:1] == ("space",)}
-    return Document(document.name, job.space, lines), Origin("inline", "")
+    if not isinstance(job.space, str):
+        cut = frozenset(p[1:] for p in document.laid_over if p[:1] == ("space",))
+        lines = {p[1:]: line for p, line in document.lines.items() if p[:1] == ("space",)}
+        return Document(document.name, job.space, lines, cut), Origin("inline", "")
+    with document.placing("space"):
+        if _looks_like_path(job.space):
+            path = _absolute(job.space, folder)
+            text = read_text(path, "search space")
+            name = str(path)
+        elif job.space in preset_names("search_spaces"):
+            path, name = preset_path("search_spaces", job.space), job.space
+            text = read_text(path, "search space")
+        else:
+            value = plugin_space(job.space)
+            text = yaml.safe_dump(value, sort_keys=False)
+            return Document(f"space {job.space}", value, {}), Origin(job.space, text)
+    found = parse_yaml(text, path.name)
+    if not isinstance(found.value, dict):
+        raise not_a_mapping(found)
+    return found, Origin(name, text)
 
 
-def _plugin_space(name: str) -> tuple[Document, Origin]:
-    """The mapping that a plug-in's entry point is, or returns when called."""
-    if name not in SPACES.names():
-        known = [*preset_names("search_spaces"), *SPACES.names()]
-        raise ConfigError(
-            f"There is no search space {name!r}.",
-            got=repr(name),
-            allowed=suggest(name, known),
-            fix="use one of these names, the path of a YAML file, or write the space into the job.",
-        )
-    loaded = SPACES.load(name)
-    value = dict(loaded() if callable(loaded) else loaded)
-    return Document(f"space {name}", value, {}), Origin(name, yaml.safe_dump(value, sort_keys=False))
-
-
-def _suite(job: Job, folder: Path) -> tuple[Suite, Origin]:
+def _suite(job: Job, document: Document, folder: Path) -> tuple[Suite, Origin]:
+    home, at = folder, list[str]()
     if isinstance(job.suite, str):
-        document, origin, home = _named("evaluators", job.suite, folder, subfolder="suites")
+        with document.placing("suite"):
+            path = _suite_path(job.suite, folder)
+            text = read_text(path, "suite")
+        origin = Origin(str(path) if _looks_like_path(job.suite) else job.suite, text)
+        home, document = path.parent, parse_yaml(text, path.name)
         suite = validate(Suite, document)
     else:
-        suite, origin, home = job.suite, Origin("inline", ""), folder
-    return suite.model_copy(update={"include": [str(_absolute(p, home)) for p in suite.include]}), origin
+        suite, origin, at = job.suite, Origin("inline", ""), ["suite"]
+    include = [_placed_path(p, document, (*at, "include", i), home) for i, p in enumerate(suite.include)]
+    return suite.model_copy(update={"include": include}), origin
 
 
-def _not_a_mapping(document: Document) -> ConfigError:
-    return ConfigError(
-        f"{document.name} does not hold a mapping.",
-        got=type(document.value).__name__ if document.value is not None else "an empty file",
-        allowed="`key: value` lines",
-        fix="`evomerge init job.yaml` writes a commented example.",
-    )
+def _suite_path(name: str, folder: Path) -> Path:
+    if _looks_like_path(name):
+        return _absolute(name, folder)
+    known = preset_names("evaluators", "suites")
+    if name not in known:
+        raise ConfigError(
+            f"There is no suite {name!r}.",
+            got=repr(name),
+            allowed=suggest(name, known),
+            fix="use one of these names, the path of a YAML file, or write the suite into the job.",
+        )
+    return preset_path("evaluators", name, "suites")
 
 
-def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
-    """The document with `a.b=value` settings laid over it; values are YAML, list entries are named by index.
+def present_text(part: str, origin: Origin) -> str | None:
+    """What the file, preset or plug-in behind an inlined part says now; None when it is gone or never was.
+
+    Args:
+        part: `space` or `suite`.
+        origin: as recorded when the run began.
 
     Raises:
-        ConfigError: for text without `=`, or a path through something that is not a mapping or list.
+        ConfigError: when a file that is still there cannot be read.
+        PluginError: when the plug-in does not load.
     """
-    value, lines = document.value, dict(document.lines)
-    for text in overrides:
-        key, equals, raw = text.partition("=")
-        if not equals or not key:
-            raise ConfigError(
-                "A --set option is not of the form a.b=value.",
-                got=repr(text),
-                allowed="for instance budget.evaluations=300",
-                fix="write the path, an equals sign, and a YAML value.",
-            )
-        path: YamlPath = tuple(int(p) if p.isdigit() else p for p in key.split("."))
-        value = _with_value(value, path, parse_yaml(raw, f"--set {key}").value, text)
-        lines = {p: line for p, line in lines.items() if p[: len(path)] != path}
-    return Document(document.name, value, lines)
-
-
-def _with_value(value: Any, path: YamlPath, new: Any, text: str) -> Any:
-    """A copy of `value` with `new` at `path`."""
-    if not path:
-        return new
-    head, rest = path[0], path[1:]
-    if isinstance(value, list) and isinstance(head, int) and head < len(value):
-        return [_with_value(v, rest, new, text) if i == head else v for i, v in enumerate(value)]
-    if value is None or isinstance(value, dict):
-        old = dict(value or {})
-        return old | {str(head): _with_value(old.get(str(head)), rest, new, text)}
-    raise ConfigError(
-        "A --set option leads through something that is not a mapping.",
-        got=f"{text!r}: {head!r} inside {value!r}",
-        allowed="paths through mappings and list indices",
-        fix="set the whole value instead.",
-    )
-
-
-def validate(schema: type[T], document: Document) -> T:
-    """The document as a value of the schema.
-
-    Raises:
-        ConfigError: naming every problem with its line.
-    """
-    if not isinstance(document.value, dict):
-        raise _not_a_mapping(document)
-    try:
-        return schema.model_validate(document.value)
-    except ValidationError as error:
-        problems = [_problem(dict(e), document, schema) for e in error.errors()]
-    first = problems[0]
-    if len(problems) == 1:
-        raise ConfigError(f"{document.name} has an error.", got=first.got, allowed=first.allowed, fix=first.fix)
-    raise ConfigError(
-        f"{document.name} has {len(problems)} errors.",
-        got="\n    " + "\n    ".join(p.got for p in problems),
-        allowed="\n    " + "\n    ".join(dict.fromkeys(p.allowed for p in problems)),
-        fix="\n    " + "\n    ".join(dict.fromkeys(p.fix for p in problems)),
-    )
-
-
-@dataclass(frozen=True)
-class _Problem:
-    got: str
-    allowed: str
-    fix: str
-
-
-def _problem(error: Mapping[str, Any], document: Document, schema: type[Strict]) -> _Problem:
-    path: YamlPath = tuple(p for p in error["loc"] if p not in TAGS)
-    where, value, kind = document.where(path), error["input"], error["type"]
-    if kind == "extra_forbidden":
-        known = sorted(_fields(schema, path[:-1]))
-        return _Problem(
-            f"{where}: unknown key {path[-1]!r}", f"keys here: {suggest(str(path[-1]), known)}", "correct the key."
-        )
-    if kind == "missing":
-        return _Problem(f"{where}: it is missing", f"{path[-1]} is required", f"add {path[-1]!r}.")
-    shown = repr(value) if len(repr(value)) < 80 else f"{type(value).__name__} of {len(repr(value))} characters"
-    if isinstance(value, str) and _EXPONENT.match(value):
-        mantissa, exponent = re.split("[eE]", value)
-        better = (
-            f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
-        )
-        return _Problem(
-            f"{where}: {value!r} is text to YAML, not a number", "a number", f"write {better} (with point and sign)."
-        )
-    return _Problem(f"{where}: {shown}", str(error["msg"]), "correct the value.")
-
-
-def _fields(schema: type[Strict], path: YamlPath) -> list[str]:
-    """The keys that a mapping at `path` may have."""
-    current: type[Strict] = schema
-    for step in path:
-        if isinstance(step, int):
-            continue
-        field = current.model_fields.get(step)
-        nested = _nested(field.annotation) if field is not None else None
-        if nested is None:
-            return []
-        current = nested
-    return list(current.model_fields)
-
-
-def _nested(annotation: Any) -> type[Strict] | None:
-    """The schema class inside an annotation such as `list[Objective]`, if there is one."""
-    if isinstance(annotation, type) and issubclass(annotation, Strict):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _nested(argument)
-        if found is not None:
-            return found
+    if not origin.text:
+        return None
+    if _looks_like_path(origin.name):
+        path = Path(origin.name)
+        return read_text(path, part) if path.is_file() else None
+    if part == "suite":
+        found = origin.name in preset_names("evaluators", "suites")
+        return read_text(preset_path("evaluators", origin.name, "suites"), part) if found else None
+    if origin.name in preset_names("search_spaces"):
+        return read_text(preset_path("search_spaces", origin.name), part)
+    if origin.name in space_plugins().names():
+        return yaml.safe_dump(plugin_space(origin.name), sort_keys=False)
     return None

@@ -38,8 +38,11 @@ def read_recipe_file(path: Path, compat: Compat | None = None) -> Recipe:
 
 def _located(ref: ParentRef, folder: Path) -> ParentRef:
     """The parent with an absolute folder, when there is such a folder beside the file."""
-    beside = (folder / Path(ref.source).expanduser()).resolve()
-    return replace(ref, source=str(beside)) if beside.is_dir() else ref
+    try:
+        beside = (folder / Path(ref.source).expanduser()).resolve()
+        return replace(ref, source=str(beside)) if beside.is_dir() else ref
+    except (OSError, RuntimeError, ValueError):  # not a path at all: whoever opens it says so
+        return ref
 
 
 def _open(ref: ParentRef) -> Checkpoint:

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import evomerge
 from evomerge.config.assemble import Assembled
-from evomerge.config.load import JOB_FILE, ResolvedJob, load_run_job
+from evomerge.config.load import JOB_FILE, Origin, ResolvedJob, load_run_job, present_text
 from evomerge.errors import ConfigError
 from evomerge.evaluation.goals_json import goals_to_json
-from evomerge.resources import preset_names, preset_path
+from evomerge.registry import plugin_versions
 from evomerge.runs.manifest import FORMAT, MANIFEST_FILE, VERSION, read_manifest
 from evomerge.types import SET_NAMES
 
@@ -28,8 +28,9 @@ _HEADER: Final = """\
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what decides numbers."""
-    return {"evomerge": evomerge.__version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+    """Versions of what decides numbers: evomerge, Python, the libraries and every installed plug-in."""
+    own = {"evomerge": evomerge.__version__, "python": platform.python_version()}
+    return plugin_versions() | own | {p: version(p) for p in PACKAGES}
 
 
 def manifest(assembled: Assembled) -> dict[str, Any]:
@@ -88,18 +89,11 @@ def check_unchanged(run: Path, assembled: Assembled) -> None:
     recorded = read_manifest(run)
     _compare("job", _job_lines(load_run_job(run)), _job_lines(assembled.resolved))
     _compare("manifest", _facts(recorded), _facts(manifest(assembled)))
-    for part, kind, sub in (("space", "search_spaces", ""), ("suite", "evaluators", "suites")):
-        name, text = recorded[part]["name"], recorded[part]["text"]
-        if not text:
-            continue
-        shipped = name in preset_names("search_spaces" if kind == "search_spaces" else "evaluators", sub)
-        path = (
-            preset_path("search_spaces" if kind == "search_spaces" else "evaluators", name, sub)
-            if shipped
-            else Path(name)
-        )
-        if path.is_file():
-            _compare(f"{part} {name}", text.splitlines(), path.read_text(encoding="utf-8").splitlines())
+    for part in ("space", "suite"):
+        origin = Origin(recorded[part]["name"], recorded[part]["text"])
+        present = present_text(part, origin)
+        if present is not None:
+            _compare(f"{part} {origin.name}", origin.text.splitlines(), present.splitlines())
 
 
 def _job_lines(resolved: ResolvedJob) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -17,10 +19,19 @@ from pydantic import (
     Tag,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
-Number = StrictInt | StrictFloat
+
+def _number(value: Any) -> Any:
+    """Refuse what is no number once, before the union below refuses it once per branch."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise PydanticCustomError("number", "a number")
+    return value
+
+
+Number = Annotated[StrictInt | StrictFloat, BeforeValidator(_number)]
 Name = Annotated[StrictStr, Field(pattern=NAME_PATTERN)]
 
 TAGS: Final = ("<text>", "<mapping>", "<number>")

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, EvomergeError
 
 MAX_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 64
 MAX_VALUES: Final = 20_000
 
 Path = tuple[str | int, ...]
+
+_TAG: Final = "tag:yaml.org,2002:"
+_INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+_FLOAT: Final = re.compile(r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?")
+_SPECIAL: Final = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
+_TRUTH: Final = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+_MOST_DIGITS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,13 @@ class Document:
         name: what messages call it, usually the file.
         value: mappings, lists and scalars.
         lines: path of keys and indices -> 1-based line.
+        laid_over: paths whose values came from `--set`.
     """
 
     name: str
     value: Any
     lines: Mapping[Path, int]
+    laid_over: frozenset[Path] = frozenset()
 
     def line(self, path: Path) -> int | None:
         """The line of `path`, or of its nearest ancestor that has one."""
@@ -41,78 +52,89 @@ class Document:
         return None
 
     def where(self, path: Path) -> str:
-        """`file:line (a.b.c)`, for messages."""
+        """`file:line (a.b.c)`, for messages; `--set (a.b.c)` for what the command line brought."""
         line = self.line(path)
         place = f"{self.name}:{line}" if line is not None else self.name
+        if any(path[:length] in self.laid_over for length in range(1, len(path) + 1)):
+            place = "--set"
         dotted = ".".join(str(p) for p in path)
         return f"{place} ({dotted})" if dotted else place
+
+    @contextmanager
+    def placing(self, *path: str | int) -> Iterator[None]:
+        """Errors raised inside say that what they refuse stands at `path`."""
+        try:
+            yield
+        except EvomergeError as error:
+            got = f"{self.where(path)}: {error.got}"
+            raise type(error)(error.what, got=got, allowed=error.allowed, fix=error.fix) from error
 
 
 def _refuse(name: str, what: str, got: str, allowed: str, fix: str) -> ConfigError:
     return ConfigError(f"{name} is not usable YAML: {what}", got=got, allowed=allowed, fix=fix)
 
 
-def _at(mark: Any) -> str:
-    return f" at line {mark.line + 1}" if mark is not None else ""
+def _line(mark: Any) -> int:
+    return int(mark.line) + 1
+
+
+def _too_deep(name: str, line: int) -> ConfigError:
+    got, allowed = f"more than {MAX_DEPTH} levels at line {line}", f"at most {MAX_DEPTH} levels"
+    return _refuse(name, "it is nested too deeply.", got, allowed, "flatten the file; an alias may not contain itself.")
+
+
+def _too_many(name: str, line: int) -> ConfigError:
+    got, allowed = f"more than {MAX_VALUES} values at line {line}", f"at most {MAX_VALUES}"
+    return _refuse(
+        name, "it holds too many values.", got, allowed, "shorten it, and remove repeated aliases (`*name`)."
+    )
 
 
 def _check_events(text: str, name: str) -> None:
-    """Bound depth before anything recursive looks at the text."""
-    depth = 0
+    """Bound depth and size before anything recursive or slow looks at the text."""
+    depth = values = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.NodeEvent):
+            values += 1
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise _refuse(
-                name,
-                "it is nested too deeply.",
-                f"more than {MAX_DEPTH} levels{_at(event.start_mark)}",
-                f"at most {MAX_DEPTH} levels",
-                "flatten the file.",
-            )
+            raise _too_deep(name, _line(event.start_mark))
+        if values > 2 * MAX_VALUES:  # keys are nodes, too
+            raise _too_many(name, _line(event.start_mark))
 
 
 class _Builder:
     """Turns nodes into values; counts them as they expand, so that an alias bomb stops at the limit."""
 
-    def __init__(self, name: str, loader: yaml.SafeLoader) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._loader = loader
         self._count = 0
         self.lines: dict[Path, int] = {}
 
     def build(self, node: yaml.Node, path: Path) -> Any:
         self._count += 1
+        line = _line(node.start_mark)
         if self._count > MAX_VALUES:
-            raise _refuse(
-                self._name,
-                "it expands to too many values.",
-                f"more than {MAX_VALUES} values, at line {node.start_mark.line + 1}",
-                f"at most {MAX_VALUES}",
-                "remove the repeated aliases (`*name`).",
-            )
-        self.lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
+            raise _too_many(self._name, line)
+        if len(path) > MAX_DEPTH:  # aliases nest where the text does not
+            raise _too_deep(self._name, line)
+        self.lines.setdefault(path, line)
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             return self._mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
             return [self.build(child, (*path, i)) for i, child in enumerate(node.value)]
-        return self._scalar(node)
+        if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_TAG):
+            return self._scalar(node.value, node.tag.removeprefix(_TAG), line)
+        raise self._unknown_tag(node.tag, line)
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                raise _refuse(
-                    self._name,
-                    "a key is not text.",
-                    f"{getattr(key_node, 'value', 'a collection')!r} at line {line}",
-                    "text keys",
-                    "put the key in quotes.",
-                )
-            key = str(key_node.value)
+            line = _line(key_node.start_mark)
+            key = self._key(key_node, line)
             if key in result:
                 raise _refuse(
                     self._name,
@@ -125,33 +147,62 @@ class _Builder:
             result[key] = self.build(value_node, (*path, key))
         return result
 
-    def _scalar(self, node: yaml.Node) -> Any:
-        value = self._loader.construct_object(node)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise _refuse(
-                self._name,
-                "a number is not finite.",
-                f"{node.value} at line {node.start_mark.line + 1}",
-                "finite numbers",
-                "write a finite number.",
-            )
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        return str(node.value)  # dates and the like mean nothing to us; the schema judges the text
+    def _key(self, node: yaml.Node, line: int) -> str:
+        if isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}str":
+            return str(node.value)
+        if node.tag == f"{_TAG}merge":
+            what, fix = "merge keys are not read.", "write the keys out where they are meant."
+            raise _refuse(self._name, what, f"'<<' at line {line}", "plain keys", fix)
+        shown = repr(node.value) if isinstance(node, yaml.ScalarNode) else "a collection"
+        raise _refuse(
+            self._name, "a key is not text.", f"{shown} at line {line}", "text keys", "put the key in quotes."
+        )
+
+    def _scalar(self, text: str, tag: str, line: int) -> Any:
+        """A scalar by YAML 1.1, but for numbers that look like other things (octal, base 60), which are refused."""
+        if tag in ("str", "timestamp"):  # dates mean nothing to us; the schema judges the text
+            return text
+        if tag == "null":
+            return None
+        if tag == "bool" and text.lower() in _TRUTH:
+            return _TRUTH[text.lower()]
+        if tag in ("int", "float") and len(text) <= _MOST_DIGITS:
+            plain = text.replace("_", "")
+            if tag == "int" and _INTEGER.fullmatch(text):
+                return int(plain)
+            if tag == "float" and (_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text)) and math.isfinite(float(plain)):
+                return float(plain)
+        if tag == "float" and (_SPECIAL.fullmatch(text) or _FLOAT.fullmatch(text)):
+            what, got = "a number is not finite.", f"{text[:40]} at line {line}"
+            raise _refuse(self._name, what, got, "finite numbers", "write a finite number.")
+        if tag in ("int", "float", "bool"):
+            got, allowed = f"{text[:40]!r} at line {line}", "decimal numbers such as 10, 0.5 or 1.0e-4; true and false"
+            fix = "write it as a decimal number, or put it in quotes if it is text."
+            raise _refuse(self._name, "a value is not what it looks like.", got, allowed, fix)
+        raise self._unknown_tag(_TAG + tag, line)
+
+    def _unknown_tag(self, tag: str, line: int) -> ConfigError:
+        got, allowed = f"{tag.replace(_TAG, '!!')!r} at line {line}", "plain values, lists and mappings"
+        return _refuse(self._name, "a value has a tag.", got, allowed, "remove the tag; text goes in quotes.")
 
 
-def _nodes(text: str, name: str) -> tuple[yaml.Node | None, yaml.SafeLoader]:
+def _problem(error: yaml.YAMLError, text: str) -> str:
+    """What the parser says, with the line."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"the control character {chr(int(error.character))!a} at line {line}"
+    mark = getattr(error, "problem_mark", None)
+    place = f" at line {_line(mark)}, column {mark.column + 1}" if mark is not None else ""
+    return f"{getattr(error, 'problem', None) or str(error).splitlines()[0]}{place}"
+
+
+def _root(text: str, name: str) -> yaml.Node | None:
     try:
         _check_events(text, name)
-        loader = yaml.SafeLoader(text)
-        return loader.get_single_node(), loader
+        return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise _refuse(
-            name, "it does not parse.", f"{problem}{place}", "one YAML document", "correct the line."
-        ) from error
+        got, allowed = _problem(error, text), "one YAML document of printable text"
+        raise _refuse(name, "it does not parse.", got, allowed, "correct the line.") from error
 
 
 def parse_yaml(text: str, name: str) -> Document:
@@ -162,31 +213,16 @@ def parse_yaml(text: str, name: str) -> Document:
         name: what messages call it.
 
     Raises:
-        ConfigError: in this order: too long, control characters or syntax errors, nested too deeply, more than one
-            document, unknown tags, too many values, keys that are not text or stand twice, NaN or infinity.
+        ConfigError: in this order: too long; control characters, syntax errors, nested too deeply, too many values,
+            more than one document; then in the order of the text tags, values of aliases without end, keys that are
+            not text or stand twice, NaN, infinity and numbers in other notations.
     """
-    if len(text.encode()) > MAX_BYTES:
-        raise _refuse(
-            name, "it is too long.", f"{len(text.encode())} bytes", f"at most {MAX_BYTES} bytes", "shorten the file."
-        )
-    node, loader = _nodes(text, name)
+    n_bytes = len(text.encode("utf-8", "surrogatepass"))
+    if n_bytes > MAX_BYTES:
+        raise _refuse(name, "it is too long.", f"{n_bytes} bytes", f"at most {MAX_BYTES} bytes", "shorten the file.")
+    node = _root(text, name)
     if node is None:
         return Document(name, None, MappingProxyType({}))
-    builder = _Builder(name, loader)
-    try:
-        value = builder.build(node, ())
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "unknown tag"
-        raise _refuse(name, "a value cannot be read.", str(problem), "plain values", "remove the tag.") from error
+    builder = _Builder(name)
+    value = builder.build(node, ())
     return Document(name, value, MappingProxyType(builder.lines))
-
-
-def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every value of a document with its path, parents before children."""
-    yield path, value
-    if isinstance(value, Mapping):
-        for key, child in value.items():
-            yield from walk(child, (*path, key))
-    elif isinstance(value, list):
-        for i, child in enumerate(value):
-            yield from walk(child, (*path, i))

@@ -12,6 +12,7 @@ from evomerge.registry import GROUP_OPTIMIZERS, Registry
 OPTIMIZERS: Final = Registry(
     group=GROUP_OPTIMIZERS,
     noun="optimizer",
+    taken=("auto",),
     builtin={
         "cma": "evomerge.optimizers.pycma:full_cma",
         "sep-cma": "evomerge.optimizers.pycma:separable_cma",
@@ -38,7 +39,8 @@ def make_optimizer(name: str, problem: Problem, options: Mapping[str, Any]) -> O
         ConfigError: for an unknown name, then for options that the optimizer does not accept.
         PluginError: when a plug-in does not load, or its factory returns something else.
     """
-    optimizer = OPTIMIZERS.load(name)(problem, options)
+    factory = OPTIMIZERS.load(name)
+    optimizer = factory(problem, options) if callable(factory) else factory
     if not isinstance(optimizer, Optimizer):
         raise PluginError(
             f"The factory of the optimizer {name!r} did not return an optimizer.",

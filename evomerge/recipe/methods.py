@@ -200,12 +200,19 @@ def method_spec(name: str) -> MethodSpec:
 
     Raises:
         ConfigError: for an unknown name, with the nearest match.
-        PluginError: when a plug-in does not load or has no `spec`.
+        PluginError: when a plug-in does not load, has no `spec`, or one that gives it another name.
     """
     if name in BUILTIN:
         return BUILTIN[name]
     loaded = _REGISTRY.load(name)
     spec = getattr(loaded, "spec", None)
+    if isinstance(spec, MethodSpec) and spec.name != name:
+        raise PluginError(
+            f"The plug-in for the merge method {name!r} calls it something else.",
+            got=f"spec.name = {spec.name!r}",
+            allowed="the name of its entry point",
+            fix="ask the plug-in's authors to use one name: recipes are read by it.",
+        )
     if not isinstance(spec, MethodSpec):
         raise PluginError(
             f"The plug-in for the merge method {name!r} does not say what it asks for.",
