@@ -42,7 +42,7 @@ def check_goals(
     for constraint in constraints:
         known = tasks if constraint.kind == "task" else names
         if constraint.subject not in known:
-            what = f"A constraint names {'an' if constraint.kind == 'objective' else 'a'} {constraint.kind} that does not exist."
+            what = f"There is no such {constraint.kind} to constrain."
             raise _unknown(what, constraint.subject, known, "correct the name.")
         models = [BEST_PARENT, *parents, *([BASE] if has_base else [])]
         if isinstance(constraint.bound, Relative) and constraint.bound.of not in models:
