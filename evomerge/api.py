@@ -21,6 +21,7 @@ from evomerge.config.workers import open_pool
 from evomerge.errors import ConfigError, Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction
 from evomerge.execution.ledger import Ledger, Request, StopSignal, Watcher, recorded_outcomes
+from evomerge.loop import Search
 from evomerge.merging.export import write_merge
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.recipe import Compat, Recipe
@@ -33,7 +34,6 @@ from evomerge.runs.records import Interrupted as InterruptedRecord
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
 from evomerge.runs.study import write_study
-from evomerge.search import Search
 from evomerge.types import Outcome, SetName
 
 Resume = Literal["never", "auto", "must"]

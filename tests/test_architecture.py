@@ -18,7 +18,7 @@ LAYERS = (
     ("api",),
     ("config",),
     ("report",),
-    ("search",),
+    ("loop",),
     ("execution",),
     ("runs",),
     ("optimizers",),

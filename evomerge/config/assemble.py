@@ -19,13 +19,13 @@ from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.objectives import Goals, ObjectiveFunction
 from evomerge.evaluation.plan import EvalPlan
 from evomerge.evaluation.suite import SuiteSpec, load_suite
+from evomerge.loop import Known, SearchSetup
 from evomerge.optimizers.auto import Choice, choose
 from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.optimizers.registry import OPTIMIZERS, make_optimizer
 from evomerge.recipe.baselines import parent_recipe, soup_recipe, task_arithmetic_recipe
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
-from evomerge.search import Known, SearchSetup
 from evomerge.space.base import CandidateSpace
 from evomerge.space.dimensions import Real
 from evomerge.space.language import parse_space

@@ -15,13 +15,13 @@ from evomerge.evaluation.objectives import ConstraintSpec, Goals, ObjectiveSpec,
 from evomerge.execution.inline import InlinePool
 from evomerge.execution.ledger import Ledger, Request, recorded_outcomes
 from evomerge.execution.worker import WorkerSpec
+from evomerge.loop import Known, Search, SearchSetup
 from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.optimizers.registry import make_optimizer
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.runs.records import Evaluated, Opened, Reused, Told
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
-from evomerge.search import Known, Search, SearchSetup
 from evomerge.space.dimensions import Real
 from evomerge.space.space import SearchSpace
 from evomerge.types import CandidateId, EvalTask, Evaluation, Outcome, SetName, TaskAnswers, Vector

@@ -2,7 +2,7 @@
 
 Everything that decides is in the arguments; everything that happens is in the journal. A resumed run walks through
 the same steps with the same optimizer and finds the recorded outcomes in the ledger, so it ends as an undisturbed
-run ends: resume is replay.
+run ends: resume is replay. (The module is not called `search`: that name of the package is the public function.)
 """
 
 from __future__ import annotations
