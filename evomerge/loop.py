@@ -112,7 +112,8 @@ class Search:
             Interrupted, TooManyFailures, DiskFull: see `Ledger.score`.
             ResumeMismatch: when the replayed optimizer asks for other genes than the recorded ones.
         """
-        self._begin("search", self._setup.budget)
+        recorded = sum(set_name == "search" for _, set_name in self._history.outcomes)
+        self._begin("search", self._setup.budget, min(recorded, self._setup.budget))
         goals = self._score_known()
         optimizer = self._setup.make_optimizer()
         why = self._generations(optimizer, goals)
@@ -127,11 +128,11 @@ class Search:
             self._compare({s.request.digest: s for s in (chosen, *rivals)}.values(), "report")
         return why
 
-    def _begin(self, phase: Phase, total: int) -> None:
+    def _begin(self, phase: Phase, total: int, done: int) -> None:
         reached = self._history.phase
         if reached is None or PHASES.index(phase) > PHASES.index(reached):
             self._store.append(PhaseBegun(phase))
-        self._watcher.phase(phase, total, 0)
+        self._watcher.phase(phase, total, done)
 
     def _score_known(self) -> BoundGoals:
         """Score parents, soup, task arithmetic and injected recipes; their scores make the bounds numbers."""
@@ -245,7 +246,7 @@ class Search:
     def _compare(self, models: Iterable[Scored], set_name: Phase) -> list[Scored]:
         """Score models on an unseen set; those that fail drop out."""
         again = list(models)
-        self._begin(set_name, len(again))
+        self._begin(set_name, len(again), sum(self._ledger.known(s.request.digest, set_name) for s in again))
         outcomes = self._ledger.score([s.request for s in again], set_name)
         return [Scored(s.request, s.kind, o) for s, o in zip(again, outcomes, strict=True) if isinstance(o, Evaluation)]
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -57,7 +56,7 @@ class Signals:
 
 
 class Bars:
-    """Progress bars of a run; on a terminal that is no terminal, a line per phase."""
+    """Progress bars of a run; where there is no terminal, a line per phase and per generation."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -65,16 +64,17 @@ class Bars:
             SpinnerColumn(),
             TextColumn("{task.description:<10}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
             console=console,
-            transient=False,
+            disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("Preparing", total=None, note="")
-        self._failed = 0
-        self._batches = 0
+        self._task = self._progress.add_task("Preparing", total=None, count="", note="parents and questions")
+        self._phase = "prepare"
+        self._done = self._total = self._failed = self._batches = 0
+        self._tell("Preparing: parents and questions")
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -85,27 +85,39 @@ class Bars:
 
     def phase(self, name: str, total: int, done: int) -> None:
         """A phase begins: the last bar is finished, a new one starts."""
-        current = self._progress.tasks[-1]
-        if current.total is None:
+        if self._phase == "prepare":
             self._progress.update(self._task, total=1, completed=1)
         self._progress.stop_task(self._task)
-        self._task = self._progress.add_task(_PHASES.get(name, name), total=total, completed=done, note="")
-        if not self._console.is_terminal:
-            self._console.print(f"{_PHASES.get(name, name)}: {total} evaluations")
+        self._phase, self._done, self._total = name, done, total
+        title = _PHASES.get(name, name)
+        waiting = "workers start" if name == "search" and done < total else ""
+        self._task = self._progress.add_task(title, total=total, completed=done, count=self._count(), note=waiting)
+        self._tell(f"{title}: {done} of {total} evaluations")
 
     def outcome(self, request: Request, set_name: SetName, outcome: Outcome) -> None:
         """One more model is scored."""
         self._failed += isinstance(outcome, Failure)
-        self._progress.update(self._task, advance=1, note=self._note())
+        self._done += 1
+        self._progress.update(self._task, advance=1, count=self._count(), note=self._note())
 
     def batch(self, number: int) -> None:
         """One more generation is told."""
+        fresh = self._done > 0 and number >= self._batches
         self._batches = number + 1
         self._progress.update(self._task, note=self._note())
+        if fresh:
+            self._tell(f"  {self._note()}: {self._count()} evaluations")
+
+    def _count(self) -> str:
+        return f"{self._done}/{self._total}"
 
     def _note(self) -> str:
         failed = f", {self._failed} failed" if self._failed else ""
-        return f"generation {self._batches}{failed}"
+        return f"generation {self._batches}{failed}" if self._phase == "search" else failed.removeprefix(", ")
+
+    def _tell(self, line: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(line, highlight=False, markup=False)
 
 
 def run_with_progress(

@@ -41,6 +41,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
         "version": VERSION,
         "name": resolved.job.name,
         "seed": resolved.job.seed,
+        "job": _fixed(resolved),
         "versions": package_versions(),
         "parents": [
             {"name": ref.name, "source": ref.source, "revision": ref.revision, "content": ref.content}
@@ -87,7 +88,8 @@ def check_unchanged(run: Path, assembled: Assembled) -> None:
         ConfigError: with a diff, when job, parents, tasks, space or a preset differ from the recorded ones.
     """
     recorded = read_manifest(run)
-    _compare("job", _job_lines(load_run_job(run)), _job_lines(assembled.resolved))
+    for resolved in (load_run_job(run), assembled.resolved):  # the run's own copy may have been edited, too
+        _compare("job", _lines(recorded["job"]), _lines(_fixed(resolved)))
     _compare("manifest", _facts(recorded), _facts(manifest(assembled)))
     for part in ("space", "suite"):
         origin = Origin(recorded[part]["name"], recorded[part]["text"])
@@ -96,9 +98,13 @@ def check_unchanged(run: Path, assembled: Assembled) -> None:
             _compare(f"{part} {origin.name}", origin.text.splitlines(), present.splitlines())
 
 
-def _job_lines(resolved: ResolvedJob) -> list[str]:
-    fixed = {k: v for k, v in resolved.to_mapping().items() if k not in ("budget", "cluster")}
-    return json.dumps(fixed, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
+def _fixed(resolved: ResolvedJob) -> dict[str, Any]:
+    """What of a job may not change."""
+    return {k: v for k, v in resolved.to_mapping().items() if k not in ("budget", "cluster")}
+
+
+def _lines(value: Mapping[str, Any]) -> list[str]:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
 
 
 def _facts(found: Mapping[str, Any]) -> list[str]:
@@ -110,7 +116,7 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
         "objectives": found["objectives"],
         "constraints": found["constraints"],
     }
-    return json.dumps(facts, indent=1, sort_keys=True).splitlines()
+    return _lines(facts)
 
 
 def _compare(what: str, recorded: list[str], present: list[str]) -> None:
