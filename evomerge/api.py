@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from evomerge.checkpoints.finite import check_finite
 from evomerge.config.assemble import Assembled, assemble
+from evomerge.config.cache import kernel_folder
 from evomerge.config.export import RECIPE_FILE
 from evomerge.config.load import ResolvedJob, job_document, load_job, load_run_job, resolve_job
 from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
@@ -23,6 +24,7 @@ from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction
 from evomerge.execution.ledger import Ledger, Request, StopSignal, Watcher, recorded_outcomes
 from evomerge.loop import Search
 from evomerge.merging.export import write_merge
+from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.recipe import Compat, Recipe
 from evomerge.recipe.serialize import recipe_to_text
@@ -220,5 +222,7 @@ def merge(recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None 
     checkpoints = open_recipe_parents(found)
     for checkpoint in checkpoints.values():
         check_finite(checkpoint)
-    write_merge(found, ParentPool(checkpoints), Path(to), extra_files={RECIPE_FILE: recipe_to_text(found)})
+    pool = ParentPool(checkpoints)
+    kernels = kernels_for_merge(found, pool, kernel_folder())
+    write_merge(found, pool, Path(to), extra_files={RECIPE_FILE: recipe_to_text(found)}, kernels=kernels)
     return found

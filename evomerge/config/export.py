@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.config.assemble import Parents, open_parents, open_space, recipe_of
+from evomerge.config.cache import kernel_folder
 from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
 from evomerge.errors import ConfigError, ModelError, RecipeError, suggest
 from evomerge.files import write_atomic
 from evomerge.merging.export import write_merge
+from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.mergekit import to_mergekit
 from evomerge.recipe.recipe import ParentRef, Recipe
@@ -183,7 +185,8 @@ def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_
         files[MERGEKIT_FILE] = to_mergekit(recipe, parents.template.layout)
     folders = {name: checkpoint.folder for name, checkpoint in parents.checkpoints.items()}
     files[CARD_FILE] = export_card(run, recipe, folders, id_, mergekit=MERGEKIT_FILE in files)
-    write_merge(recipe, ParentPool(parents.checkpoints), to, extra_files=files)
+    pool = ParentPool(parents.checkpoints)
+    write_merge(recipe, pool, to, extra_files=files, kernels=kernels_for_merge(recipe, pool, kernel_folder()))
 
 
 def _told(to: Path, id_: str, form: Form, recipe: Recipe) -> list[str]:

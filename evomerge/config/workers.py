@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from evomerge.config.assemble import Assembled
+from evomerge.config.cache import kernel_folder
 from evomerge.execution.lazy import LazyPool
 from evomerge.execution.local import local_pool
 from evomerge.execution.pool import EvaluationPool
@@ -17,16 +17,6 @@ from evomerge.merging.foresight import variants_of
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
 from evomerge.merging.parents import ParentPool
 from evomerge.runs.store import LOGS
-
-CACHE_VARIABLE: Final = "EVOMERGE_CACHE"
-
-
-def cache_folder() -> Path:
-    """The one folder of compiled kernels: `$EVOMERGE_CACHE`, else evomerge under the user's cache folder."""
-    stated = os.environ.get(CACHE_VARIABLE)
-    if stated:
-        return Path(stated)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evomerge"
 
 
 def n_workers(assembled: Assembled) -> int:
@@ -51,7 +41,7 @@ def kernels_for(assembled: Assembled) -> Kernels:
     n_parameters = assembled.parents.n_parameters
     if cluster.compile == "auto" and not worth_compiling(n_parameters, evaluations // n_workers(assembled), variants):
         return Kernels()
-    return compile_kernels(variants, cache_folder() / "kernels")
+    return compile_kernels(variants, kernel_folder())
 
 
 def open_pool(assembled: Assembled, run: Path, *, self_check: bool) -> EvaluationPool:
