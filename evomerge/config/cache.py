@@ -1,4 +1,4 @@
-"""The one folder outside of runs and exports that evomerge writes to: compiled kernels, shared by all runs of a user."""
+"""The one folder outside runs and exports that evomerge writes to: compiled kernels, shared by a user's runs."""
 
 from __future__ import annotations
 
