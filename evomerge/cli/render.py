@@ -60,13 +60,13 @@ def _show_front(summary: RunSummary, console: Console) -> None:
         return
     sets: list[SetName] = [s for s in SET_NAMES if s == "search" or any(e.scores(s) for e in entries)]
     for objective in summary.objectives:
-        title = f"{objective.name} ({objective.direction}), with standard errors"
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        title = Text(f"{objective.name} ({objective.direction}), with standard errors", "bold")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("merge", overflow="fold")
         for set_name in sets:
             table.add_column(f"{set_name} set", justify="right", no_wrap=True)
         for e in entries[:_FRONT_ROWS]:
-            table.add_row(_name(e), *(_cell(e.scores(s), objective.name) for s in sets), style=_style(summary, e))
+            table.add_row(Text(_name(e)), *(_cell(e.scores(s), objective.name) for s in sets), style=_style(summary, e))
         console.print(table)
     if len(entries) > _FRONT_ROWS:
         console.print(f"and {len(entries) - _FRONT_ROWS} more; the report shows all of them.", style="dim")

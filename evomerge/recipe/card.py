@@ -32,7 +32,7 @@ class CardFacts:
         run: the run's name.
         scores: on the report set; empty when this merge was not scored there.
         n_tried: candidates that were scored before this one was chosen.
-        n_questions: items per task of the report set.
+        n_questions: questions of the report set, over all tasks.
         verdicts: sentences about the comparison with the parents.
         public_test_tasks: tasks whose search used a public test split.
         mergekit: whether a mergekit file stands beside the card.
@@ -76,8 +76,7 @@ def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | No
         facts: what the run knows.
         licences: parent's name -> the licence its card states, None when it states none.
     """
-    used = {p for rule in recipe.rules for p in rule.per_parent} | {p.name for p in recipe.parents}
-    parents = [p for p in recipe.parents if p.name in used]
+    parents = recipe.parents
     licence, situation = licence_situation({p.name: licences.get(p.name) for p in parents})
     front: dict[str, Any] = {
         "base_model": [p.source for p in parents],
@@ -93,7 +92,7 @@ def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | No
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
         "---",
         "",
-        f"# {facts.run}: merge {facts.id}",
+        f"# {_one_line(facts.run)}: merge {_one_line(facts.id)}",
         "",
         f"A merge of {len(parents)} checkpoints by {methods}, found by evomerge {facts.version}. Nothing was trained.",
         "",
@@ -103,7 +102,7 @@ def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | No
         "",
         "## Licence",
         "",
-        situation,
+        _one_line(situation),
         "",
         *_scores(facts),
         "## Recipe",
@@ -118,7 +117,16 @@ def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | No
 
 def _parent_line(parent: ParentRef, *, is_base: bool) -> str:
     where = f"{parent.source} at revision {parent.revision}" if parent.revision else parent.source
-    return f"- `{parent.name}`{' (base)' if is_base else ''}: {where}"
+    return _one_line(f"- `{parent.name}`{' (base)' if is_base else ''}: {where}")
+
+
+def _one_line(text: str) -> str:
+    """Names come from folders and job files: whatever is in them, they stay within their line."""
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _one_line(text).replace("|", "\\|")
 
 
 def _scores(facts: CardFacts) -> Sequence[str]:
@@ -129,7 +137,7 @@ def _scores(facts: CardFacts) -> Sequence[str]:
             "This merge was not scored on the report set: it was not the run's choice.",
             "",
         )
-    rows = [f"| {s.name} | {s.value:.4f} | {s.low:.4f} to {s.high:.4f} |" for s in facts.scores]
+    rows = [f"| {_cell(s.name)} | {s.value:.4f} | {s.low:.4f} to {s.high:.4f} |" for s in facts.scores]
     warning = []
     if facts.public_test_tasks:
         names = ", ".join(facts.public_test_tasks)
@@ -144,7 +152,7 @@ def _scores(facts: CardFacts) -> Sequence[str]:
         "|---|---|---|",
         *rows,
         "",
-        *[f"- {v}" for v in facts.verdicts],
+        *[f"- {_one_line(v)}" for v in facts.verdicts],
         *warning,
         "",
     )

@@ -107,22 +107,23 @@ def _row(book: Book, batch: int, model: Model, *, again: bool) -> EvaluationRow 
 
 
 def hypervolume_history(book: Book) -> tuple[tuple[int, float], ...]:
-    """(models so far, hypervolume of the feasible front): only with several objectives, only where it grows."""
-    points = [book.entry(m) for m in book.models.values()]
-    known = [p.losses for p, m in zip(points, book.models.values(), strict=True) if m.kind == "parent"]
+    """(evaluations so far, hypervolume of the feasible front): only with several objectives, only where it grows."""
+    rows = [r for r in evaluation_rows(book) if not r.reused]
+    known = [book.entry(m).losses for m in book.models.values() if m.kind == "parent"]
     if len(book.goals.objectives) < 2 or not known:
         return ()
     reference = reference_point(known)
     history: list[tuple[int, float]] = []
     front: tuple[tuple[float, ...], ...] = ()
-    for n, point in enumerate(points, start=1):
-        if not point.feasible:
+    for n, row in enumerate(rows, start=1):
+        if not row.feasible:
             continue
+        point = book.entry(book.models[CandidateId(row.id)])
         grown = tuple(p.losses for p in front_of([*_as_entries(front), point]))
         if grown != front:
             front = grown
             history.append((n, hypervolume(list(front), reference)))
-    return (*history, (len(points), history[-1][1])) if history else ()
+    return (*history, (len(rows), history[-1][1])) if history else ()
 
 
 def _as_entries(front: tuple[tuple[float, ...], ...]) -> list[ArchiveEntry]:

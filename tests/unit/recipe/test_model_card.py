@@ -1,0 +1,115 @@
+"""The model card: front matter that the hub reads, licences that are never guessed, scores with their story."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from evomerge.recipe.card import CardFacts, ScoreLine, licence_situation, model_card
+from evomerge.recipe.recipe import ParentRef, Recipe, Rule
+
+PARENTS = (ParentRef("base", "org/base", "main"), ParentRef("math", "org/math"), ParentRef("lang", "zoo/lang"))
+WEIGHTS = {"math": {"weight": 0.6}, "lang": {"weight": 0.3}}
+RECIPE = Recipe(PARENTS, "base", (Rule("task_arithmetic", {"lambda": 1.0}, WEIGHTS),))
+FACTS = CardFacts(
+    id="g0003-i05",
+    run="first",
+    scores=(ScoreLine("skills", 0.81234, 0.77, 0.85),),
+    n_tried=160,
+    n_questions=1600,
+    verdicts=("Against math: better on skills (+0.100).", "Against soup: no significant gain on skills (+0.010)."),
+    public_test_tasks=(),
+    mergekit=True,
+    version="0.1.0",
+)
+SAME = dict.fromkeys(("base", "math", "lang"), "apache-2.0")
+
+
+def front_matter(card: str) -> dict[str, object]:
+    assert card.startswith("---\n")
+    found = yaml.safe_load(card[4:].split("\n---\n", 1)[0])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    assert front_matter(model_card(RECIPE, FACTS, SAME)) == {
+        "base_model": ["org/base", "org/math", "zoo/lang"],
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "tags": ["merge", "evomerge"],
+        "license": "apache-2.0",
+    }
+
+
+def test_licences_that_differ_are_other_and_all_listed() -> None:
+    licences = SAME | {"lang": "cc-by-nc-4.0"}
+    card = model_card(RECIPE, FACTS, licences)
+    assert front_matter(card)["license"] == "other"
+    assert "base: apache-2.0; math: apache-2.0; lang: cc-by-nc-4.0" in card
+    assert "must satisfy all of them" in card
+
+
+def test_an_unknown_licence_is_said_and_never_guessed() -> None:
+    card = model_card(RECIPE, FACTS, {"base": "apache-2.0", "math": "apache-2.0"})
+    assert "license" not in front_matter(card)
+    assert "lang: not stated" in card
+    assert "Find out before you publish" in card
+
+
+@pytest.mark.parametrize(
+    ("licences", "expected"),
+    [
+        ({"a": "mit", "b": "mit"}, "mit"),
+        ({"a": "mit", "b": "apache-2.0"}, "other"),
+        ({"a": "mit", "b": None}, None),
+        ({"a": None, "b": None}, None),
+    ],
+)
+def test_licence_situations(licences: dict[str, str | None], expected: str | None) -> None:
+    assert licence_situation(licences)[0] == expected
+
+
+def test_scores_come_with_their_intervals_and_their_story() -> None:
+    card = model_card(RECIPE, FACTS, SAME)
+    assert "| skills | 0.8123 | 0.7700 to 0.8500 |" in card
+    assert "160 candidates were tried" in card
+    assert "1600 questions" in card
+    assert "- Against soup: no significant gain on skills (+0.010)." in card
+    assert "evomerge merge evomerge_recipe.json --to" in card
+    assert "- `base` (base): org/base at revision main" in card
+
+
+def test_a_public_test_split_is_warned_of() -> None:
+    card = model_card(RECIPE, replace(FACTS, public_test_tasks=("gsm8k",)), SAME)
+    assert "public test split (gsm8k)" in card
+    assert "public test split" not in model_card(RECIPE, FACTS, SAME)
+
+
+def test_a_merge_that_was_not_chosen_has_no_scores_to_show() -> None:
+    card = model_card(RECIPE, replace(FACTS, scores=()), SAME)
+    assert "not scored on the report set" in card
+    assert "|---|" not in card
+
+
+def test_what_mergekit_cannot_express_is_said() -> None:
+    assert "mergekit cannot express it" in model_card(RECIPE, replace(FACTS, mergekit=False), SAME)
+
+
+def test_names_cannot_break_out_of_their_place() -> None:
+    evil = ParentRef("x", "org/x\n---\nlicense: mit\n# owned")
+    card = model_card(
+        Recipe((evil,), None, (Rule("linear", {}, {"x": {"weight": 1.0}}),)),
+        replace(FACTS, scores=(ScoreLine("a|b", 0.5, 0.4, 0.6),), run="run\n# two"),
+        {"x": "mit"},
+    )
+    assert front_matter(card)["base_model"] == ["org/x\n---\nlicense: mit\n# owned"]
+    body = card.split("\n---\n", 1)[1]
+    assert [line for line in body.splitlines() if line.startswith("# ")] == ["# run # two: merge g0003-i05"]
+    assert r"| a\|b | 0.5000 |" in body
+
+
+def test_the_card_is_the_same_every_time() -> None:
+    assert model_card(RECIPE, FACTS, SAME) == model_card(RECIPE, FACTS, dict(reversed(SAME.items())))
