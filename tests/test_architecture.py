@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,16 +34,8 @@ LAYERS = (
 )
 """From the top down: a module may import its own package and whatever stands below it."""
 
-CONFINED = {
-    "ray": {"execution/ray.py"},
-    "pydantic": {"config"},
-    "lm_eval": {
-        "evaluation/lm_eval.py",
-        "evaluation/lm_eval_tasks.py",
-        "evaluation/lm_eval_metrics.py",
-        "evaluation/lm_eval_reference.py",
-    },
-}
+CONFINED = {"ray": "execution/ray.py", "pydantic": "config/*", "lm_eval": "evaluation/lm_eval*.py"}
+TENSOR_PACKAGES = {"checkpoints", "merging", "evaluation", "execution", "zoo", "testing"}
 BROAD_EXCEPT = {"execution/worker.py", "cli/main.py"}
 
 
@@ -54,8 +48,21 @@ def unit(path: Path) -> str:
     return parts[0] if len(parts) > 1 else path.stem
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_names(node: ast.AST) -> Iterator[str]:
+    """Dotted names that one statement imports; `from evomerge import api` imports `evomerge.api`."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"line {node.lineno}: relative imports hide where they point"
+        yield node.module or ""
+        if node.module == "evomerge":
+            known = {p.stem for p in PACKAGE.iterdir()}
+            yield from (f"evomerge.{alias.name}" for alias in node.names if alias.name in known)
 
 
 def imports(module: ast.Module) -> Iterator[str]:
@@ -68,12 +75,8 @@ def imports(module: ast.Module) -> Iterator[str]:
         for node in ast.walk(child)
     }
     for node in ast.walk(module):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield node.module
+        if id(node) not in skipped:
+            yield from imported_names(node)
 
 
 def layer(name: str) -> int:
@@ -97,9 +100,17 @@ def test_imports_point_down(path: Path) -> None:
 @pytest.mark.parametrize("library", sorted(CONFINED))
 def test_heavy_libraries_are_confined(library: str) -> None:
     found = {relative(p) for p in MODULES if any(i.split(".")[0] == library for i in imports(tree(p)))}
-    strays = {f for f in found if not any(f == place or f.startswith(f"{place}/") for place in CONFINED[library])}
+    strays = {f for f in found if not fnmatch(f, CONFINED[library]) and not f.startswith("testing/")}
     assert found
-    assert not {f for f in strays if not f.startswith("testing/")}
+    assert not strays
+
+
+def test_torch_is_imported_at_the_top_only_where_tensors_are() -> None:
+    """Everything else stays quick to start: it imports torch and transformers inside functions, if at all."""
+    for path in MODULES:
+        top = [n for n in tree(path).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        heavy = {name.split(".")[0] for n in top for name in imported_names(n)} & {"torch", "transformers"}
+        assert not heavy or unit(path) in TENSOR_PACKAGES, f"{relative(path)} imports {heavy} when it is loaded"
 
 
 def test_nothing_is_pickled_and_nothing_asserts() -> None:
