@@ -21,11 +21,11 @@ def read_manifest(run: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))
-        known = found["format"] == FORMAT and found["version"] <= VERSION
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        known = found.get("format") == FORMAT and found.get("version", VERSION + 1) <= VERSION
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise _damaged(run, f"{type(error).__name__}: {error}") from error
     if not known:
-        raise _damaged(run, f"format {found['format']!r}, version {found['version']!r}")
+        raise _damaged(run, f"format {found.get('format')!r}, version {found.get('version')!r}")
     return dict(found)
 
 
