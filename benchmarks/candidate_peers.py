@@ -75,22 +75,28 @@ class WarmPeer:
         for task in self._tasks["tasks"].values():
             task.set_fewshot_seed(seed=1234)
 
-    def score(self, mergekit: str, batch_size: int) -> Scored:
-        """Merge to disk, load, ask."""
+    def merge(self, mergekit: str) -> Path:
+        """A merged model in a new folder."""
         from mergekit.config import MergeConfiguration
         from mergekit.merge import run_merge
         from mergekit.options import MergeOptions
+
+        folder = tempfile.mkdtemp(dir=self._scratch)
+        options = MergeOptions(
+            quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=self._questions.seed
+        )
+        run_merge(MergeConfiguration.model_validate(yaml.safe_load(mergekit)), folder, options)
+        return Path(folder)
+
+    def score(self, mergekit: str, batch_size: int) -> Scored:
+        """Merge to disk, load, ask."""
         from transformers import AutoModelForCausalLM
 
         from evomerge.evaluation.lm_eval_tasks import quiet
 
         with quiet():
             started = time.perf_counter()
-            folder = tempfile.mkdtemp(dir=self._scratch)
-            options = MergeOptions(
-                quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=self._questions.seed
-            )
-            run_merge(MergeConfiguration.model_validate(yaml.safe_load(mergekit)), folder, options)
+            folder = self.merge(mergekit)
             merged = time.perf_counter()
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=self._questions.dtype)
             loaded = time.perf_counter()

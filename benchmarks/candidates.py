@@ -4,9 +4,10 @@ The same genomes are merged and asked the same items by all three, one worker wi
 run; the per-item scores are compared. A figure counts only beside the agreement. The full runs:
 
     python benchmarks/candidates.py --zoo ZOO
-    python benchmarks/candidates.py --zoo ZOO --model-size 0.1B --genomes 4 --ties 2 --items 25
+    python benchmarks/candidates.py --zoo ZOO --tasks add,rev,srt,addx
+    python benchmarks/candidates.py --zoo ZOO --model-size 0.1B --genomes 4 --ties 2 --cold 2 --items 25
 
-The first takes about 3 minutes on one core (and half a minute more when ZOO must be built), the second about 8.
+The first two take about 2 minutes each (and half a minute more when ZOO must be built), the third about 6.
 `ours` is what a worker of `evomerge search` runs, from recipe JSON to per-item scores. `warm` goes from the text of a
 mergekit file through `run_merge`, a folder on disk, `from_pretrained` and lm-eval's `evaluate` with task objects that
 were loaded before, at the batch size that was fastest when tried. `cold` is `mergekit-yaml` and then `lm_eval` as
@@ -31,9 +32,12 @@ from machine import machine_facts, one_thread
 
 if TYPE_CHECKING:
     from candidate_material import Candidate, Scores
-    from candidate_peers import Questions
+    from candidate_peers import Questions, WarmPeer
+
+    from evomerge.types import Evaluation
 
 SPACES: Final = ("layer-wise-task-arithmetic", "layer-wise-ties")
+ALL_TASKS: Final = "add,rev,srt,addx,add_mc,srt_mc"
 BATCH_SIZES: Final = (32, 128, 512)
 MERGE_AND_SCORE: Final = ("merge", "score")
 
@@ -80,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model-size", choices=("zoo", "0.1B"), default="zoo", help="the zoo's models or random ones")
     parser.add_argument("--models", type=Path, help="where random models are kept (default: a temporary folder)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of random models")
-    parser.add_argument("--tasks", default="add,rev,srt,addx", help="tasks of the zoo, separated by commas")
+    parser.add_argument("--tasks", default=ALL_TASKS, help="tasks of the zoo, separated by commas (default: all)")
     parser.add_argument("--items", type=int, default=100, help="items per task")
     parser.add_argument("--genomes", type=int, default=12, help=f"random genomes of {SPACES[0]}")
     parser.add_argument("--ties", type=int, default=4, help=f"random genomes of {SPACES[1]}")
@@ -146,6 +150,14 @@ def _prepare(arguments: argparse.Namespace, scratch: Path) -> Material:
     return Material(candidates, warm_up, scorers, questions, plan.n_questions("search"))
 
 
+def _by_item(evaluation: Evaluation) -> Scores:
+    return {
+        (name, str(item)): value
+        for name, answers in evaluation.answers.items()
+        for item, value in zip(answers.items, answers.scores, strict=True)
+    }
+
+
 def _ours(material: Material) -> tuple[Side, float]:
     """Our worker, warm, and the seconds of setting it up (self-check included) per space."""
     from evomerge.execution.scoring import build_scorer
@@ -161,23 +173,15 @@ def _ours(material: Material) -> tuple[Side, float]:
         begun = time.perf_counter()
         evaluation = scorers[candidate.space](task)
         seconds = time.perf_counter() - begun
-        scores = {
-            (name, str(item)): value
-            for name, answers in evaluation.answers.items()
-            for item, value in zip(answers.items, answers.scores, strict=True)
-        }
-        return seconds, evaluation.timing_s, scores
+        return seconds, evaluation.timing_s, _by_item(evaluation)
 
     for candidate in material.warm_up:
         score(candidate)
     return Side("ours", len(material.candidates), score), setup_s
 
 
-def _warm(material: Material, scratch: Path, batch_size: int | None) -> tuple[Side, int]:
+def _warm(material: Material, peer: WarmPeer, batch_size: int | None) -> tuple[Side, int]:
     """The warm peer and the batch size it uses."""
-    from candidate_peers import WarmPeer
-
-    peer = WarmPeer(material.questions, scratch)
     chosen = batch_size or peer.best_batch_size(
         material.warm_up[0].mergekit, [s for s in BATCH_SIZES if s < 2 * material.n_items]
     )
@@ -273,11 +277,36 @@ def agreement(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def explain(found: Mapping[str, Mapping[str, Any]], material: Material, peer: WarmPeer) -> None:
+    """Adds to every difference what we say of mergekit's own merged weights.
+
+    Where that is the peer's score, the merges differ and not the scoring.
+    """
+    from evomerge.checkpoints.reader import open_checkpoint
+    from evomerge.execution.scoring import ScoringSpec, build_scorer
+    from evomerge.merging.kernels import Kernels
+    from evomerge.recipe.baselines import parent_recipe
+    from evomerge.recipe.recipe import ParentRef
+    from evomerge.recipe.serialize import recipe_to_json
+    from evomerge.types import CandidateId, EvalTask
+
+    plan = material.scorers[SPACES[0]].plan
+    differences = [d for row in found.values() for d in row["differences"]]
+    for candidate in material.candidates:
+        mine = [d for d in differences if d["candidate"] == candidate.name]
+        if mine:
+            merged = open_checkpoint(peer.merge(candidate.mergekit))
+            spec = ScoringSpec({"merged": merged}, "merged", plan, Kernels(), device="cpu", self_check=False)
+            recipe = recipe_to_json(parent_recipe(ParentRef("merged", merged.source)))
+            scores = _by_item(build_scorer(spec)(EvalTask(CandidateId("merged"), recipe, "search")))
+            for difference in mine:
+                difference["ours_of_its_weights"] = scores[(difference["task"], difference["item"])]
+
+
 def _print_speed(title: str, rows: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, float]]) -> None:
     print(f"\n{title}")
-    print(
-        f"{'':6}{'n':>4}{'per minute':>12}{'seconds: median (min to max)':>34}{'ours is faster by':>26}{'CPU s':>9}   stages, s"
-    )
+    heads = (f"{'n':>10}", f"{'per minute':>12}", f"{'seconds: median (min to max)':>34}", f"{'ours is faster by':>26}")
+    print(*heads, f"{'CPU s':>9}   stages, s", sep="")
     for side, row in rows.items():
         spread = f"{row['median_s']:.4f} ({row['min_s']:.4f} to {row['max_s']:.4f})"
         ratio = against.get(side)
@@ -306,12 +335,17 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     def told(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    from candidate_peers import WarmPeer
+
     facts = machine_facts()
     material = _prepare(arguments, scratch)
     ours, setup_s = _ours(material)
-    warm, batch_size = _warm(material, scratch, arguments.batch_size)
+    peer = WarmPeer(material.questions, scratch)
+    warm, batch_size = _warm(material, peer, arguments.batch_size)
     sides = [ours, warm, _cold(material, scratch, batch_size, arguments.cold)]
     measured = measure(material.candidates, sides, told)
+    compared = agreement(measured)
+    explain(compared, material, peer)
     tables = {"all candidates": measured}
     if len(material.scorers) > 1:
         tables |= {space: [m for m in measured if m.space == space] for space in material.scorers}
@@ -325,12 +359,12 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             "dtype": material.questions.dtype,
             "tasks": arguments.tasks,
             "items per task": arguments.items,
-            "compiled kernels": spec.kernels.compiled,
+            "compiled kernels": [space for space, s in material.scorers.items() if s.kernels.compiled] or "none",
             "our set-up and self-check, s": round(setup_s, 2),
             "lm-eval's batch size": batch_size,
         },
         "speed": {title: {"sides": speed(part), "ratios": ratios(part)} for title, part in tables.items()},
-        "agreement": agreement(measured),
+        "agreement": compared,
     }
 
 
