@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 SPACES: Final = ("layer-wise-task-arithmetic", "layer-wise-ties")
 ALL_TASKS: Final = "add,rev,srt,addx,add_mc,srt_mc"
+WARM_UP: Final = 8
 BATCH_SIZES: Final = (32, 128, 512)
 MERGE_AND_SCORE: Final = ("merge", "score")
 
@@ -103,7 +104,7 @@ class Material(NamedTuple):
 
     Attributes:
         candidates: in the order in which they are scored, spaces mixed.
-        warm_up: one more genome per space; never measured.
+        warm_up: more genomes of every space, never measured: rare kernels are compiled on first use.
         scorers: space -> our scorer's spec.
         questions: what the peers ask.
         n_items: items of all tasks.
@@ -138,9 +139,9 @@ def _prepare(arguments: argparse.Namespace, scratch: Path) -> Material:
             path = scratch / f"{space}.yaml"
             material.write_job(path, models, zoo, space=space, tasks=tasks, items=arguments.items)
             assembled = material.assemble_job(path)
-            drawn = material.draw(assembled, space, n + 1, arguments.seed)
-            candidates += drawn[:-1]
-            warm_up.append(drawn[-1])
+            drawn = material.draw(assembled, space, n + WARM_UP, arguments.seed)
+            candidates += drawn[:n]
+            warm_up += drawn[n:]
             scorers[space] = worker_spec(assembled, None, self_check=True).arguments["spec"]
     candidates.sort(key=lambda c: int(c.name.rsplit("-", 1)[1]))
     plan = scorers[SPACES[0]].plan
@@ -190,8 +191,7 @@ def _warm(material: Material, peer: WarmPeer, batch_size: int | None) -> tuple[S
         found = peer.score(candidate.mergekit, chosen)
         return found.total_s, found.timing_s, found.scores
 
-    for candidate in material.warm_up:
-        score(candidate)
+    score(material.warm_up[-1])
     return Side("warm", len(material.candidates), score), chosen
 
 
