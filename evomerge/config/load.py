@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from evomerge.config.overrides import apply_overrides
 from evomerge.config.problems import not_a_mapping, validate
 from evomerge.config.schema import Job, OptimizerChoice, Suite
 from evomerge.config.spaces import plain, plugin_space, space_plugins
-from evomerge.config.strict_yaml import Document, parse_yaml
+from evomerge.config.strict_yaml import Document, dump_yaml, parse_yaml
 from evomerge.digest import digest_text
 from evomerge.errors import ConfigError, suggest
 from evomerge.resources import preset_names, preset_path
@@ -81,7 +79,7 @@ class ResolvedJob:
 
     def to_yaml(self) -> str:
         """The resolved job as a job file that can be run again."""
-        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True, width=110)
+        return dump_yaml(self.to_mapping())
 
 
 def load_run_job(run: Path, overrides: Sequence[str] = ()) -> ResolvedJob:
@@ -245,7 +243,7 @@ def _space(job: Job, document: Document, folder: Path) -> tuple[Document, Origin
             text = read_text(path, "search space")
         else:
             value = plugin_space(job.space)
-            text = yaml.safe_dump(value, sort_keys=False)
+            text = dump_yaml(value)
             return Document(f"space {job.space}", value, {}), Origin(job.space, text)
     found = parse_yaml(text, path.name)
     if not isinstance(found.value, dict):
@@ -304,5 +302,5 @@ def present_text(part: str, origin: Origin) -> str | None:
     if origin.name in preset_names("search_spaces"):
         return read_text(preset_path("search_spaces", origin.name), part)
     if origin.name in space_plugins().names():
-        return yaml.safe_dump(plugin_space(origin.name), sort_keys=False)
+        return dump_yaml(plugin_space(origin.name))
     return None

@@ -120,7 +120,7 @@ class _Builder:
         if self._count > MAX_VALUES:
             raise _too_many(self._name, line)
         if len(path) > MAX_DEPTH:  # aliases nest where the text does not
-            raise _too_deep(self._name, line)
+            raise _too_deep(self._name, self.lines[path[:1]])
         self.lines.setdefault(path, line)
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             return self._mapping(node, path)
@@ -226,3 +226,11 @@ def parse_yaml(text: str, name: str) -> Document:
     builder = _Builder(name)
     value = builder.build(node, ())
     return Document(name, value, MappingProxyType(builder.lines))
+
+
+def dump_yaml(value: Any) -> str:
+    """A text that `parse_yaml` reads as `value`; in plain letters where that is exact, else with escapes."""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+    if parse_yaml(text, "the value").value == value:
+        return text
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=False, width=110)  # it holds odd line breaks

@@ -60,7 +60,7 @@ def test_plug_ins_are_listed(installed: Path, kind: str, name: str, text: str) -
 @pytest.mark.zoo
 def test_conformance_and_a_search_with_all_of_them(installed: Path, small_zoo: Path) -> None:
     files = [str(PACKAGE / name) for name in ("conformance.py", "whole_chain.py")]
-    done = run("pytest", "-q", "-W", "error", *files, path=installed, EVOMERGE_TEST_ZOO=str(small_zoo))
+    done = run("pytest", "-W", "error", *files, path=installed, EVOMERGE_TEST_ZOO=str(small_zoo))
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 
