@@ -79,11 +79,12 @@ class Judge:
         return np.array([self._verdict(a, p) for a, p in zip(answers, predicted, strict=True)])
 
     def _verdict(self, ids: Ids, predicted: Ids) -> float:
-        wrong = np.flatnonzero(predicted[:-1] != ids)
-        if wrong.size:
+        # plain lists: for the few tokens of an answer they are several times as fast as arrays
+        *written, last = predicted.tolist()
+        wrong = next((w for w, right in zip(written, ids.tolist(), strict=True) if w != right), None)
+        if wrong is not None:
             # an ordinary character or an end in the wrong place: the texts differ there, whatever follows
-            return 0.0 if self._decisive[predicted[wrong[0]]] else OPEN
-        last = int(predicted[-1])
+            return 0.0 if self._decisive[wrong] else OPEN
         if len(ids) == self._limit or last in self._ends:
             return 1.0
         if not self._ordinary[last]:
