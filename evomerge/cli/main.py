@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, cast
 
 import typer
@@ -20,7 +21,8 @@ from evomerge.cli.report import report
 from evomerge.cli.search import resume, search
 from evomerge.cli.status import status
 from evomerge.cli.zoo import zoo
-from evomerge.errors import EvomergeError
+from evomerge.errors import ConfigError, DiskFull, EvomergeError
+from evomerge.files import disk_full_is_told
 
 EXIT_UNEXPECTED: Final = 1
 EXIT_USAGE: Final = 2
@@ -89,11 +91,33 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_UNEXPECTED
-    except Exception:  # the last line of defence: an unexpected error shows its traceback and where to report it
+    except Exception as error:  # the last line of defence: an unexpected error shows its traceback
+        told = _system_error(error) if isinstance(error, OSError) else None
+        if told is not None:
+            typer.echo(f"Error: {told}", err=True)
+            return told.exit_code
         traceback.print_exc()
         typer.echo("This is a bug in evomerge. Please report it with the traceback above.", err=True)
         return EXIT_UNEXPECTED
     return result if isinstance(result, int) else 0
+
+
+def _system_error(error: OSError) -> EvomergeError | None:
+    """A full disk, or a place that cannot be read or written, in four parts; None when no place is named."""
+    try:
+        with disk_full_is_told(Path(str(error.filename or "a file"))):
+            raise error
+    except DiskFull as full:
+        return full
+    except OSError:
+        if error.filename is None:
+            return None
+    return ConfigError(
+        "A file or folder cannot be used.",
+        got=f"{error.filename}: {error.strerror}",
+        allowed="places that exist and that this user may read and write",
+        fix="check the path, its owner and its permissions.",
+    )
 
 
 def main() -> None:
