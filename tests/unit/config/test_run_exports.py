@@ -229,11 +229,11 @@ def test_a_checkpoint_is_the_recipe_that_stands_in_it(home: Path, tmp_path: Path
 
 
 def test_recipes_and_mergekit_files_are_one_file(home: Path, tmp_path: Path) -> None:
-    export_merge(home / "run", tmp_path / "r.json", pick="id:g0000-i00", form="recipe")
+    export_merge(home / "run", tmp_path / "r.json", pick="id:g0001-i00", form="recipe")
     asked = [t for t in (home / "run" / "journal.jsonl").read_text().splitlines() if '"t":"asked"' in t]
     digest = recipe_digest(read_recipe_file(tmp_path / "r.json"))
-    assert asked[0].count(digest) == 1
-    export_merge(home / "run", tmp_path / "m.yaml", pick="id:g0000-i00", form="mergekit")
+    assert asked[1].count(digest) == 1
+    export_merge(home / "run", tmp_path / "m.yaml", pick="id:g0001-i00", form="mergekit")
     assert yaml.safe_load((tmp_path / "m.yaml").read_text())["merge_method"] == "ties"
     with pytest.raises(ConfigError, match="exists already"):
         export_merge(home / "run", tmp_path / "r.json", pick="knee", form="recipe")
