@@ -45,23 +45,21 @@ class Place(NamedTuple):
 
 
 class _Actor:
-    """The remote side. Its constructor does nothing that can fail, so that Ray can always restart it."""
+    """The remote side. Its constructor needs nothing and cannot fail, so that Ray can always restart it."""
 
-    def __init__(self, spec: WorkerSpec, name: str) -> None:
-        self._spec = spec
-        self._name = name
+    def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def start(self) -> Place | EvomergeError:
+    def start(self, spec: WorkerSpec, name: str) -> Place | EvomergeError:
         """Build the worker; its error is returned, not raised, so that it arrives as it is."""
         import ray
 
-        limit_threads(self._spec.threads)
+        limit_threads(spec.threads)
         try:
-            self._worker = self._worker or Worker(self._spec, self._name)
+            self._worker = self._worker or Worker(spec, name)
         except EvomergeError as error:
             return error
-        limit_threads(self._spec.threads)  # torch may have been loaded only now
+        limit_threads(spec.threads)  # torch may have been loaded only now
         return Place(ray.get_runtime_context().get_node_id(), os.getpid())
 
     def run(self, task: EvalTask) -> Outcome:
@@ -161,8 +159,8 @@ class RayPool(EvaluationPool):
         return len(self._slots)
 
     def _new_slot(self, name: str) -> _Slot:
-        actor = self._remote.remote(self._spec, name)
-        return _Slot(name, actor, starting=actor.start.remote())
+        actor = self._remote.remote()
+        return _Slot(name, actor, starting=actor.start.remote(self._spec, name))
 
     def submit(self, task: EvalTask) -> None:
         """See `EvaluationPool.submit`."""
@@ -206,7 +204,7 @@ class RayPool(EvaluationPool):
     def _restart_due(self) -> None:
         for slot in self._slots:
             if slot.place is None and slot.starting is None and time.monotonic() >= slot.retry_at:
-                slot.starting = slot.actor.start.remote()
+                slot.starting = slot.actor.start.remote(self._spec, slot.name)
 
     def _wait(self, until: float) -> None:
         """Wait for any call to end, but not past the next thing to do, and take in all that have ended."""
@@ -259,7 +257,7 @@ class RayPool(EvaluationPool):
         node = slot.place.node if slot.place is not None else ""
         self._restart(slot, _RETRY_S * 1.5**slot.failed_starts)
         if isinstance(error, self._ray.exceptions.ActorDiedError):
-            slot.actor = self._remote.remote(self._spec, slot.name)  # for good: Ray does not restart this one
+            slot.actor = self._remote.remote()  # for good: Ray does not restart this one
         if slot.ticket is None:
             return
         again = slot.ticket.lost(slot.name, node)
