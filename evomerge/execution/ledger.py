@@ -204,9 +204,10 @@ class Ledger:
         deadline = time.monotonic() + self._drain_s
         while running and time.monotonic() < deadline:
             self._take(running, set_name, _TICK_S)
+        left = f"; {len(running)} candidates had not finished after {self._drain_s:g} s" if running else ""
         raise Interrupted(
             "The run was interrupted.",
-            got=f"a stop signal; {len(running)} candidates had not finished after {self._drain_s:g} s",
+            got=f"a stop signal{left}; every finished candidate is recorded",
             allowed="resuming at any time",
             fix=f"evomerge resume {self._store.folder}",
         )
