@@ -57,10 +57,10 @@ def test_a_keyboard_interrupt_is_not_a_candidates_failure(monkeypatch: pytest.Mo
     worker = Worker(WorkerSpec(FAKE), "w")
 
     def interrupt(task: object) -> Evaluation:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("stop")
 
     monkeypatch.setattr(worker, "_score", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stop"):
         worker.run(sample_task(0))
 
 
