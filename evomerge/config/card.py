@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 import evomerge
+from evomerge.evaluation.statistics import task_interval
 from evomerge.recipe.card import CardFacts, ScoreLine, model_card
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.book import Book
@@ -50,13 +51,12 @@ def export_card(run: Path, recipe: Recipe, folders: Mapping[str, Path], id_: str
     entry = summary.entries().get(id_)
     scores: tuple[ScoreLine, ...] = ()
     questions = 0
-    if entry is not None and entry.report is not None:
-        scores = tuple(ScoreLine(n, s.value, s.low, s.high) for n, s in entry.report.objectives.items())
-        scores += tuple(
-            ScoreLine(n, t.value, t.value - 1.96 * t.se, t.value + 1.96 * t.se)
-            for n, t in entry.report.tasks.items()
-            if n not in entry.report.objectives
-        )
+    record = None if entry is None else book.record(entry.recipe_digest, "report")
+    if entry is not None and entry.report is not None and record is not None:
+        objectives = entry.report.objectives
+        answers = {n: a for n, a in book.answers(record).answers.items() if n not in objectives}
+        scores = tuple(ScoreLine(n, s.value, s.low, s.high) for n, s in objectives.items())
+        scores += tuple(ScoreLine(n, a.mean, *task_interval(a)) for n, a in answers.items())
         questions = sum(t.n for t in entry.report.tasks.values())
     facts = CardFacts(
         id=id_,
