@@ -57,8 +57,7 @@ def validate(
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, laid over the job file.")] = None,
 ) -> None:
     """Check a job: parents, tasks, space, memory and cost, before anything expensive is done."""
-    from evomerge.cli.render_plan import show_plan
-    from evomerge.config.assemble import assemble
+    from evomerge.cli.render_plan import check_and_show
     from evomerge.config.load import load_job
 
-    show_plan(assemble(load_job(job, set_ or [])))
+    check_and_show(load_job(job, set_ or []))

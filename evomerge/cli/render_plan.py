@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evomerge.config.assemble import Assembled
+from evomerge.cli.working import working
+from evomerge.config.assemble import Assembled, assemble
+from evomerge.config.load import ResolvedJob
 from evomerge.config.workers import n_workers
 from evomerge.types import SET_NAMES
 
-_GIB = 2**30
+_MIB = 2**20
+_NUMBERS = ("tensors", "layers", "parameters", *SET_NAMES)
+
+
+def check_and_show(resolved: ResolvedJob) -> None:
+    """Check a job as a search would, and print its plan; raises as `assemble`."""
+    with working("Checking parents and questions"):
+        assembled = assemble(resolved)
+    show_plan(assembled)
 
 
 def show_plan(assembled: Assembled) -> None:
@@ -23,10 +34,21 @@ def show_plan(assembled: Assembled) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_header=any(columns),
+        pad_edge=False,
+    )
+    for column in columns:
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
     return table
+
+
+def _bytes(n: float) -> str:
+    return f"{n / _MIB:,.1f} MiB" if n < 1024 * _MIB else f"{n / _MIB / 1024:,.2f} GiB"
 
 
 def _parents(assembled: Assembled) -> Table:
@@ -62,11 +84,10 @@ def _search(assembled: Assembled) -> Table:
         "evaluations": f"{job.budget.evaluations} of {questions} questions = {job.budget.evaluations * questions:,}",
         "workers": f"{n_workers(assembled)} on {job.cluster.backend}",
         "memory": (
-            f"{parent_bytes / _GIB:.2f} GiB of parents, mapped and shared by the workers of a host; "
-            f"{model_bytes / _GIB:.2f} GiB and activations per worker"
+            f"{_bytes(parent_bytes)} of parents, mapped and shared by the workers of a host; "
+            f"{_bytes(model_bytes)} and activations per worker"
         ),
     }
     for key, value in rows.items():
         table.add_row(key, value)
-    table.columns[1].justify = "left"
     return table

@@ -91,7 +91,8 @@ class Bars:
         self._phase, self._done, self._total = name, done, total
         title = _PHASES.get(name, name)
         waiting = "workers start" if name == "search" and done < total else ""
-        self._task = self._progress.add_task(title, total=total, completed=done, count=self._count(), note=waiting)
+        self._task = self._progress.add_task(title, total=total, count=self._count(), note=waiting)
+        self._progress.update(self._task, completed=done)  # a bar that is born full would never count as finished
         self._tell(f"{title}: {done} of {total} evaluations")
 
     def outcome(self, request: Request, set_name: SetName, outcome: Outcome) -> None:

@@ -27,14 +27,13 @@ def search(
     ] = False,
 ) -> None:
     """Search for the best merges of a job; the results go to the run directory."""
-    from evomerge.cli.render_plan import show_plan
+    from evomerge.cli.render_plan import check_and_show
     from evomerge.cli.running import run_with_progress
-    from evomerge.config.assemble import assemble
     from evomerge.config.load import load_job
 
     resolved = load_job(job, set_ or [])
     if dry_run:
-        show_plan(assemble(resolved))
+        check_and_show(resolved)
         return
     folder = run_dir if run_dir is not None else Path("runs") / resolved.job.name
     run_with_progress(resolved, folder, resume=resume)
