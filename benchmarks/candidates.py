@@ -40,7 +40,6 @@ SPACES: Final = ("layer-wise-task-arithmetic", "layer-wise-ties")
 ALL_TASKS: Final = "add,rev,srt,addx,add_mc,srt_mc"
 WARM_UP: Final = 8
 BATCH_SIZES: Final = (32, 128, 512)
-MERGE_AND_SCORE: Final = ("merge", "score")
 
 
 class Measured(NamedTuple):
@@ -232,7 +231,7 @@ def speed(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
         mine = [m for m in measured if m.side == side]
         seconds = sorted(m.seconds for m in mine)
         stages = {stage: median(m.timing_s[stage] for m in mine) for stage in mine[0].timing_s}
-        busy = median(sum(m.timing_s.get(s, 0.0) for s in MERGE_AND_SCORE) / m.seconds for m in mine)
+        shares = {stage: median(m.timing_s[stage] / m.seconds for m in mine) for stage in mine[0].timing_s}
         rows[side] = {
             "n": len(mine),
             "median_s": median(seconds),
@@ -241,7 +240,7 @@ def speed(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
             "per_minute": 60 / median(seconds),
             "cpu_s": median(m.cpu_s for m in mine),
             "stages_s": stages,
-            "merging_and_scoring": busy,
+            "shares": shares,
         }
     return rows
 
@@ -313,7 +312,8 @@ def _print_speed(title: str, rows: Mapping[str, Mapping[str, Any]], against: Map
         times = f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f})" if ratio else ""
         stages = ", ".join(f"{k} {v:.4f}" for k, v in row["stages_s"].items())
         print(f"{side:6}{row['n']:>4}{row['per_minute']:>12.1f}{spread:>34}{times:>26}{row['cpu_s']:>9.3f}   {stages}")
-    print(f"merging and scoring make up {rows['ours']['merging_and_scoring']:.1%} of our time per candidate")
+    shares = ", ".join(f"{stage} {share:.1%}" for stage, share in rows["ours"]["shares"].items())
+    print(f"shares of our time per candidate: {shares}")
 
 
 def _print(result: Mapping[str, Any]) -> None:
