@@ -31,9 +31,13 @@ class Signals:
     """Whether to stop: set by the first SIGINT or SIGTERM; a second SIGINT ends the process at once with 130.
 
     A context manager: inside it both signals of this process are its own.
+
+    Args:
+        bars: told of the first signal, and asked to leave the terminal in order before the second one's end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
         self._stopped = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -51,8 +55,11 @@ class Signals:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stopped and number == signal.SIGINT:
+            self._bars.abandon()
             os._exit(130)
-        self._stopped = True
+        if not self._stopped:
+            self._stopped = True
+            self._bars.stopping()
 
 
 class Bars:
@@ -73,6 +80,7 @@ class Bars:
         )
         self._task = self._progress.add_task("Preparing", total=None, count="", note="parents and questions")
         self._phase = "prepare"
+        self._is_stopping = False
         self._done = self._total = self._failed = self._batches = 0
         self._tell("Preparing: parents and questions")
 
@@ -109,10 +117,23 @@ class Bars:
         if fresh:
             self._tell(f"  {self._note()}: {self._count()} evaluations")
 
+    def stopping(self) -> None:
+        """A stop was asked for; called by a signal handler, hence no drawing here."""
+        self._is_stopping = True
+        self._progress.update(self._task, note=self._note())
+        self._tell("Stopping: running candidates are finished first; Ctrl-C again ends at once")
+
+    def abandon(self) -> None:
+        """The process ends now: give the cursor back, past all locks."""
+        if self._console.is_terminal:
+            os.write(self._console.file.fileno(), b"\x1b[?25h\n")
+
     def _count(self) -> str:
         return f"{self._done}/{self._total}"
 
     def _note(self) -> str:
+        if self._is_stopping:
+            return "finishing what runs; Ctrl-C: now"
         failed = f", {self._failed} failed" if self._failed else ""
         return f"generation {self._batches}{failed}" if self._phase == "search" else failed.removeprefix(", ")
 
@@ -134,6 +155,7 @@ def run_with_progress(
     from evomerge.report.words import separability
 
     console = Console(stderr=not sys.stdout.isatty())
-    with Signals() as signals, Bars(console) as bars:
+    bars = Bars(console)
+    with Signals(bars) as signals, bars:
         summary = run_search(resolved, folder, resume=resume, accept_history=accept_history, watcher=bars, stop=signals)
     show_result(summary, folder, separability(run_details(folder)), Console())

@@ -60,6 +60,7 @@ def test_stops_and_kills_lead_to_the_result_of_an_undisturbed_run(home, finished
     assert life.until(lambda: recorded(run) >= rng.randrange(3, 9)), log.read_text()
     life.signal(signal.SIGINT)
     assert life.end() == 75, log.read_text()
+    assert "Stopping: running candidates are finished first" in log.read_text()
     assert f"Fix: evomerge resume {run}" in log.read_text()
     assert begun(run) == recorded(run)  # drained: what had begun is recorded
     assert status_of(command, run)["state"] == "interrupted"
