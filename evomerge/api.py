@@ -153,6 +153,7 @@ def _run(
     """One life of a run."""
     history = read_history(store.entries())
     job = assembled.resolved.job
+    _check_budget(job, history)
     store.append(_opened(job, history, accept_history=accept_history))
     with open_pool(assembled, store.folder, self_check=not _is_checked(history)) as pool:
         ledger = Ledger(
@@ -172,6 +173,20 @@ def _run(
             store.append(InterruptedRecord(error.what, error.exit_code))
             raise
     return _conclude(assembled, store, history, why)
+
+
+def _check_budget(job: Job, history: History) -> None:
+    """Once the search has ended, fewer evaluations would choose, and ask the report set, a second time."""
+    if history.phase not in ("select", "report"):
+        return
+    before = history.lives[-1].settings.get("budget", {}).get("evaluations", 0)
+    if job.budget.evaluations < before:
+        raise ConfigError(
+            "The search of this run has ended with a larger budget.",
+            got=f"budget.evaluations: {job.budget.evaluations}",
+            allowed=f"{before}, or more to search on",
+            fix="leave the budget as it is, or start a new run with `evomerge search`.",
+        )
 
 
 def _opened(job: Job, history: History, *, accept_history: bool) -> Opened:

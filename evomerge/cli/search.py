@@ -52,7 +52,7 @@ def resume(
 ) -> None:
     """Continue a run that was interrupted, killed, or given a larger budget."""
     from evomerge.cli.running import run_with_progress
-    from evomerge.config.load import load_run_job
+    from evomerge.config.run_files import resumed_job
 
     for setting in set_ or []:
         if not setting.startswith(("budget.", "cluster.")):
@@ -62,4 +62,4 @@ def resume(
                 allowed="settings of budget.* and cluster.*",
                 fix="start a new run with `evomerge search` to change anything else.",
             )
-    run_with_progress(load_run_job(run, set_ or []), run, resume="must", accept_history=accept_history)
+    run_with_progress(resumed_job(run, set_ or []), run, resume="must", accept_history=accept_history)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,8 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.goals_json import goals_to_json
 from evomerge.registry import plugin_versions
 from evomerge.runs.manifest import FORMAT, MANIFEST_FILE, VERSION, read_manifest
+from evomerge.runs.replay import read_history
+from evomerge.runs.store import RunStore
 from evomerge.types import SET_NAMES
 
 PACKAGES: Final = ("cma", "cmaes", "lm_eval", "numpy", "optuna", "ray", "scipy", "tokenizers", "torch", "transformers")
@@ -79,6 +81,25 @@ def run_files(assembled: Assembled) -> dict[str, str]:
         JOB_FILE: _HEADER + assembled.resolved.to_yaml(),
         MANIFEST_FILE: json.dumps(manifest(assembled), indent=1, ensure_ascii=False) + "\n",
     }
+
+
+def resumed_job(run: Path, overrides: Sequence[str] = ()) -> ResolvedJob:
+    """The job of a run with the budget of its last life, which need not be the one that it began with.
+
+    Args:
+        run: the run directory.
+        overrides: `a.b=value` from the command line, laid over both.
+
+    Raises:
+        ConfigError: when there is no run, and as `load_job`.
+        CorruptJournal: when the journal is damaged.
+    """
+    begun = load_run_job(run)
+    with RunStore.open(run, write=False) as store:
+        lives = read_history(store.entries()).lives
+    budget = lives[-1].settings.get("budget", {}) if lives else {}
+    kept = [f"budget.{key}={value}" for key, value in budget.items() if value != getattr(begun.job.budget, key, value)]
+    return load_run_job(run, [*kept, *overrides])
 
 
 def check_unchanged(run: Path, assembled: Assembled) -> None:

@@ -13,6 +13,7 @@ import evomerge
 from evomerge.api import Quiet, run_search
 from evomerge.config.assemble import assemble
 from evomerge.config.load import job_document, load_run_job, resolve_job
+from evomerge.config.run_files import resumed_job
 from evomerge.errors import ConfigError, EvaluationError, Interrupted
 from evomerge.evaluation.objectives import ObjectiveFunction
 from evomerge.execution.ledger import Request
@@ -105,6 +106,10 @@ def test_a_larger_budget_keeps_the_optimizer_that_the_run_began_with(small_zoo: 
     assert assemble(large).optimizer.name != begun.optimizer.name  # what `auto` would choose afresh
     more = evomerge.search({**small, "budget": {"evaluations": 18}}, run_dir=tmp_path / "run", resume="must")
     assert more.counts.evaluated > first.counts.evaluated
+    assert resumed_job(tmp_path / "run").job.budget.evaluations == 18
+    assert resumed_job(tmp_path / "run", ["budget.evaluations=30"]).job.budget.evaluations == 30
+    with pytest.raises(ConfigError, match=r"evaluations: 14[\s\S]*18, or more"):  # it would choose a second time
+        evomerge.search(small, run_dir=tmp_path / "run", resume="must")
 
 
 def test_the_name_stays_a_function_once_everything_is_loaded() -> None:
