@@ -221,5 +221,6 @@ class Ledger:
                 "Too many candidates fail.",
                 got=f"{len(failures)} of {len(outcomes)}, one by {first.kind}: {first.message}\n{first.traceback}",
                 allowed=f"a share of {self._failure_share:g} (budget.failures)",
-                fix=f"mend the cause, then `evomerge resume {self._store.folder}`; `logs/` has every traceback.",
+                fix="mend the cause (`logs/` has every traceback) and start a new run. What has failed stays failed: "
+                f"`evomerge resume {self._store.folder} --set budget.failures=1` goes on without it.",
             )

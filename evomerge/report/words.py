@@ -100,8 +100,10 @@ def what_next(summary: RunSummary, folder: str) -> str:
     quoted = shlex.quote(folder)
     if summary.state == "running":
         return f"evomerge status {quoted} --watch"
-    if summary.state in ("interrupted", "failed"):
+    if summary.state == "interrupted":
         return f"evomerge resume {quoted}"
+    if summary.state == "failed":
+        return f"evomerge resume {quoted} --set budget.failures=1"
     job, again = shlex.quote(f"{folder}/job.yaml"), shlex.quote(f"{folder}-again")
     if summary.chosen is None:
         loosened = " --set 'constraints=[]'" if summary.constraints else ""

@@ -74,7 +74,7 @@ def test_separability_tells_every_baseline() -> None:
 def test_the_next_command_fits_the_state(summary: RunSummary) -> None:
     assert what_next(replace(summary, state="running"), "runs/a") == "evomerge status runs/a --watch"
     assert what_next(replace(summary, state="interrupted"), "runs/a b") == "evomerge resume 'runs/a b'"
-    assert what_next(replace(summary, state="failed"), "runs/a") == "evomerge resume runs/a"
+    assert what_next(replace(summary, state="failed"), "runs/a") == "evomerge resume runs/a --set budget.failures=1"
     assert summary.chosen is not None
     first = what_next(summary, "runs/a").splitlines()[0]
     assert first == f"evomerge export runs/a --pick id:{summary.chosen.id} --as checkpoint --to merged/"

@@ -265,6 +265,10 @@ def test_too_many_failures_end_the_run_with_the_first_traceback(tmp_path: Path) 
     with pytest.raises(TooManyFailures, match=r"(?s)of .*too heavy.*Traceback") as caught:
         live(tmp_path / "run", setup(), score="failing_scorer", failure_share=0.1)
     assert caught.value.exit_code == 4
+    with pytest.raises(TooManyFailures, match="stays failed"):  # a mended cause does not unmake what is recorded
+        live(tmp_path / "run", setup(), failure_share=0.1)
+    went_on = live(tmp_path / "run", setup(), failure_share=1)
+    assert went_on.counts.failed + went_on.counts.evaluated == BUDGET
 
 
 def test_nothing_feasible_chooses_nothing_and_leaves_the_report_set_alone(tmp_path: Path) -> None:
