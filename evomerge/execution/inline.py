@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import final
 
 from evomerge.execution.pool import Completed, EvaluationPool, TaskQueue
@@ -21,8 +22,16 @@ class InlinePool(EvaluationPool):
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._worker: Worker | None = Worker(spec, "inline")
         self._queue = TaskQueue()
+        self._worker: Worker | None = None
+        self._threads = _set_torch_threads(spec.threads)
+        try:
+            self._worker = Worker(spec, "inline")
+        except BaseException:
+            self.close()
+            raise
+        loaded = _set_torch_threads(spec.threads)  # torch may have been loaded only now
+        self._threads = self._threads or loaded
 
     @property
     def n_workers(self) -> int:
@@ -51,8 +60,21 @@ class InlinePool(EvaluationPool):
         """See `EvaluationPool.close`."""
         self._worker = None
         self._queue.drain()
+        if self._threads is not None:
+            _set_torch_threads(self._threads)
+            self._threads = None
 
     def _open_worker(self) -> Worker:
         if self._worker is None:
             raise RuntimeError("the pool is closed")
         return self._worker
+
+
+def _set_torch_threads(n: int) -> int | None:
+    """Make torch use `n` threads, as every other worker does: sums depend on it. Returns how many it used before."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    before: int = torch.get_num_threads()
+    torch.set_num_threads(n)
+    return before

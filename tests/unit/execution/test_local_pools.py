@@ -143,3 +143,19 @@ def test_ctrl_c_reaches_the_driver_only() -> None:
         answer = pool.next_outcome(30.0)
         assert answer is not None
         assert (answer.task.id, answer.attempt) == ("c0001", 1)
+
+
+def test_the_worker_in_this_process_computes_with_as_many_threads_as_any_other() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with InlinePool(WorkerSpec(FAKE, threads=2)):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ConfigError, match="does not load"):
+            InlinePool(WorkerSpec("evomerge.nowhere:scorer", threads=2))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
