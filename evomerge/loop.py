@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Final, NamedTuple, final
 
 from evomerge.archive.knee import knee
@@ -140,7 +139,7 @@ class Search:
         requests = [model.request for model in known]
         for model, request in zip(known, requests, strict=True):
             self._introduce(request, model.kind, model.name, model.vector)
-        outcomes = self._ledger.score(requests, "search")
+        outcomes = self._ledger.score(requests, "search", limit=self._setup.budget)
         for model, request, outcome in zip(known, requests, outcomes, strict=True):
             self._keep(request, model.kind, outcome)
         references = {
@@ -152,8 +151,8 @@ class Search:
         """Ask, score and tell until the budget is spent or nothing more is to be gained; returns why."""
         budget = self._setup.budget - (optimizer.mean() is not None)  # one evaluation is the mean's
         spent_up = f"the budget of {self._setup.budget} evaluations is spent"
-        idle = 0
-        for number in count():
+        idle = number = 0
+        while idle < IDLE_BATCHES:
             spent = self._ledger.spent
             stop = spent_up if spent >= budget else optimizer.should_stop()
             if stop is not None:
@@ -170,9 +169,8 @@ class Search:
                 self._store.append(ToldRecord(number))
             self._watcher.batch(number)
             idle = idle + 1 if self._ledger.spent == spent else 0
-            if idle == IDLE_BATCHES:
-                return f"{IDLE_BATCHES} generations in a row asked nothing new"
-        raise AssertionError("unreachable: count() does not end")
+            number += 1
+        return f"{IDLE_BATCHES} generations in a row asked nothing new"
 
     def _ask(self, optimizer: Optimizer, number: int) -> Batch:
         """The optimizer's next batch; while an earlier life is replayed, the recorded one, checked."""
@@ -209,7 +207,7 @@ class Search:
     def _score_mean(self, optimizer: Optimizer) -> None:
         """Score the centre of the last distribution: under noise a better pick than the luckiest sample."""
         mean = optimizer.mean()
-        if mean is None:
+        if mean is None or self._ledger.spent >= self._setup.budget:
             return
         vector = self._setup.space.quantise(mean)
         model = Known(CandidateId(f"mean-{self._ledger.spent}"), "mean", "mean", self._setup.recipe_of(vector), vector)

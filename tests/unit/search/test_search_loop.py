@@ -172,6 +172,13 @@ def test_mean_is_scored_within_the_budget(tmp_path: Path) -> None:
     assert history.counts.evaluated <= BUDGET
 
 
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_the_smallest_budgets_are_kept(tmp_path: Path, budget: int) -> None:
+    aims = Goals((ObjectiveSpec("both", TASKS),))
+    history = live(tmp_path / "run", setup("cma", aims, budget))
+    assert history.counts.evaluated == budget
+
+
 @pytest.mark.parametrize(("name", "constrained"), [("nsga2", True), ("cma", False)])
 def test_resume_from_every_record_gives_the_undisturbed_result(tmp_path: Path, name: str, constrained: bool) -> None:
     aims = goals(constrained=constrained) if name == "nsga2" else Goals((ObjectiveSpec("both", TASKS),))
