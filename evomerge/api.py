@@ -176,15 +176,12 @@ def _run(
 
 
 def _check_budget(job: Job, history: History) -> None:
-    """Once the search has ended, fewer evaluations would choose, and ask the report set, a second time."""
-    if history.phase not in ("select", "report"):
-        return
-    before = history.lives[-1].settings.get("budget", {}).get("evaluations", 0)
-    if job.budget.evaluations < before:
+    """After a choice, fewer evaluations would choose, and ask the report set, a second time."""
+    if job.budget.evaluations < history.decided:
         raise ConfigError(
             "The search of this run has ended with a larger budget.",
             got=f"budget.evaluations: {job.budget.evaluations}",
-            allowed=f"{before}, or more to search on",
+            allowed=f"{history.decided}, or more to search on",
             fix="leave the budget as it is, or start a new run with `evomerge search`.",
         )
 

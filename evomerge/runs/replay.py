@@ -22,6 +22,7 @@ from evomerge.runs.records import (
     Opened,
     Phase,
     PhaseBegun,
+    Record,
     Reused,
     Told,
 )
@@ -72,7 +73,8 @@ class History:
         reused: candidates told an earlier outcome, per set.
         phase: the last one entered, None before the search begins.
         chosen: the final pick.
-        finished: the last record of a run that is done.
+        finished: the last record of a run that is done; None again once a life has more evaluations to spend.
+        decided: the evaluations that had been granted when last a choice was made, 0 before.
         interrupted: how the last life ended, None when it runs, was killed, or is done.
         lives: the beginnings of all lives.
         notes: in order.
@@ -87,6 +89,7 @@ class History:
     phase: Phase | None
     chosen: Chosen | None
     finished: Finished | None
+    decided: int
     interrupted: Interrupted | None
     lives: tuple[Opened, ...]
     notes: tuple[Note, ...]
@@ -135,6 +138,7 @@ def read_history(entries: Iterable[Entry]) -> History:
     phases = [r.phase for r in records if isinstance(r, PhaseBegun)]
     last_opened = max((i for i, r in enumerate(records) if isinstance(r, Opened)), default=0)
     endings = [r for r in records[last_opened:] if isinstance(r, Interrupted)]
+    finished, decided = _ending(records)
     return History(
         batches=tuple(Batch(a.batch, a.candidates, a.batch in told) for a in asked),
         baselines={r.id: r for r in records if isinstance(r, Baseline)},
@@ -142,7 +146,8 @@ def read_history(entries: Iterable[Entry]) -> History:
         reused=frozenset((r.id, r.set_name) for r in reused),
         phase=phases[-1] if phases else None,
         chosen=next((r for r in reversed(records) if isinstance(r, Chosen)), None),
-        finished=next((r for r in reversed(records) if isinstance(r, Finished)), None),
+        finished=finished,
+        decided=decided,
         interrupted=endings[-1] if endings else None,
         lives=tuple(r for r in records if isinstance(r, Opened)),
         notes=tuple(r for r in records if isinstance(r, Note)),
@@ -156,6 +161,19 @@ def read_history(entries: Iterable[Entry]) -> History:
         ),
         life_times=_life_times(lines),
     )
+
+
+def _ending(records: Sequence[Record]) -> tuple[Finished | None, int]:
+    """`History.finished` and `History.decided`."""
+    finished, decided, granted = None, 0, 0
+    for record in records:
+        if isinstance(record, Opened):
+            granted = record.settings.get("budget", {}).get("evaluations", 0)
+            finished = finished if granted <= decided else None
+        elif isinstance(record, Chosen | Finished):
+            decided = granted
+            finished = record if isinstance(record, Finished) else finished
+    return finished, decided
 
 
 def _is_infrastructure(record: Evaluated | Failed) -> bool:

@@ -76,6 +76,19 @@ def test_states() -> None:
     assert read_history(_entries([opened, Finished("done", A)])).state(writing=False) == "finished"
 
 
+def test_a_finished_run_with_more_to_spend_is_not_finished() -> None:
+    first, again, more = (
+        Opened(i, i > 1, "h", 1, {}, {"budget": {"evaluations": n}}) for i, n in enumerate((9, 9, 12))
+    )
+    looked_at = read_history(_entries([first, Finished("done", A), again]))
+    assert (looked_at.state(writing=True), looked_at.decided) == ("finished", 9)
+    extended = [first, Finished("done", A), again, more]
+    assert read_history(_entries(extended)).state(writing=True) == "running"
+    assert read_history(_entries(extended)).state(writing=False) == "interrupted"
+    assert read_history(_entries(extended)).decided == 9
+    assert read_history(_entries([*extended, Finished("done", B)])).decided == 12
+
+
 def test_lost_infrastructure_is_no_outcome_and_the_first_outcome_counts() -> None:
     lost = Failed(CandidateId("c"), A, "search", Failure("infrastructure", "the node is gone"))
     scored = Evaluated(CandidateId("c"), A, "search", {"add": TaskScore(0.5, 0.1, 10)})
