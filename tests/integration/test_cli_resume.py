@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.zoo, pytest.mark.kill]
 
 TINY = ("--set", "budget.evaluations=10", "--set", "suite.split={search: 4, select: 4, report: 4}")
 SMALL = ("--set", "budget.evaluations=40", "--set", "suite.split={search: 16, select: 16, report: 24}")
-LARGE = ("--set", "budget.evaluations=40", "--set", "suite.split={search: 400, select: 400, report: 400}")
+LARGE = ("--set", "budget.evaluations=40", "--set", "suite.split={search: 1000, select: 100, report: 100}")
 INLINE = ("--set", "cluster={backend: local, workers: 1}")
 TWO = ("--set", "cluster={backend: local, workers: 2}")
 
@@ -127,13 +127,10 @@ def test_a_second_driver_is_refused_and_a_second_ctrl_c_ends_at_once(busy, comma
         assert str(life.pid) in message
     assert "holds a run" in refused(2, "search", home.job, "--run-dir", run)
     assert status_of(command, run)["state"] == "running"
-    life.signal(signal.SIGINT)
-    time.sleep(0.05)
-    deadline = time.monotonic() + 10
-    while life.alive and time.monotonic() < deadline:
+    while life.alive:  # the second one comes while a candidate is scored
         life.signal(signal.SIGINT)
-        time.sleep(0.05)
-    assert life.end() == 130
+        time.sleep(0.01)
+    assert life.end() == 130, life.log.read_text()
     found = status_of(command, run)
     assert found["state"] == "interrupted"
     assert found["counts"]["evaluated"] >= 2
