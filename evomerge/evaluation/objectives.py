@@ -29,8 +29,8 @@ DEFAULT_Z: Final = 0.0
 """Standard errors by which a constraint must be met. 0: what was measured decides.
 
 Bounds are mostly relative to a parent, measured on the same items; with z = 1 and 100 items of accuracy 0.8 (standard
-error 0.04) the parent itself would violate "no worse than the parent minus one point", and no front would be left. The
-select set is where a lucky candidate is found out. Set z to 1 or 2 for bounds that must hold, as safety thresholds do.
+error 0.04) the parent itself would violate "no worse than the parent minus one point", and no front would be left. Set
+z to 1 or 2 for bounds that must hold, as safety thresholds do: constraints are judged on the search set only.
 """
 
 

@@ -83,7 +83,6 @@ def build_scorer(spec: ScoringSpec) -> Scorer:
     """
     device = choose_device(spec.device)
     template = spec.checkpoints[spec.template]
-    # element-wise merging on another device would need the parents there; they are merged where they are mapped
     pool = ParentPool(spec.checkpoints, device=device)
     resident = ResidentModel(pool, spec.template, dtype=spec.dtype, kernels=spec.kernels, device=device)
     evaluator = PlanEvaluator(spec.plan, Path(template.folder))
