@@ -218,22 +218,22 @@ def _check_optimizer(name: str) -> None:
 
 
 def _known(resolved: ResolvedJob, parents: Parents, space: CandidateSpace) -> tuple[Known, ...]:
-    """Parents, soup, task arithmetic and injected recipes; what the space holds is also told to the optimizer."""
+    """Parents, injected recipes, soup and task arithmetic: in this order, should the budget not hold all of them."""
     refs = {ref.name: ref for ref in parents.refs()}
     models = [refs[name] for name in parents.models]
     seed = resolved.job.seed
     found: list[tuple[str, Any, str, Recipe]] = [
         (f"parent-{name}", "parent", name, parent_recipe(ref)) for name, ref in refs.items()
     ]
+    for i, path in enumerate(resolved.job.inject):
+        with resolved.document.placing("inject", i):
+            found.append((f"injected-{i}", "injected", Path(path).stem, _injected(Path(path), refs)))
     if len(models) > 1:
         found.append(("soup", "soup", "uniform soup", soup_recipe(models)))
     if parents.base is not None:
         for strength in space.starts:
             recipe = task_arithmetic_recipe(models, refs[BASE], strength)
             found.append((f"task-arithmetic-{strength:g}", "task-arithmetic", f"task arithmetic {strength:g}", recipe))
-    for i, path in enumerate(resolved.job.inject):
-        with resolved.document.placing("inject", i):
-            found.append((f"injected-{i}", "injected", Path(path).stem, _injected(Path(path), refs)))
     known = []
     for id_, kind, name, plain in found:
         vector = space.encode_recipe(plain, seed=seed)
