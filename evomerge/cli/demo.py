@@ -39,17 +39,20 @@ def demo(
     from evomerge.cli.export import As, export
     from evomerge.cli.running import run_with_progress
     from evomerge.cli.zoo import zoo
+    from evomerge.config.export import RECIPE_FILE
     from evomerge.config.load import load_job
+    from evomerge.runs.store import JOURNAL
 
     typer.echo("1/3  A zoo of small real models: a base and three experts")
     directory.mkdir(parents=True, exist_ok=True)
     zoo(directory / "zoo")
     job, run, winner = directory / "job.yaml", directory / "run", directory / "winner"
     job.write_text(JOB, encoding="utf-8")
-    for old in (run, winner):
-        shutil.rmtree(old, ignore_errors=True)
+    for old, mark in ((run, JOURNAL), (winner, RECIPE_FILE)):
+        if (old / mark).is_file():  # an earlier demo's; anything else is refused below, not removed
+            shutil.rmtree(old)
     typer.echo("2/3  A search: two objectives, one constraint, 200 evaluations on Ray")
     run_with_progress(load_job(job), run, resume="never")
     typer.echo("3/3  The winner as a checkpoint")
     export(run, to=winner, pick="knee", as_=As.checkpoint)
-    typer.echo(f"\nOpen {run / 'report.html'} in a browser. The job is {job}: change it and run it again.")
+    typer.echo(f"\nOpen {run / 'report.html'} in a browser. The job is {job}: `evomerge search` runs a changed copy.")
