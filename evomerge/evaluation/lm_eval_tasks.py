@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -103,7 +103,28 @@ def _reached(names: list[str], index: Mapping[str, Any]) -> dict[str, Any]:
     return reached
 
 
-def _unknown(name: str, manager: TaskManager, own: int) -> EvaluationError:
+def _unparsed(folders: Sequence[Path]) -> list[str]:
+    """Task files that are no YAML, with the place of the mistake; lm-eval's index passes over them in silence."""
+    found = []
+    for path in sorted(p for folder in folders for p in folder.rglob("*.yaml")):
+        try:
+            yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            found.append(f"{path}:{mark.line + 1}" if mark is not None else str(path))
+        except UnicodeDecodeError:
+            found.append(str(path))
+    return found
+
+
+def _unknown(name: str, manager: TaskManager, own: int, folders: Sequence[Path]) -> EvaluationError:
+    if broken := _unparsed(folders):
+        return EvaluationError(
+            f"There is no task {name!r}, and a task file cannot be read.",
+            got=f"{name!r}; no YAML: {', '.join(broken)}",
+            allowed="task files in YAML",
+            fix="correct the file, or the name of the task.",
+        )
     near = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(repr(n) for n in near)}?" if near else ""
     return EvaluationError(
@@ -198,7 +219,7 @@ class TaskLibrary:
         """
         index = self.manager.task_index
         if spec.task not in index:
-            raise _unknown(spec.task, self.manager, self.own)
+            raise _unknown(spec.task, self.manager, self.own, self.suite.include)
         self._check_trust(spec)
         reached = [e for e in _reached([spec.task], index).values() if e is not None]
         foreign = any(not _is_installed(e.yaml_path) for e in reached)

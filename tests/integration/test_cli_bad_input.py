@@ -246,7 +246,7 @@ def test_every_mistake_is_told_at_once(home, refused):
 
 
 BAD_TASKS = {
-    "broken YAML": ("bad.yaml", "task: [bad\n", "bad"),
+    "broken YAML": ("bad.yaml", "task: [bad\n", "bad.yaml:2"),
     "data missing": (
         "bad.yaml",
         "task: bad\ndataset_path: json\ndataset_kwargs: {data_files: {test: lost.jsonl}}\n",
