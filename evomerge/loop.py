@@ -7,7 +7,7 @@ run ends: resume is replay. (The module is not called `search`: that name of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
@@ -142,10 +142,12 @@ class Search:
         outcomes = self._ledger.score(requests, "search", limit=self._setup.budget)
         for model, request, outcome in zip(known, requests, outcomes, strict=True):
             self._keep(request, model.kind, outcome)
-        references = {
-            m.name: o for m, o in zip(known, outcomes, strict=True) if m.kind == "parent" and isinstance(o, Evaluation)
-        }
-        return self._setup.goals.bound(references)
+        return self._bound({r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)})
+
+    def _bound(self, scored: Mapping[Digest, Evaluation]) -> BoundGoals:
+        """The goals with bounds taken from the parents' scores on one item set."""
+        parents = {m.name: m.request.digest for m in self._setup.known if m.kind == "parent"}
+        return self._setup.goals.bound({name: scored[digest] for name, digest in parents.items() if digest in scored})
 
     def _generations(self, optimizer: Optimizer, goals: BoundGoals) -> str:
         """Ask, score and tell until the budget is spent or nothing more is to be gained; returns why."""
@@ -249,8 +251,13 @@ class Search:
         return [Scored(s.request, s.kind, o) for s, o in zip(again, outcomes, strict=True) if isinstance(o, Evaluation)]
 
     def _choose(self, selected: Sequence[Scored], goals: BoundGoals) -> Scored | None:
-        """The knee of the select-set front of what is feasible on the search set; None when nothing is."""
-        feasible = [s for s in selected if goals.feasible(self._scored[s.request.digest].evaluation)]
+        """The knee of the select-set front of what is feasible on the search set; None when nothing is.
+
+        What is feasible on the select set, too, goes first: a merge may have met a bound by luck.
+        """
+        lucky = [s for s in selected if goals.feasible(self._scored[s.request.digest].evaluation)]
+        again = self._bound({s.request.digest: s.evaluation for s in selected})
+        feasible = [s for s in lucky if again.feasible(s.evaluation)] or lucky
         points = [ArchiveEntry(s.request.id, goals.losses(s.evaluation)) for s in feasible]
         front = front_of(points)
         if not front:

@@ -47,11 +47,12 @@ def demo(
     directory.mkdir(parents=True, exist_ok=True)
     zoo(directory / "zoo")
     job, run, winner = directory / "job.yaml", directory / "run", directory / "winner"
-    job.write_text(JOB, encoding="utf-8")
+    if not job.exists():
+        job.write_text(JOB, encoding="utf-8")
     for old, mark in ((run, JOURNAL), (winner, RECIPE_FILE)):
         if (old / mark).is_file():  # an earlier demo's; anything else is refused below, not removed
             shutil.rmtree(old)
-    typer.echo("2/3  A search: two objectives, one constraint, 200 evaluations on Ray")
+    typer.echo(f"2/3  A search as {job} says: two objectives, one constraint, 200 evaluations on Ray")
     run_with_progress(load_job(job), run, resume="never")
     typer.echo("3/3  The winner as a checkpoint")
     export(run, to=winner, pick="knee", as_=As.checkpoint)

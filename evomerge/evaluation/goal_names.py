@@ -38,7 +38,7 @@ def check_goals(
         for task in objective.tasks if isinstance(objective, ObjectiveSpec) else ():
             if task not in tasks:
                 what = f"The objective {objective.name!r} uses a task that the suite does not have."
-                raise _unknown(what, task, tasks, "correct the name, or add the task to suite.tasks.")
+                raise _unknown(what, task, tasks, "correct the name, here or in suite.tasks, or add the task there.")
     for constraint in constraints:
         known = tasks if constraint.kind == "task" else names
         if constraint.subject not in known:

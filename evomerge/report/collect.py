@@ -103,8 +103,14 @@ def entry(book: Book, model: Model) -> Entry:
         feasible=book.feasible(search),
         search=_scores(book, search),
         select=_scores_on(book, model, "select"),
-        report=_scores_on(book, model, "report"),
+        report=_scores_on(book, model, "report") if _is_reported(book, model) else None,
     )
+
+
+def _is_reported(book: Book, model: Model) -> bool:
+    """Whether the present choice is this model, or was compared with it; an earlier choice of a run may be neither."""
+    chosen = book.history.chosen
+    return chosen is not None and model.id in (chosen.id, *chosen.compared)
 
 
 def _scores_on(book: Book, model: Model, set_name: SetName) -> Scores | None:
