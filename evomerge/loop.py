@@ -7,12 +7,11 @@ run ends: resume is replay. (The module is not called `search`: that name of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
-from evomerge.archive.knee import knee
-from evomerge.archive.pareto import ArchiveEntry, front_of
+from evomerge.choosing import Scored, choose, compared_with, finalists, rule
 from evomerge.errors import ResumeMismatch
 from evomerge.evaluation.objectives import BoundGoals, Goals
 from evomerge.execution.ledger import Ledger, Request, Watcher
@@ -25,9 +24,6 @@ from evomerge.runs.replay import Batch, History, compare_genes
 from evomerge.runs.store import RunStore
 from evomerge.space.space import SearchSpace
 from evomerge.types import CandidateId, Digest, Evaluation, Outcome, Vector
-
-FINALISTS: Final = 8
-"""With one objective the front is a single, lucky point; this many of the best are compared on the select set."""
 
 IDLE_BATCHES: Final = 25
 """So many batches in a row that ask nothing new end the search: the optimizer has converged on the grid."""
@@ -79,14 +75,6 @@ class SearchSetup:
     accept_history: bool = False
 
 
-class Scored(NamedTuple):
-    """A model with its answers to one item set."""
-
-    request: Request
-    kind: Kind
-    evaluation: Evaluation
-
-
 PHASES: Final[tuple[Phase, ...]] = ("search", "select", "report")
 
 
@@ -117,13 +105,14 @@ class Search:
         optimizer = self._setup.make_optimizer()
         why = self._generations(optimizer, goals)
         self._score_mean(optimizer)
-        selected = self._compare(self._finalists(goals), "select")
-        chosen = self._choose(selected, goals)
+        selected = self._compare(finalists(list(self._scored.values()), goals), "select")
+        again = self._bound({s.request.digest: s.evaluation for s in selected})
+        chosen = choose(selected, self._scored, goals, again)
         if chosen is not None:
-            rivals = self._rivals(selected, goals)
+            rivals = compared_with(selected, goals)
             if self._history.chosen is None or self._history.chosen.recipe != chosen.request.digest:
                 compared = tuple(r.request.id for r in rivals)
-                self._store.append(Chosen(chosen.request.id, chosen.request.digest, _rule(goals), compared))
+                self._store.append(Chosen(chosen.request.id, chosen.request.digest, rule(goals), compared))
             self._compare({s.request.digest: s for s in (chosen, *rivals)}.values(), "report")
         return why
 
@@ -230,19 +219,6 @@ class Search:
 
     # -- the two unseen sets ----------------------------------------------------------------------------------------
 
-    def _finalists(self, goals: BoundGoals) -> list[Scored]:
-        """What is compared on the select set: the front (or the few best), the mean, and every baseline."""
-        points = [
-            ArchiveEntry(s.request.id, goals.losses(s.evaluation), goals.feasible(s.evaluation))
-            for s in self._scored.values()
-        ]
-        if len(goals.objectives) == 1:
-            best = sorted((p for p in points if p.feasible), key=lambda p: (p.losses, p.id))[:FINALISTS]
-        else:
-            best = list(front_of(points))
-        wanted = {p.id for p in best}
-        return [s for s in self._scored.values() if s.kind != "candidate" or s.request.id in wanted]
-
     def _compare(self, models: Iterable[Scored], set_name: Phase) -> list[Scored]:
         """Score models on an unseen set; those that fail drop out."""
         again = list(models)
@@ -250,35 +226,8 @@ class Search:
         outcomes = self._ledger.score([s.request for s in again], set_name)
         return [Scored(s.request, s.kind, o) for s, o in zip(again, outcomes, strict=True) if isinstance(o, Evaluation)]
 
-    def _choose(self, selected: Sequence[Scored], goals: BoundGoals) -> Scored | None:
-        """The knee of the select-set front of what is feasible on the search set; None when nothing is.
-
-        What is feasible on the select set, too, goes first: a merge may have met a bound by luck.
-        """
-        lucky = [s for s in selected if goals.feasible(self._scored[s.request.digest].evaluation)]
-        again = self._bound({s.request.digest: s.evaluation for s in selected})
-        feasible = [s for s in lucky if again.feasible(s.evaluation)] or lucky
-        points = [ArchiveEntry(s.request.id, goals.losses(s.evaluation)) for s in feasible]
-        front = front_of(points)
-        if not front:
-            return None
-        chosen = front[knee([p.losses for p in front])].id
-        return next(s for s in feasible if s.request.id == chosen)
-
-    def _rivals(self, selected: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
-        """The baselines that the choice is compared with: parents, soups, and the best task arithmetic."""
-        arithmetic = [s for s in selected if s.kind == "task-arithmetic"]
-        best = min(arithmetic, key=lambda s: (sum(goals.losses(s.evaluation)), s.request.id), default=None)
-        return [s for s in selected if s.kind in ("parent", "soup") or s is best]
-
 
 def _told(candidate: Candidate, outcome: Outcome | None, goals: BoundGoals) -> Told:
     if not isinstance(outcome, Evaluation):
         return Told(candidate.vector, None)
     return Told(candidate.vector, goals.losses(outcome), goals.violations(outcome))
-
-
-def _rule(goals: BoundGoals) -> str:
-    if len(goals.objectives) == 1:
-        return f"best {goals.objectives[0].name} on the select set among feasible finalists"
-    return "knee of the select-set front among feasible finalists"

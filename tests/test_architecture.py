@@ -21,6 +21,7 @@ LAYERS = (
     ("config",),
     ("report",),
     ("loop",),
+    ("choosing",),
     ("execution",),
     ("runs",),
     ("optimizers",),
