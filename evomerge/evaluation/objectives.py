@@ -289,19 +289,34 @@ def resolve_bound(
     Raises:
         ConfigError: when the model that the bound refers to was not scored, or the subject does not exist.
     """
+    values = {name: _subject(constraint, objectives, e).value for name, e in references.items()}
+    bound = bound_among(constraint, objectives, values)
+    if bound is None:
+        of = constraint.bound.of if isinstance(constraint.bound, Relative) else ""
+        what = f"The constraint on {constraint.subject!r} refers to a model without scores."
+        raise _refuse(what, of, [*references, BEST_PARENT], "correct the name, or have the model scored first.")
+    return bound
+
+
+def bound_among(
+    constraint: ConstraintSpec, objectives: Sequence[Objective], values: Mapping[str, float]
+) -> float | None:
+    """The bound as a number; None when the model that it refers to is not among those scored.
+
+    Args:
+        constraint: what is bounded.
+        objectives: of the job, for the direction of a bounded objective.
+        values: the subject's value for every parent by name, and for the base as `base`.
+    """
     bound = constraint.bound
     if not isinstance(bound, Relative):
         return float(bound)
-    parents = [e for name, e in references.items() if name != BASE]
-    if bound.of == BEST_PARENT and parents:
-        values = [_subject(constraint, objectives, e).value for e in parents]
-        minimized = {o.name for o in objectives if o.direction == "minimize"}
-        smallest = constraint.kind == "objective" and constraint.subject in minimized
-        return (min(values) if smallest else max(values)) + bound.offset
-    if bound.of not in references:
-        what = f"The constraint on {constraint.subject!r} refers to a model without scores."
-        raise _refuse(what, bound.of, [*references, BEST_PARENT], "correct the name, or have the model scored first.")
-    return _subject(constraint, objectives, references[bound.of]).value + bound.offset
+    if bound.of != BEST_PARENT:
+        return values[bound.of] + bound.offset if bound.of in values else None
+    minimized = {o.name for o in objectives if o.direction == "minimize"}
+    best = min if constraint.kind == "objective" and constraint.subject in minimized else max
+    parents = [value for name, value in values.items() if name != BASE]
+    return best(parents) + bound.offset if parents else None
 
 
 def violation(constraint: ConstraintSpec, bound: float, estimate: Estimate) -> float:

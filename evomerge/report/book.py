@@ -16,7 +16,7 @@ from evomerge.evaluation.objectives import (
     Goals,
     Objective,
     ObjectiveSpec,
-    Relative,
+    bound_among,
     combine,
     loss,
     violation,
@@ -113,23 +113,15 @@ class Book:
     @cached_property
     def bounds(self) -> tuple[float | None, ...]:
         """One number per constraint; None until the parents that it refers to are scored."""
-        return tuple(self._bound(c) for c in self.goals.constraints)
-
-    def _bound(self, constraint: ConstraintSpec) -> float | None:
-        bound = constraint.bound
-        if not isinstance(bound, Relative):
-            return bound
         parents = {
-            b.name: r
+            b.name: record
             for b in self.history.baselines.values()
-            if b.kind == "parent" and (r := self.record(b.recipe, "search")) is not None
+            if b.kind == "parent" and (record := self.record(b.recipe, "search")) is not None
         }
-        if bound.of == "best_parent":
-            values = [self._subject(constraint, r).value for name, r in parents.items() if name != "base"]
-            minimised = {o.name for o in self.goals.objectives if o.direction == "minimize"}
-            best = min if constraint.kind == "objective" and constraint.subject in minimised else max
-            return best(values) + bound.offset if values else None
-        return self._subject(constraint, parents[bound.of]).value + bound.offset if bound.of in parents else None
+        return tuple(
+            bound_among(c, self.goals.objectives, {n: self._subject(c, r).value for n, r in parents.items()})
+            for c in self.goals.constraints
+        )
 
     def feasible(self, record: Evaluated) -> bool:
         """Whether a record of the search set satisfies every constraint."""
