@@ -16,7 +16,7 @@ from evomerge.config.goals import build_goals
 from evomerge.config.load import ResolvedJob, read_text
 from evomerge.config.strict_yaml import Path as YamlPath
 from evomerge.errors import ConfigError, suggest
-from evomerge.evaluation.objectives import Goals, ObjectiveFunction
+from evomerge.evaluation.objectives import CustomObjective, Goals, ObjectiveFunction, ObjectiveSpec
 from evomerge.evaluation.plan import EvalPlan
 from evomerge.evaluation.suite import SuiteSpec, load_suite
 from evomerge.loop import Known, SearchSetup
@@ -184,7 +184,7 @@ def assemble(
     known = _known(resolved, parents, space)
     plan = _compile(suite, parents)
     problem = _problem(resolved, space, goals, known, sized_for)
-    choice = _choice(resolved, space, problem)
+    choice = _choice(resolved, space, problem, _n_questions(goals, plan))
     with resolved.document.placing("optimizer"):  # options that do not fit are refused before anything runs
         make_optimizer(choice.name, problem, choice.options)
     return Assembled(resolved, parents, space, suite, plan, goals, choice, problem, known)
@@ -290,7 +290,14 @@ def _problem(
     )
 
 
-def _choice(resolved: ResolvedJob, space: CandidateSpace, problem: Problem) -> Choice:
+def _n_questions(goals: Goals, plan: EvalPlan) -> int:
+    """How many items of the search set stand behind the objectives."""
+    named = {t for o in goals.objectives if isinstance(o, ObjectiveSpec) for t in o.tasks}
+    custom = any(isinstance(o, CustomObjective) for o in goals.objectives)
+    return sum(len(t.sets["search"]) for t in plan.tasks if custom or t.name in named)
+
+
+def _choice(resolved: ResolvedJob, space: CandidateSpace, problem: Problem, n_questions: int) -> Choice:
     wanted = resolved.optimizer
     options = dict(wanted.options)
     if wanted.population is not None:
@@ -298,5 +305,5 @@ def _choice(resolved: ResolvedJob, space: CandidateSpace, problem: Problem) -> C
     if wanted.name != "auto":
         return Choice(wanted.name, options, "named in the job")
     mixed = not all(isinstance(d, Real) for d in space.space.dimensions)
-    chosen = choose(problem, mixed)
+    chosen = choose(problem, mixed, n_questions)
     return Choice(chosen.name, {**chosen.options, **options}, chosen.why)

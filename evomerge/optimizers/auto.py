@@ -13,6 +13,12 @@ FEW_EVALUATIONS: Final = 60
 MANY_GENES: Final = 20
 """Above this a full covariance matrix takes longer to learn than a run lasts."""
 
+FEW_QUESTIONS: Final = 50
+"""Below this the noise of the items dominates: one answer is two whole points.
+
+Measured on the toy zoos with 18 genes and 200 evaluations: docs/benchmarks.md, "Few questions".
+"""
+
 MANY_OBJECTIVES: Final = 4
 """From here almost everything is non-dominated, and NSGA-II's crowding stops telling points apart."""
 
@@ -25,12 +31,13 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(problem: Problem, mixed: bool) -> Choice:
+def choose(problem: Problem, mixed: bool, n_questions: int | None = None) -> Choice:
     """The method for a problem.
 
     Args:
         problem: what is optimised.
         mixed: True when some genes are choices, integers or gates.
+        n_questions: that one evaluation asks for its objectives; None where unknown.
     """
     n, d, m = problem.budget, problem.dim, problem.n_objectives
     if n <= FEW_EVALUATIONS:
@@ -43,6 +50,9 @@ def choose(problem: Problem, mixed: bool) -> Choice:
     if mixed:
         why = "some genes are choices, which a Gaussian distribution cannot follow; NSGA-II recombines them as they are"
         return Choice("nsga2", {}, why)
+    if d <= MANY_GENES and n_questions is not None and n_questions < FEW_QUESTIONS:
+        why = f"{n_questions} questions are few, and CMA-ES that adapts its learning rate averages over their noise"
+        return Choice("lra-cma", {}, why)
     if d <= MANY_GENES:
         return Choice("cma", {}, f"one objective over {d} continuous genes suits CMA-ES with a full covariance matrix")
     why = (

@@ -97,6 +97,13 @@ def test_auto_chooses_by_the_table(dim: int, n_objectives: int, budget: int, mix
     assert len(make_optimizer(choice.name, problem(dim, n_objectives, budget), choice.options).ask()) >= 2
 
 
+@pytest.mark.parametrize(("dim", "questions", "name"), [(20, 49, "lra-cma"), (20, 50, "cma"), (21, 40, "sep-cma")])
+def test_auto_minds_the_noise_of_few_questions(dim: int, questions: int, name: str) -> None:
+    choice = choose(problem(dim, 1, 200), False, questions)
+    assert choice.name == name
+    assert name != "lra-cma" or str(questions) in choice.why
+
+
 def test_default_sizes() -> None:
     assert [default_population(d) for d in (1, 6, 10, 30, 64)] == [6, 9, 10, 14, 16]
     assert [generation_size(b) for b in (40, 200, 400, 3000)] == [16, 16, 20, 50]
