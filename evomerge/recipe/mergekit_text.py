@@ -57,7 +57,10 @@ def read_mergekit(text: str) -> Mapping[str, Any]:
         first = (str(error).splitlines() or ["nested too deeply"])[0]
         raise refused("The mergekit file is not YAML.", first, "one YAML document") from error
     if not isinstance(value, Mapping) or "merge_method" not in value:
-        raise refused("This is not a mergekit file.", type(value).__name__, "a mapping with a merge_method")
+        found = f"keys {', '.join(map(str, list(value)[:6]))}" if isinstance(value, Mapping) else type(value).__name__
+        raise refused(
+            "This is neither a recipe nor a mergekit file.", found, "a recipe in JSON, or a merge_method in YAML"
+        )
     return value
 
 

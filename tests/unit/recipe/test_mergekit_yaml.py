@@ -269,9 +269,9 @@ SLICE = "merge_method: linear\nslices: [{sources: [{model: a, layer_range: %s, p
 TWO = "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 2], parameters: {weight: 1}}]}, {sources: [{model: a, layer_range: [1, 3], parameters: {weight: 1}}]}]\n"  # fmt: skip  # noqa: E501
 
 REFUSED = [
-    ("", "not a mergekit file"),
-    ("- 1", "not a mergekit file"),
-    ("models: []", "not a mergekit file"),
+    ("", "nor a mergekit file"),
+    ("- 1", "nor a mergekit file"),
+    ("models: []", "nor a mergekit file"),
     ("{", "not YAML"),
     ("[" * 5000, "not YAML"),
     ("a: !!python/object/apply:os.system [echo]\nmerge_method: linear", "not YAML"),
