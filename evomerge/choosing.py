@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from evomerge.archive.knee import knee
 from evomerge.archive.pareto import ArchiveEntry, front_of
-from evomerge.evaluation.objectives import BoundGoals
+from evomerge.evaluation.goals import BoundGoals
 from evomerge.execution.ledger import Request
 from evomerge.runs.records import Kind
 from evomerge.types import Digest, Evaluation

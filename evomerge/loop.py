@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, final
 
 from evomerge.choosing import Scored, choose, compared_with, finalists, rule
 from evomerge.errors import ResumeMismatch
-from evomerge.evaluation.objectives import BoundGoals, Goals
+from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.execution.ledger import Ledger, Request, Watcher
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.recipe.recipe import Recipe

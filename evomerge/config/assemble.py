@@ -16,7 +16,8 @@ from evomerge.config.goals import build_goals
 from evomerge.config.load import ResolvedJob, read_text
 from evomerge.config.strict_yaml import Path as YamlPath
 from evomerge.errors import ConfigError, suggest
-from evomerge.evaluation.objectives import CustomObjective, Goals, ObjectiveFunction, ObjectiveSpec
+from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction, ObjectiveSpec
 from evomerge.evaluation.plan import EvalPlan
 from evomerge.evaluation.suite import SuiteSpec, load_suite
 from evomerge.loop import Known, SearchSetup

@@ -10,14 +10,8 @@ from evomerge.config.schema import Objective as ObjectiveModel
 from evomerge.config.strict_yaml import Document
 from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.goal_names import check_goals
-from evomerge.evaluation.objectives import (
-    ConstraintSpec,
-    CustomObjective,
-    Goals,
-    Objective,
-    ObjectiveFunction,
-    ObjectiveSpec,
-)
+from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.objectives import ConstraintSpec, CustomObjective, Objective, ObjectiveFunction, ObjectiveSpec
 from evomerge.evaluation.objectives import Relative as RelativeBound
 
 

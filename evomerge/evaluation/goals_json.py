@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.evaluation.objectives import ConstraintSpec, CustomObjective, Goals, Objective, ObjectiveSpec, Relative
+from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.objectives import ConstraintSpec, CustomObjective, Objective, ObjectiveSpec, Relative
 from evomerge.types import Evaluation
 
 

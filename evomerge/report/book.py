@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, final
 
 from evomerge.archive.pareto import ArchiveEntry
+from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.goals_json import goals_from_json
 from evomerge.evaluation.objectives import (
     ConstraintSpec,
     Estimate,
-    Goals,
     Objective,
     ObjectiveSpec,
     bound_among,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from evomerge.errors import EvomergeError
-from evomerge.evaluation.objectives import BoundGoals, Goals
+from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.runs.records import Baseline, Candidate, Evaluated, Failed
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import Entry, RunStore

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.goals_json import goals_to_json
-from evomerge.evaluation.objectives import ConstraintSpec, Goals, ObjectiveSpec, Relative
+from evomerge.evaluation.objectives import ConstraintSpec, ObjectiveSpec, Relative
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.recipe.serialize import recipe_digest, recipe_to_json
 from evomerge.runs.records import (

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, EvaluationError
 from evomerge.evaluation.goal_names import check_goals
+from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.evaluation.objectives import (
-    BoundGoals,
     ConstraintSpec,
     CustomObjective,
     Estimate,
-    Goals,
     Objective,
     ObjectiveSpec,
     Relative,

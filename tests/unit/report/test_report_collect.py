@@ -10,7 +10,8 @@ import pytest
 
 from evomerge.archive.hypervolume import hypervolume
 from evomerge.errors import ConfigError, StoreError
-from evomerge.evaluation.objectives import ConstraintSpec, Goals, ObjectiveSpec
+from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.objectives import ConstraintSpec, ObjectiveSpec
 from evomerge.report.book import Book
 from evomerge.report.collect import summarise, summary_of
 from evomerge.report.details import details_of, recorded_recipe, run_details

@@ -12,7 +12,8 @@ import numpy as np
 import optuna
 import pytest
 
-from evomerge.evaluation.objectives import ConstraintSpec, Goals, ObjectiveSpec, Relative
+from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.objectives import ConstraintSpec, ObjectiveSpec, Relative
 from evomerge.runs import study as study_module
 from evomerge.runs.records import Asked, Baseline, Candidate, Evaluated, Failed, Reused, Told, task_scores
 from evomerge.runs.store import JOURNAL, RunStore

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from evomerge.errors import Interrupted, ResumeMismatch, TooManyFailures
-from evomerge.evaluation.objectives import ConstraintSpec, Goals, ObjectiveSpec, Relative
+from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.objectives import ConstraintSpec, ObjectiveSpec, Relative
 from evomerge.execution.inline import InlinePool
 from evomerge.execution.ledger import Ledger, Request, recorded_outcomes
 from evomerge.execution.worker import WorkerSpec

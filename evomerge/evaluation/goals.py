@@ -1,0 +1,72 @@
+"""A job's objectives and constraints together: as written, and with every bound a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evomerge.evaluation.objectives import (
+    ConstraintSpec,
+    Estimate,
+    Objective,
+    losses,
+    objective_values,
+    resolve_bound,
+    violations,
+)
+from evomerge.types import Evaluation
+
+
+@dataclass(frozen=True)
+class BoundGoals:
+    """Objectives and constraints with every bound a number: what candidates of one item set are judged by.
+
+    Attributes:
+        objectives: of the job.
+        constraints: of the job.
+        bounds: one number per constraint.
+    """
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[ConstraintSpec, ...]
+    bounds: tuple[float, ...]
+
+    def values(self, evaluation: Evaluation) -> dict[str, Estimate]:
+        """Objective name -> value with standard error.
+
+        Raises:
+            EvaluationError: as `objective_values`.
+        """
+        return {o.name: objective_values(o, evaluation) for o in self.objectives}
+
+    def losses(self, evaluation: Evaluation) -> tuple[float, ...]:
+        """One loss per objective (see `losses`)."""
+        return losses(self.objectives, evaluation)
+
+    def violations(self, evaluation: Evaluation) -> tuple[float, ...]:
+        """One violation per constraint (see `violations`)."""
+        return violations(self.constraints, self.bounds, self.objectives, evaluation)
+
+    def feasible(self, evaluation: Evaluation) -> bool:
+        """True when nothing is violated."""
+        return all(v <= 0 for v in self.violations(evaluation))
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What a run is after: at least one objective, and constraints or none."""
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[ConstraintSpec, ...] = ()
+
+    def bound(self, references: Mapping[str, Evaluation]) -> BoundGoals:
+        """The same goals with bounds resolved against models scored on one item set.
+
+        Args:
+            references: the parents by name, and the base as `base`.
+
+        Raises:
+            ConfigError: as `resolve_bound`.
+        """
+        bounds = tuple(resolve_bound(c, self.objectives, references) for c in self.constraints)
+        return BoundGoals(self.objectives, self.constraints, bounds)
