@@ -4,9 +4,11 @@
     python benchmarks/kills.py --zoo zoo --kills 20 --backend ray
 
 The job has two objectives, a constraint relative to a parent, and candidates that fail (a gene that overflows the
-weights). Each life is killed with SIGKILL at a random moment, alternately the driver alone and its whole process
-group. After every kill the journal must begin with the bytes that it had before. At the end the result digests must
-be equal, and the evaluations that were begun but not recorded are at most workers x kills.
+weights). Each life is killed with SIGKILL, alternately the driver alone and its whole process group: one in four at a
+random moment of its start, the others when the journal has grown by a random number of records, spread over the run.
+A life that ended before its kill is told and not counted. After every kill the journal must begin with the bytes that
+it had before. At the end the result digests must be equal, and the evaluations that were begun but not recorded are at
+most workers x kills.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 JOB = """\
 name: kills
@@ -55,28 +59,52 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "evomerge", *arguments]
 
 
-def life(job: Path, run: Path, kill_after_s: float | None, *, group: bool) -> bool:
+class Kill(NamedTuple):
+    """When a life is killed.
+
+    Attributes:
+        records: after so many new lines in its journal; 0 for a moment of its start.
+        delay_s: so long after that line, or after the start.
+        group: the whole process group, not the driver alone.
+    """
+
+    records: int
+    delay_s: float
+    group: bool
+
+
+def lines(run: Path) -> int:
+    """Lines of the journal, 0 before there is one."""
+    journal = run / "journal.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def life(job: Path, run: Path, kill: Kill | None) -> bool:
     """One life of the run; True when it ended by itself, with exit code 0."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with Path(os.devnull).open("wb") as quiet:
+    before = lines(run)
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command("search", str(job), "--run-dir", str(run), "--resume", "auto"),
-            stdout=quiet,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
             env=environment,
             start_new_session=True,
         )
+        while kill is not None and process.poll() is None and lines(run) < before + kill.records:
+            time.sleep(0.002)
         try:
-            _, errors = process.communicate(timeout=kill_after_s)
+            process.wait(timeout=None if kill is None else kill.delay_s)
         except subprocess.TimeoutExpired:
-            if group:
+            if kill is not None and kill.group:
                 os.killpg(process.pid, signal.SIGKILL)
             else:
                 process.kill()
-            process.communicate()
+            process.wait()
             return False
-    if process.returncode != 0:
-        raise SystemExit(f"a life ended with exit code {process.returncode}:\n{errors.decode()}")
+        if process.returncode != 0:
+            errors.seek(0)
+            raise SystemExit(f"a life ended with exit code {process.returncode}:\n{errors.read().decode()}")
     return True
 
 
@@ -98,24 +126,29 @@ def evaluations_recorded(run: Path) -> int:
     return sum(b'"t":"evaluated"' in line or b'"t":"failed"' in line for line in lines)
 
 
-def disturbed(job: Path, run: Path, kills: int, calm_s: float, rng: random.Random) -> int:
-    """Kill `kills` lives, then let the run end; returns how many kills hit the run directory in existence."""
-    done = hit = 0
-    while done < kills:
+def kills_of(number: int, share: int, rng: random.Random) -> Kill:
+    """The kill of one life: one in four at its start, the others after up to twice `share` new records."""
+    group = number % 2 == 1
+    if number % 4 == 0:
+        return Kill(0, rng.uniform(0.1, 8.0), group)
+    return Kill(rng.randint(2, 2 * share), rng.uniform(0.0, 0.15), group)
+
+
+def disturbed(job: Path, run: Path, kills: int, calm_lines: int, rng: random.Random) -> int:
+    """Kill `kills` lives, then let the run end; returns how many were really killed."""
+    killed = 0
+    for number in range(kills):
         journal = run / "journal.jsonl"
         before = journal.read_bytes() if journal.exists() else b""
-        ended = life(job, run, rng.uniform(0.3, 1.0) * calm_s * 0.6, group=done % 2 == 1)
+        ended = life(job, run, kills_of(number, max(2, calm_lines * 4 // (3 * kills)), rng))
         after = journal.read_bytes() if journal.exists() else b""
         if not after.startswith(before):
-            raise SystemExit(f"kill {done}: the journal does not begin with its earlier bytes")
-        done += 1
-        hit += bool(after)
-        print(
-            f"  kill {done:2d}: journal {len(before):7d} -> {len(after):7d} bytes{', had ended' if ended else ''}",
-            flush=True,
-        )
-    life(job, run, None, group=False)
-    return hit
+            raise SystemExit(f"kill {number + 1}: the journal does not begin with its earlier bytes")
+        killed += not ended
+        new = after[len(before) :].count(b"\n")
+        print(f"  kill {number + 1:2d}: {new:4d} new records{', had ended' if ended else ''}", flush=True)
+    life(job, run, None)
+    return killed
 
 
 def main() -> None:
@@ -135,19 +168,19 @@ def main() -> None:
     values = {k: getattr(options, k) for k in ("evaluations", "workers", "backend")}
     job.write_text(JOB.format(zoo=options.zoo.resolve(), **values), encoding="utf-8")
     started = time.perf_counter()
-    life(job, options.work / "calm", None, group=False)
+    life(job, options.work / "calm", None)
     calm_s = time.perf_counter() - started
     calm = summary(options.work / "calm")
     print(f"undisturbed: {calm_s:.1f} s, digest {calm['result_digest']}", flush=True)
     run = options.work / "killed"
-    disturbed(job, run, options.kills, calm_s, random.Random(options.seed))
+    hit = disturbed(job, run, options.kills, lines(options.work / "calm"), random.Random(options.seed))
     killed = summary(run)
     recorded = evaluations_recorded(run)
     repeated = evaluations_begun(run) - recorded
     equal = killed["result_digest"] == calm["result_digest"]
-    print(f"killed {options.kills} times: digest {killed['result_digest']} ({'equal' if equal else 'DIFFERENT'})")
-    print(f"evaluations recorded {recorded}, begun but lost {repeated}, allowed {options.workers * options.kills}")
-    if not equal or repeated > options.workers * options.kills:
+    print(f"killed {hit} times: digest {killed['result_digest']} ({'equal' if equal else 'DIFFERENT'})")
+    print(f"evaluations recorded {recorded}, begun but lost {repeated}, allowed {options.workers * hit}")
+    if not equal or repeated > options.workers * hit:
         raise SystemExit(1)
 
 
