@@ -140,7 +140,7 @@ def disturbed(job: Path, run: Path, kills: int, calm_lines: int, rng: random.Ran
     for number in range(kills):
         journal = run / "journal.jsonl"
         before = journal.read_bytes() if journal.exists() else b""
-        ended = life(job, run, kills_of(number, max(2, calm_lines * 4 // (3 * kills)), rng))
+        ended = life(job, run, kills_of(number, max(2, calm_lines // (2 * kills)), rng))
         after = journal.read_bytes() if journal.exists() else b""
         if not after.startswith(before):
             raise SystemExit(f"kill {number + 1}: the journal does not begin with its earlier bytes")
