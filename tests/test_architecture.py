@@ -28,7 +28,7 @@ LAYERS = (
     ("evaluation", "merging"),
     ("checkpoints", "zoo"),
     ("space",),
-    ("recipe", "archive"),
+    ("recipe", "archive", "irt"),
     ("registry",),
     ("digest", "seeds", "files", "resources"),
     ("errors", "types", "layout"),
