@@ -115,5 +115,5 @@ class ItemBank:
         `w a' C a` with C the covariance of the calibration models' abilities; for D = 1 and unit variance that is
         `a^2 p (1 - p)` (Lord 1980, ch. 5).
         """
-        spread = np.einsum("nd,de,ne->n", self.slopes, self.covariance, self.slopes)
+        spread: Floats = np.einsum("nd,de,ne->n", self.slopes, self.covariance, self.slopes)
         return self.weight(theta) * spread
