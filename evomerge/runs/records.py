@@ -1,8 +1,9 @@
 """What the journal of a run consists of: one frozen value per kind of event, with its JSON form.
 
 Every value crosses to JSON and back unchanged, floats included (shortest text that round-trips). A record of one
-candidate is small: all records of a candidate together stay under 2 KB plus 24 bytes per gene. The schema has a
-version; each life of a run writes it in its `opened` record, and older payloads go through `MIGRATIONS` on reading.
+candidate is small: all records of a candidate together stay under 2 KB plus 24 bytes per gene, plus what a race adds
+(see `race_records`). The schema has a version; each life of a run writes it in its `opened` record, and older payloads
+go through `MIGRATIONS` on reading.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 
 from evomerge.types import CandidateId, Digest, Evaluation, Failure, SetName, Vector
 
-SCHEMA_VERSION: Final = 1
-MIGRATIONS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
+SCHEMA_VERSION: Final = 2
+MIGRATIONS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    1: lambda payload: payload  # version 2 adds records and a field with a default; all else reads as it did
+}
 """Schema version -> what turns a payload of that version into one of the next."""
 
 Kind = Literal["parent", "soup", "task-arithmetic", "injected", "candidate", "mean"]
@@ -173,18 +176,20 @@ class Baseline(Record):
 
 @dataclass(frozen=True)
 class Evaluated(Record):
-    """A candidate was scored on one set.
+    """A candidate was scored on one set, or on a part of it.
 
     Attributes:
         id: the candidate.
         recipe: digest of its recipe.
         set_name: the set that was scored.
-        tasks: per task its mean, standard error and number of items, in the suite's order.
+        tasks: per task its mean, standard error and number of items, in the suite's order; of these items alone.
         responses: digest of the file of per-item answers in `responses/`, empty when none was kept.
         timing_s: seconds by stage.
         worker: name of the worker.
         attempt: 1, more after lost workers.
         values: value and standard error of objectives that a Python function computes; others follow from the tasks.
+            They are of everything that this model had answered on this set.
+        part: 0 when the whole set was asked at once; else the number, from 1, of this increment for recipe and set.
     """
 
     tag: ClassVar[str] = "evaluated"
@@ -197,6 +202,7 @@ class Evaluated(Record):
     worker: str = ""
     attempt: int = 1
     values: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    part: int = 0
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> Evaluated:
@@ -358,6 +364,7 @@ _RECORDS: Final[tuple[type[Record], ...]] = (
     Finished,
 )
 RECORDS: Final[Mapping[str, type[Record]]] = {record.tag: record for record in _RECORDS}
+"""Tag -> record, without those of races: `race_records.ALL_RECORDS` has both."""
 
 
 def task_scores(evaluation: Evaluation) -> dict[str, TaskScore]:

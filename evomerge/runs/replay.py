@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 
 from evomerge.errors import ResumeMismatch
+from evomerge.runs.partial import merged_record
+from evomerge.runs.race_records import BankFitted, Estimated, EstimateRow, Rung
 from evomerge.runs.records import (
     Asked,
     Baseline,
@@ -30,6 +32,8 @@ from evomerge.runs.store import Entry
 from evomerge.types import CandidateId, Digest, SetName, Vector
 
 State = Literal["running", "finished", "interrupted", "failed"]
+Scored = Evaluated | Failed
+Key = tuple[Digest, SetName]
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,11 @@ class Counts:
 
     Attributes:
         asked: candidates asked by the optimizer.
-        evaluated: outcomes with a score on the search set.
+        evaluated: outcomes with a score on the search set; recipes, however many increments they were asked in.
         reused: candidates whose recipe was scored before.
         failed: outcomes without a score on the search set.
         questions: items scored on all sets.
-        repeated: outcomes that were recorded twice for one recipe and set (0 unless something is wrong).
+        repeated: outcomes or increments that were recorded twice for one recipe and set (0 unless something is wrong).
     """
 
     asked: int = 0
@@ -69,7 +73,11 @@ class History:
     Attributes:
         batches: in order; only the last ones may be untold.
         baselines: models beside the batches, by id, in order.
-        outcomes: by recipe digest and set; the first recorded one counts. Losses of infrastructure are left out.
+        outcomes: by recipe digest and set. A set that was asked as a whole: the first recorded one counts. A set that
+            was asked in increments: the failure if there is one, else the increments merged into one record (whose
+            answers `RunStore.load_answers` gives from `parts`). Losses of infrastructure are left out.
+        parts: by recipe digest and set, what `outcomes` is made of: one record per increment and one per failure, in
+            order, each once.
         reused: candidates told an earlier outcome, per set.
         phase: the last one entered, None before the search begins.
         chosen: the final pick.
@@ -80,11 +88,16 @@ class History:
         notes: in order.
         counts: totals over all lives.
         life_times: per life its first and last record's unix time in seconds.
+        rungs: by batch and rung; the last recorded one counts, as in what follows.
+        estimates: by recipe digest and set, what the search believed last.
+        estimated: by batch.
+        banks: by the batch after which they were fitted, and task.
     """
 
     batches: tuple[Batch, ...]
     baselines: Mapping[CandidateId, Baseline]
-    outcomes: Mapping[tuple[Digest, SetName], Evaluated | Failed]
+    outcomes: Mapping[Key, Scored]
+    parts: Mapping[Key, tuple[Scored, ...]]
     reused: frozenset[tuple[CandidateId, SetName]]
     phase: Phase | None
     chosen: Chosen | None
@@ -95,6 +108,10 @@ class History:
     notes: tuple[Note, ...]
     counts: Counts
     life_times: tuple[tuple[float, float], ...]
+    rungs: Mapping[tuple[int, int], Rung]
+    estimates: Mapping[Key, EstimateRow]
+    estimated: Mapping[int, Estimated]
+    banks: Mapping[tuple[int, str], BankFitted]
 
     @property
     def wall_s(self) -> float:
@@ -109,7 +126,7 @@ class History:
             return "running"
         return "failed" if self.interrupted is not None and self.interrupted.exit_code == 4 else "interrupted"
 
-    def outcome(self, candidate: Candidate | Baseline, set_name: SetName) -> Evaluated | Failed | None:
+    def outcome(self, candidate: Candidate | Baseline, set_name: SetName) -> Scored | None:
         """What came of a candidate on a set, None when it was not scored there."""
         return self.outcomes.get((candidate.recipe, set_name))
 
@@ -131,9 +148,9 @@ def read_history(entries: Iterable[Entry]) -> History:
     asked = [r for r in records if isinstance(r, Asked)]
     told = {r.batch for r in records if isinstance(r, Told)}
     scored = [r for r in records if isinstance(r, Evaluated | Failed) and not _is_infrastructure(r)]
-    outcomes: dict[tuple[Digest, SetName], Evaluated | Failed] = {}
-    for record in scored:
-        outcomes.setdefault((record.recipe, record.set_name), record)
+    parts = _parts(scored)
+    outcomes = {key: _outcome(found) for key, found in parts.items()}
+    estimated = [r for r in records if isinstance(r, Estimated)]
     reused = [r for r in records if isinstance(r, Reused)]
     phases = [r.phase for r in records if isinstance(r, PhaseBegun)]
     last_opened = max((i for i, r in enumerate(records) if isinstance(r, Opened)), default=0)
@@ -143,6 +160,7 @@ def read_history(entries: Iterable[Entry]) -> History:
         batches=tuple(Batch(a.batch, a.candidates, a.batch in told) for a in asked),
         baselines={r.id: r for r in records if isinstance(r, Baseline)},
         outcomes=outcomes,
+        parts=parts,
         reused=frozenset((r.id, r.set_name) for r in reused),
         phase=phases[-1] if phases else None,
         chosen=next((r for r in reversed(records) if isinstance(r, Chosen)), None),
@@ -157,10 +175,42 @@ def read_history(entries: Iterable[Entry]) -> History:
             reused=sum(r.set_name == "search" for r in reused),
             failed=sum(isinstance(r, Failed) and r.set_name == "search" for r in outcomes.values()),
             questions=sum(r.n_questions for r in scored if isinstance(r, Evaluated)),
-            repeated=len(scored) - len(outcomes),
+            repeated=len(scored) - sum(len(found) for found in parts.values()),
         ),
         life_times=_life_times(lines),
+        rungs={(r.batch, r.rung): r for r in records if isinstance(r, Rung)},
+        estimates={(row.recipe, e.set_name): row for e in estimated for row in e.rows},
+        estimated={r.batch: r for r in estimated},
+        banks={(r.after_batch, r.task): r for r in records if isinstance(r, BankFitted)},
     )
+
+
+def _parts(scored: Sequence[Scored]) -> dict[Key, tuple[Scored, ...]]:
+    """`History.parts`: what adds nothing to earlier records of the same recipe and set is left out."""
+    found: dict[Key, tuple[Scored, ...]] = {}
+    for record in scored:
+        key = (record.recipe, record.set_name)
+        before = found.get(key, ())
+        if not _is_told_again(record, before):
+            found[key] = (*before, record)
+    return found
+
+
+def _is_told_again(record: Scored, before: Sequence[Scored]) -> bool:
+    """Whether earlier records make this one superfluous: a lost file's answers, or a whole set asked twice."""
+    numbers = {r.part for r in before if isinstance(r, Evaluated)}
+    has_failed = any(isinstance(r, Failed) for r in before)
+    if isinstance(record, Failed):
+        return has_failed or 0 in numbers
+    return record.part in numbers or (record.part == 0 and has_failed)
+
+
+def _outcome(parts: Sequence[Scored]) -> Scored:
+    """What a complete reader takes for the outcome; see `History.outcomes`."""
+    scored = [r for r in parts if isinstance(r, Evaluated)]
+    failed = [r for r in parts if isinstance(r, Failed)]
+    whole = any(r.part == 0 for r in scored)
+    return failed[0] if failed and not whole else merged_record(scored)
 
 
 def _ending(records: Sequence[Record]) -> tuple[Finished | None, int]:

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,9 @@ from evomerge.errors import ConfigError, CorruptJournal, SchemaTooNew, StoreErro
 from evomerge.files import disk_full_is_told, fsync_folder, write_atomic
 from evomerge.runs.journal import Scan, frame, mend, scan
 from evomerge.runs.lock import RunLock
-from evomerge.runs.records import MIGRATIONS, RECORDS, SCHEMA_VERSION, Evaluated, Opened, Record
+from evomerge.runs.partial import Items, merge_evaluations
+from evomerge.runs.race_records import ALL_RECORDS
+from evomerge.runs.records import MIGRATIONS, SCHEMA_VERSION, Evaluated, Failed, Opened, Record
 from evomerge.runs.responses import load_responses, save_responses
 from evomerge.types import Digest, Evaluation
 
@@ -64,12 +66,12 @@ def decode_entries(
             fields = migrations[old](fields)
         tag, at = fields.pop("t", None), fields.pop("at", 0.0)
         try:
-            yield Entry(n, at, RECORDS[tag].from_json(fields))
+            yield Entry(n, at, ALL_RECORDS[tag].from_json(fields))
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptJournal(
                 "The journal holds a record that cannot be read.",
                 got=f"line {n + 1}, kind {tag!r}: {type(error).__name__} {error}",
-                allowed=", ".join(RECORDS),
+                allowed=", ".join(ALL_RECORDS),
                 fix="open the run with the version of evomerge that wrote it.",
             ) from error
 
@@ -238,6 +240,24 @@ class RunStore:
             StoreError: when their file is lost or was altered.
         """
         return load_responses(self.folder / RESPONSES, record)
+
+    def load_answers(self, records: Iterable[Evaluated | Failed], order: Items | None = None) -> Evaluation:
+        """All answers of one model to one set: what `History.parts` has of it, merged.
+
+        Args:
+            records: of one recipe and set, in the order of the journal; failures among them are passed over. The
+                record of a whole set is enough by itself, and its answers are given as they are.
+            order: the set's items in plan order, for the answers to increments; None keeps the order of asking.
+
+        Raises:
+            ValueError: when no record has answers.
+            StoreError: when a file is lost or was altered.
+        """
+        scored = [record for record in records if isinstance(record, Evaluated)]
+        whole = next((record for record in scored if record.part == 0), None)
+        if whole is not None:
+            return self.load_responses(whole)
+        return merge_evaluations([self.load_responses(record) for record in scored], order)
 
     def _close_journal(self) -> None:
         if self._fd >= 0:
