@@ -7,7 +7,7 @@ losses are lower-is-better and exist only between `evaluation.objectives` and th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
@@ -39,20 +39,42 @@ class TaskAnswers:
         task: the task's name.
         items: item hashes, in plan order.
         scores: the task's primary metric per item, aligned with `items`; finite.
+        margins: how clearly each item was answered right, in nats, aligned with `items`; finite; empty where a task has
+            none. Multiple choice: the best right choice's log-likelihood minus the best wrong one's, each divided by
+            what the metric divides it by. Log-likelihood tasks: the target's log-likelihood.
+        subjects: the lm-eval task that each item comes from, aligned with `items`; empty unless several were pooled.
     """
 
     task: str
     items: tuple[str, ...]
     scores: tuple[float, ...]
+    margins: tuple[float, ...] = ()
+    subjects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.items) != len(self.scores):
             raise ValueError(f"task {self.task}: {len(self.items)} items but {len(self.scores)} scores")
+        for name, aligned in (("margins", self.margins), ("subjects", self.subjects)):
+            if aligned and len(aligned) != len(self.items):
+                raise ValueError(f"task {self.task}: {len(self.items)} items but {len(aligned)} {name}")
         if not self.items:
             raise ValueError(f"task {self.task}: no items were scored")
-        bad = [s for s in self.scores if not math.isfinite(s)]
-        if bad:
-            raise NonFiniteScores(f"task {self.task}: {len(bad)} scores are not finite; a failure is never a number")
+        for name, numbers in (("scores", self.scores), ("margins", self.margins)):
+            bad = [x for x in numbers if not math.isfinite(x)]
+            if bad:
+                raise NonFiniteScores(
+                    f"task {self.task}: {len(bad)} {name} are not finite; a failure is never a number"
+                )
+
+    def at(self, places: Sequence[int]) -> TaskAnswers:
+        """The answers at some places of `items`, in the order given."""
+        return TaskAnswers(
+            self.task,
+            tuple(self.items[i] for i in places),
+            tuple(self.scores[i] for i in places),
+            tuple(self.margins[i] for i in places) if self.margins else (),
+            tuple(self.subjects[i] for i in places) if self.subjects else (),
+        )
 
     @property
     def mean(self) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomerge.errors import ConfigError, suggest
-from evomerge.evaluation.objectives import BASE, BEST_PARENT, ConstraintSpec, Objective, ObjectiveSpec, Relative
+from evomerge.evaluation.measures import BASE
+from evomerge.evaluation.objectives import BEST_PARENT, ConstraintSpec, Objective, ObjectiveSpec, Relative
 
 
 def _unknown(what: str, name: str, known: Sequence[str], fix: str) -> ConfigError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from evomerge.evaluation.measures import References
 from evomerge.evaluation.objectives import (
     ConstraintSpec,
     Estimate,
@@ -25,11 +26,14 @@ class BoundGoals:
         objectives: of the job.
         constraints: of the job.
         bounds: one number per constraint.
+        references: the models that the bounds were taken from, with their answers to that item set; flips and
+            abilities are measured against them.
     """
 
     objectives: tuple[Objective, ...]
     constraints: tuple[ConstraintSpec, ...]
     bounds: tuple[float, ...]
+    references: Mapping[str, Evaluation] = field(default_factory=dict, compare=False, repr=False)
 
     def values(self, evaluation: Evaluation) -> dict[str, Estimate]:
         """Objective name -> value with standard error.
@@ -37,15 +41,15 @@ class BoundGoals:
         Raises:
             EvaluationError: as `objective_values`.
         """
-        return {o.name: objective_values(o, evaluation) for o in self.objectives}
+        return {o.name: objective_values(o, evaluation, self.references) for o in self.objectives}
 
     def losses(self, evaluation: Evaluation) -> tuple[float, ...]:
         """One loss per objective (see `losses`)."""
-        return losses(self.objectives, evaluation)
+        return losses(self.objectives, evaluation, self.references)
 
     def violations(self, evaluation: Evaluation) -> tuple[float, ...]:
         """One violation per constraint (see `violations`)."""
-        return violations(self.constraints, self.bounds, self.objectives, evaluation)
+        return violations(self.constraints, self.bounds, self.objectives, evaluation, self.references)
 
     def feasible(self, evaluation: Evaluation) -> bool:
         """True when nothing is violated."""
@@ -68,5 +72,6 @@ class Goals:
         Raises:
             ConfigError: as `resolve_bound`.
         """
-        bounds = tuple(resolve_bound(c, self.objectives, references) for c in self.constraints)
-        return BoundGoals(self.objectives, self.constraints, bounds)
+        known = References(references)
+        bounds = tuple(resolve_bound(c, self.objectives, known) for c in self.constraints)
+        return BoundGoals(self.objectives, self.constraints, bounds, known)

@@ -14,6 +14,9 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 
 from evomerge.errors import ConfigError, EvaluationError, suggest
+from evomerge.evaluation.common_ability import ability_of
+from evomerge.evaluation.measures import BASE, NO_REFERENCES, SCORE, Measure, References, check_combination, measured
+from evomerge.evaluation.subjects import answers_of
 from evomerge.types import Evaluation
 
 Aggregate = Literal["mean", "min", "weighted"]
@@ -23,7 +26,6 @@ Sense = Literal["at_least", "at_most"]
 AGGREGATES: Final[tuple[Aggregate, ...]] = ("mean", "min", "weighted")
 
 BEST_PARENT: Final = "best_parent"
-BASE: Final = "base"
 
 DEFAULT_Z: Final = 0.0
 """Standard errors by which a constraint must be met. 0: what was measured decides.
@@ -62,7 +64,7 @@ def _check_direction(name: str, direction: str) -> None:
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """An objective that is computed from task scores.
+    """An objective that is computed from the answers to tasks.
 
     Attributes:
         name: unique among the objectives of a job.
@@ -70,6 +72,7 @@ class ObjectiveSpec:
         aggregate: `mean` and `min` over the tasks, or `weighted`: the sum of weight times score.
         weights: one finite number per task for `weighted` (not all 0), empty otherwise.
         direction: whether more is better.
+        measure: what of the answers counts; with a subject there is one task, and an ability has no aggregate.
     """
 
     name: str
@@ -77,6 +80,7 @@ class ObjectiveSpec:
     aggregate: Aggregate = "mean"
     weights: tuple[float, ...] = ()
     direction: Direction = "maximize"
+    measure: Measure = SCORE
 
     def __post_init__(self) -> None:
         _check_direction(self.name, self.direction)
@@ -100,6 +104,7 @@ class ObjectiveSpec:
                 else "weights only with aggregate: weighted",
                 fix="give one weight per task together with aggregate: weighted.",
             )
+        check_combination(self.name, self.measure, n_tasks=len(self.tasks), aggregated=self.aggregate != "mean")
 
 
 ObjectiveFunction = Callable[[Evaluation], "float | tuple[float, float]"]
@@ -153,6 +158,7 @@ class ConstraintSpec:
         sense: from below or from above.
         bound: a number, or one relative to a model.
         z: standard errors by which it must be met (see `DEFAULT_Z`).
+        measure: of the task that is bounded; an objective has its own.
     """
 
     kind: Literal["task", "objective"]
@@ -160,23 +166,36 @@ class ConstraintSpec:
     sense: Sense
     bound: float | Relative
     z: float = DEFAULT_Z
+    measure: Measure = SCORE
 
     def __post_init__(self) -> None:
+        if self.kind == "objective" and not self.measure.plain:
+            raise ConfigError(
+                f"The constraint on the objective {self.subject!r} has a measure of its own.",
+                got=f"measure: {self.measure.kind}",
+                allowed="measure, against and subject beside `task`; an objective has its own",
+                fix="bound a task, or put the measure into the objective.",
+            )
         if not isinstance(self.bound, Relative) and not math.isfinite(self.bound):
             raise ValueError(f"a bound of {self.bound} on {self.subject} bounds nothing")
         if not (math.isfinite(self.z) and self.z >= 0):
             raise ValueError(f"z = {self.z} must be finite and not negative")
 
     @property
+    def label(self) -> str:
+        """What is bounded, for people: the task, its measure, or the objective."""
+        return self.measure.of(self.subject)
+
+    @property
     def text(self) -> str:
         """The constraint in one line, for people."""
         sign = ">=" if self.sense == "at_least" else "<="
         if not isinstance(self.bound, Relative):
-            return f"{self.subject} {sign} {self.bound:g}"
+            return f"{self.label} {sign} {self.bound:g}"
         offset = (
             "" if self.bound.offset == 0 else f" {'+' if self.bound.offset > 0 else '-'} {abs(self.bound.offset):g}"
         )
-        return f"{self.subject} {sign} {self.bound.of}{offset}"
+        return f"{self.label} {sign} {self.bound.of}{offset}"
 
 
 def _refuse(what: str, name: str, known: Sequence[str], fix: str) -> ConfigError:
@@ -189,14 +208,7 @@ def task_estimate(evaluation: Evaluation, task: str) -> Estimate:
     Raises:
         EvaluationError: when the task was not scored.
     """
-    if task not in evaluation.answers:
-        raise EvaluationError(
-            f"The task {task!r} was not scored on the {evaluation.set_name} set.",
-            got=repr(task),
-            allowed=suggest(task, evaluation.answers),
-            fix="correct the name, or add the task to suite.tasks.",
-        )
-    answers = evaluation.answers[task]
+    answers = answers_of(evaluation, task)
     return Estimate(answers.mean, answers.se)
 
 
@@ -214,19 +226,31 @@ def _custom(objective: CustomObjective, evaluation: Evaluation) -> Estimate:
     return estimate
 
 
-def objective_values(objective: Objective, evaluation: Evaluation) -> Estimate:
+def objective_values(
+    objective: Objective, evaluation: Evaluation, references: Mapping[str, Evaluation] = NO_REFERENCES
+) -> Estimate:
     """The value of one objective, on the benchmark's scale.
 
     Standard errors treat tasks as independent (they share no items). For `mean` and `weighted` that is the square root
     of `sum (w s)^2`. For `min` it is s of the task that attains the minimum (the largest among ties): exact when one
     task is clearly the worst, too large by at most a fifth when two tie, since `sd(min(X, Y)) = s sqrt(1 - 1 / pi)`.
 
+    Args:
+        objective: what is wanted.
+        evaluation: a model's answers.
+        references: the parents by name, and the base as `base`, on the same item set: for flips and abilities.
+
     Raises:
-        EvaluationError: when a task was not scored, or a custom function returned something unusable.
+        EvaluationError: when a task was not scored, a custom function returned something unusable, and as `measured`
+            and `References.bank`.
     """
     if isinstance(objective, CustomObjective):
         return _custom(objective, evaluation)
-    return combine(objective, [task_estimate(evaluation, task) for task in objective.tasks])
+    if objective.measure.kind == "ability":
+        bank = References.of(references).bank(objective.tasks, objective.measure.subject)
+        return Estimate(*ability_of(bank, evaluation, objective.tasks))
+    found = measured(objective.measure, evaluation, objective.tasks, references)
+    return combine(objective, [Estimate(a.mean, a.se) for a in found.values()])
 
 
 def combine(objective: ObjectiveSpec, parts: Sequence[Estimate]) -> Estimate:
@@ -250,21 +274,29 @@ def loss(objective: Objective, value: float) -> float:
     return -value if objective.direction == "maximize" else value
 
 
-def losses(objectives: Sequence[Objective], evaluation: Evaluation) -> tuple[float, ...]:
+def losses(
+    objectives: Sequence[Objective], evaluation: Evaluation, references: Mapping[str, Evaluation] = NO_REFERENCES
+) -> tuple[float, ...]:
     """One loss per objective, in their order.
 
     Raises:
         EvaluationError: as `objective_values`.
     """
-    return tuple(loss(o, objective_values(o, evaluation).value) for o in objectives)
+    return tuple(loss(o, objective_values(o, evaluation, references).value) for o in objectives)
 
 
-def _subject(constraint: ConstraintSpec, objectives: Sequence[Objective], evaluation: Evaluation) -> Estimate:
+def bounded(constraint: ConstraintSpec, objectives: Sequence[Objective]) -> Objective:
+    """What a constraint bounds, as an objective: one of the job's, or its task's measure.
+
+    Raises:
+        ConfigError: when it is on an objective that does not exist.
+    """
     if constraint.kind == "task":
-        return task_estimate(evaluation, constraint.subject)
+        direction: Direction = "minimize" if constraint.measure.minimized else "maximize"
+        return ObjectiveSpec(constraint.label, (constraint.subject,), direction=direction, measure=constraint.measure)
     for objective in objectives:
         if objective.name == constraint.subject:
-            return objective_values(objective, evaluation)
+            return objective
     raise _refuse(
         "A constraint is on an objective that does not exist.",
         constraint.subject,
@@ -279,7 +311,7 @@ def resolve_bound(
     """The bound as a number, on the item set of `references`.
 
     `best_parent` is the best among the references other than the base: largest for a task and a maximized objective,
-    smallest for a minimized one.
+    smallest for a minimized one and for flips.
 
     Args:
         constraint: what is bounded.
@@ -289,7 +321,9 @@ def resolve_bound(
     Raises:
         ConfigError: when the model that the bound refers to was not scored, or the subject does not exist.
     """
-    values = {name: _subject(constraint, objectives, e).value for name, e in references.items()}
+    references = References.of(references)
+    subject = bounded(constraint, objectives)
+    values = {name: objective_values(subject, e, references).value for name, e in references.items()}
     bound = bound_among(constraint, objectives, values)
     if bound is None:
         of = constraint.bound.of if isinstance(constraint.bound, Relative) else ""
@@ -313,8 +347,7 @@ def bound_among(
         return float(bound)
     if bound.of != BEST_PARENT:
         return values[bound.of] + bound.offset if bound.of in values else None
-    minimized = {o.name for o in objectives if o.direction == "minimize"}
-    best = min if constraint.kind == "objective" and constraint.subject in minimized else max
+    best = min if bounded(constraint, objectives).direction == "minimize" else max
     parents = [value for name, value in values.items() if name != BASE]
     return best(parents) + bound.offset if parents else None
 
@@ -338,6 +371,7 @@ def violations(
     bounds: Sequence[float],
     objectives: Sequence[Objective],
     evaluation: Evaluation,
+    references: Mapping[str, Evaluation] = NO_REFERENCES,
 ) -> tuple[float, ...]:
     """One violation per constraint, in their order.
 
@@ -346,11 +380,13 @@ def violations(
         bounds: from `resolve_bound`, aligned.
         objectives: of the job.
         evaluation: the candidate's answers.
+        references: as for `objective_values`.
 
     Raises:
         ValueError: when there is not one bound per constraint.
         EvaluationError: as `objective_values`.
     """
     return tuple(
-        violation(c, bound, _subject(c, objectives, evaluation)) for c, bound in zip(constraints, bounds, strict=True)
+        violation(c, bound, objective_values(bounded(c, objectives), evaluation, references))
+        for c, bound in zip(constraints, bounds, strict=True)
     )
