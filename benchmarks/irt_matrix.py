@@ -1,8 +1,8 @@
 """A response matrix on disk, as `benchmarks/irt.py` and its parts read it.
 
-The file is an npz without pickles: `Y` (models x items; 1 right, 0 wrong, 255 not seen; a float array is taken as it is,
-NaN not seen), `models`, `items`, and optionally `merge_like` (bool per model), `lb_score` (the model's score on the full
-benchmark) and `parents` (models x 2 row numbers, -1 where a model has no known parents).
+The file is an npz without pickles: `Y` (models x items; 1 right, 0 wrong, 255 not seen; a float array is taken as it
+is, NaN not seen), `models`, `items`, and optionally `merge_like` (bool per model), `lb_score` (the model's score on the
+full benchmark) and `parents` (models x 2 row numbers, -1 where a model has no known parents).
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def read_matrix(path: Path) -> Matrix:
 def split_models(matrix: Matrix, rng: np.random.Generator, *, calibration: int = 400, share: float = 0.5) -> Parts:
     """Who calibrates and who is tested.
 
-    Where the matrix tells merges apart: up to `calibration` of the others calibrate, all merges are tested. Else a random
-    `share` of the models (at most `calibration` of them) calibrates and the rest is tested.
+    Where the matrix tells merges apart: up to `calibration` of the others calibrate, all merges are tested. Else a
+    random `share` of the models (at most `calibration` of them) calibrates and the rest is tested.
     """
     m = len(matrix.models)
     if matrix.merge_like is not None and 0 < matrix.merge_like.sum() < m:

@@ -1,0 +1,65 @@
+"""The arithmetic of estimators that rest on the design: a random sample is expanded to what was not asked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import norm, t
+
+from evomerge.irt.responses import Bools, Floats
+
+PRIOR_ANSWERS = 3.0
+"""How many answers' weight the calibration models' variance has against the sample's own."""
+
+
+class Sampled(NamedTuple):
+    """The part of a functional that was not asked on purpose.
+
+    Attributes:
+        value: shape `(m,)`.
+        variance: shape `(m,)`, of the normal-equivalent standard error.
+    """
+
+    value: Floats
+    variance: Floats
+
+
+def expand(
+    answers: Floats, chosen: Bools, inclusion: Floats, weights: Floats, *, centre: float, variance: float
+) -> Sampled:
+    """Estimates `sum_i weights_i y_i` over a group of items from a random sample of them.
+
+    The difference form `mu W + sum_s w_i / pi_i (y_i - mu)` with `W` the sum of the weights and `mu` the mean of the
+    sample weighted by `|w_i| / pi_i`: with equal weights the sample mean times W, with weights of one sign the ratio
+    (Hajek) estimator, whose bias vanishes where weights are equal or 0. Its variance is
+    `sum_s (1 - pi_i) (w_i / pi_i)^2 s^2` (Sarndal, Swensson and Wretman 1992, ch. 5): the finite-population correction
+    for a simple random sample, and exactly 0 where all is asked. `s^2` is drawn to the given variance, so that a sample
+    of equal answers does not claim to be certain, and is widened to what Student's distribution asks for.
+
+    Args:
+        answers: shape `(m, g)`, anything where not chosen.
+        chosen: shape `(g,)`: which items of the group were asked.
+        inclusion: shape `(g,)`.
+        weights: shape `(g,)`.
+        centre: expected answer where none of the chosen items has a weight.
+        variance: expected variance of an answer around the centre.
+    """
+    m, total = len(answers), float(weights.sum())
+    r = int(chosen.sum())
+    if r == chosen.size:
+        return Sampled(answers @ weights, np.zeros(m))
+    expanded = weights[chosen] / inclusion[chosen]
+    size = np.abs(expanded)
+    if r == 0 or size.sum() == 0:
+        everything = total**2 * variance
+        return Sampled(np.full(m, centre * total), np.full(m, everything))
+    sample = answers[:, chosen]
+    mu = sample @ size / size.sum()
+    residual = sample - mu[:, None]
+    value = mu * total + residual @ expanded
+    freedom = r - 1 + PRIOR_ANSWERS
+    spread = (residual**2) @ size**2 / (size**2).sum()
+    s2 = (r * spread + PRIOR_ANSWERS * variance) / freedom
+    widened = (t.ppf(0.95, freedom) / norm.ppf(0.95)) ** 2
+    return Sampled(value, ((1 - inclusion[chosen]) * expanded**2).sum() * s2 * widened)
