@@ -1,8 +1,12 @@
 """Every question is asked once: scores requests through a pool, and writes each outcome to the journal as it comes.
 
-The ledger remembers outcomes by (recipe digest, item set). A request whose outcome is known, from this life or an
-earlier one, costs nothing. Requests are handed to the pool a few at a time, so that an interrupted run has little
-to wait for, and results may come back in any order; `score` returns them in the order of the requests.
+The ledger remembers answers by (recipe digest, item set, item). A request whose answers are known, from this life or an
+earlier one, costs nothing; one for some items asks those that are missing. Requests are handed to the pool a few at a
+time, so that an interrupted run has little to wait for, and results may come back in any order; `score` returns them
+in the order of the requests.
+
+A resumed run walks through the same requests as an undisturbed one, but its store may know more than the walk has
+asked for. Therefore a request is told the answers that this walk has requested so far, and no others.
 """
 
 from __future__ import annotations
@@ -10,17 +14,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, final
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol, final
 
-from evomerge.errors import Interrupted, StoreError, TooManyFailures
+from evomerge.errors import Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, objective_values
+from evomerge.execution.known import Known, load_known
 from evomerge.execution.pool import Completed, EvaluationPool
+from evomerge.runs.partial import Items, restrict
 from evomerge.runs.records import Evaluated, Failed, Reused, task_scores
 from evomerge.runs.replay import History
 from evomerge.runs.store import RunStore
-from evomerge.types import CandidateId, Digest, EvalTask, Evaluation, Failure, Outcome, SetName
+from evomerge.types import CandidateId, Digest, EvalTask, Failure, Outcome, SetName
 
 FAILURES_JUDGED_AFTER: Final = 20
 _TICK_S: Final = 0.2
@@ -28,17 +33,9 @@ _TICK_S: Final = 0.2
 Key = tuple[Digest, SetName]
 
 
-def recorded_outcomes(store: RunStore, history: History) -> dict[Key, Outcome]:
-    """What earlier lives have found out, with every answer; an outcome whose answers are lost is asked again."""
-    outcomes: dict[Key, Outcome] = {}
-    for key, record in history.outcomes.items():
-        if isinstance(record, Failed):
-            outcomes[key] = record.failure
-            continue
-        with suppress(StoreError):
-            evaluation: Evaluation = store.load_responses(record)
-            outcomes[key] = evaluation
-    return outcomes
+def recorded_outcomes(store: RunStore, history: History) -> dict[Key, Known]:
+    """What earlier lives have found out, with every answer; answers that are lost are asked again when needed."""
+    return {key: load_known(store, parts) for key, parts in history.parts.items()}
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,36 @@ class Request:
     recipe: Mapping[str, Any]
 
 
+class _Due(NamedTuple):
+    """Work for the pool: what is missing of a request; `items` is None for a whole set."""
+
+    request: Request
+    items: Items | None
+
+
+@dataclass
+class _Walk:
+    """What this walk through the run has requested of one model on one set.
+
+    Attributes:
+        owner: who requested it first; everybody else reuses it.
+        whole: the whole set was requested.
+        items: task -> the items that were requested.
+        failure: what a request was told, once one was.
+    """
+
+    owner: CandidateId
+    whole: bool = False
+    items: dict[str, set[str]] = field(default_factory=dict)
+    failure: Failure | None = None
+
+    def want(self, items: Items | None) -> None:
+        """Add a request."""
+        self.whole = self.whole or items is None
+        for name, hashes in (items or {}).items():
+            self.items.setdefault(name, set()).update(hashes)
+
+
 class Watcher(Protocol):
     """Told what happens while it happens; must not raise and must not take long."""
 
@@ -63,7 +90,7 @@ class Watcher(Protocol):
         """A phase begins, of `total` evaluations, `done` of them in an earlier life."""
 
     def outcome(self, request: Request, set_name: SetName, outcome: Outcome) -> None:
-        """A model was scored or failed, just now."""
+        """A model was scored or failed, just now: once per model and set, also when it is asked in increments."""
 
     def batch(self, number: int) -> None:
         """The optimizer has learnt batch `number`."""
@@ -83,13 +110,14 @@ class Ledger:
     Args:
         store: where outcomes are recorded before they are used.
         pool: where models are scored.
-        known: outcomes of earlier lives.
+        known: what earlier lives have found out, see `recorded_outcomes`.
         reused: ids whose reuse earlier lives have recorded.
         stop: asked between results.
         drain_s: how long running candidates may take after a stop.
         failure_share: of the models scored in this run, above which it ends.
-        watcher: told of every fresh outcome.
+        watcher: told of every model that is scored afresh.
         custom: objectives that a Python function computes; their values are recorded, because nothing else knows them.
+        order: set -> task -> item hashes in plan order (`EvalPlan.items`); needed where a part of a set is requested.
     """
 
     def __init__(
@@ -97,19 +125,21 @@ class Ledger:
         store: RunStore,
         pool: EvaluationPool,
         *,
-        known: Mapping[Key, Outcome],
+        known: Mapping[Key, Known],
         reused: frozenset[tuple[CandidateId, SetName]],
         stop: StopSignal,
         drain_s: float,
         failure_share: float,
         watcher: Watcher,
         custom: Sequence[CustomObjective] = (),
+        order: Mapping[SetName, Items] | None = None,
     ) -> None:
         self._store = store
         self._pool = pool
-        self._outcomes = dict(known)
+        self._order = dict(order or {})
+        self._known = {key: found.ordered(self._order.get(key[1])) for key, found in known.items()}
         self._reused = set(reused)
-        self._touched: set[Key] = set()
+        self._walks: dict[Key, _Walk] = {}
         self._stop = stop
         self._drain_s = drain_s
         self._failure_share = failure_share
@@ -119,85 +149,143 @@ class Ledger:
     @property
     def spent(self) -> int:
         """Distinct models requested on the search set so far, as this life has walked through the run."""
-        return sum(set_name == "search" for _, set_name in self._touched)
+        return sum(set_name == "search" for _, set_name in self._walks)
 
-    def known(self, digest: Digest, set_name: SetName) -> bool:
-        """Whether the outcome needs no work."""
-        return (digest, set_name) in self._outcomes
+    def known(self, digest: Digest, set_name: SetName, items: Items | None = None) -> bool:
+        """Whether a request needs no work."""
+        wanted = None if items is None else self._planned(items, set_name)
+        return self._is_answered((digest, set_name), wanted) or self._is_failed((digest, set_name))
 
     def score(
-        self, requests: Sequence[Request], set_name: SetName, limit: int | None = None
+        self, requests: Sequence[Request], set_name: SetName, limit: int | None = None, items: Items | None = None
     ) -> tuple[Outcome | None, ...]:
         """The outcomes of `requests`, aligned with them; None behind the point where `limit` models were new.
 
         A model is new when it was not requested on this set before in this walk through the run, whether or not an
         earlier life has scored it: so a resumed run spends its budget as an undisturbed one does.
 
+        What is told is all that this walk has requested so far of a model on this set, in plan order. A model that
+        fails keeps what it had answered: a later request whose items all have answers is told them, one that needs
+        more is told the failure.
+
+        Args:
+            requests: the models.
+            set_name: the set.
+            limit: on new models.
+            items: task -> item hashes, in any order; tasks may be left out. None is the whole set.
+
         Raises:
+            ValueError: for items that are none, or that the plan's order does not have.
             Interrupted: when a stop was asked for; finished results are recorded.
             TooManyFailures: when the share of failures is above the budget's.
             DiskFull: when a result cannot be recorded.
         """
+        wanted = None if items is None else self._planned(items, set_name)
         accepted: list[Request] = []
-        due: deque[Request] = deque()
+        due: dict[Key, _Due] = {}
         fresh = 0
         for request in requests:
             key = (request.digest, set_name)
-            if key in self._touched:
-                self._record_reuse(request, set_name)
-            else:
+            if key not in self._walks:
                 if fresh == limit:
                     break
                 fresh += 1
-                self._touched.add(key)
-                if key not in self._outcomes:
-                    due.append(request)
+                self._walks[key] = _Walk(request.id)
+            elif self._walks[key].owner != request.id:
+                self._record_reuse(request, set_name)
+            self._walks[key].want(wanted)
+            if not (key in due or self._is_answered(key, wanted) or self._is_failed(key)):
+                due[key] = _Due(request, self._missing(key, wanted))
             accepted.append(request)
-        self._work(due, set_name)
-        outcomes = [self._outcomes[(r.digest, set_name)] for r in accepted]
+        self._work(deque(due.values()), set_name)
+        outcomes = [self._told((r.digest, set_name), wanted) for r in accepted]
         self._judge_failures()
         return (*outcomes, *[None] * (len(requests) - len(accepted)))
+
+    def _planned(self, items: Items, set_name: SetName) -> Items:
+        """A choice of items in plan order."""
+        order = self._order.get(set_name, {})
+        alien = [i for name, hashes in items.items() for i in set(hashes).difference(order.get(name, ()))]
+        chosen = {name: set(items.get(name, ())) for name in order}
+        planned = {name: tuple(i for i in order[name] if i in wanted) for name, wanted in chosen.items() if wanted}
+        if alien or not planned:
+            raise ValueError(
+                f"a choice of {set_name} items: {len(alien)} are not in the plan, {len(planned)} tasks are"
+            )
+        return planned
+
+    def _missing(self, key: Key, wanted: Items | None) -> Items | None:
+        """What is to be asked; None for a whole set of which nothing is known."""
+        found = self._known.get(key, Known())
+        if wanted is None:
+            wanted = self._order.get(key[1]) if found.evaluation is not None else None
+        return None if wanted is None else found.missing(wanted)
+
+    def _is_answered(self, key: Key, wanted: Items | None) -> bool:
+        """Whether every wanted item has its answer; a whole set may be complete in parts."""
+        return self._known.get(key, Known()).whole or self._missing(key, wanted) == {}
+
+    def _is_failed(self, key: Key) -> bool:
+        """Whether the model has failed, so that nothing more is asked; lost answers are from before it did."""
+        found = self._known.get(key, Known())
+        return found.failure is not None and not found.lost
+
+    def _told(self, key: Key, wanted: Items | None) -> Outcome:
+        """What a request is told once everything is known that there is to know."""
+        found, walk = self._known[key], self._walks[key]
+        if found.evaluation is not None and self._is_answered(key, wanted):
+            return found.evaluation if walk.whole else restrict(found.evaluation, walk.items)
+        if found.failure is None:
+            raise ValueError(f"{walk.owner} was scored on the {key[1]} set and has neither answers nor a failure")
+        walk.failure = found.failure
+        return found.failure
 
     def _record_reuse(self, request: Request, set_name: SetName) -> None:
         if (request.id, set_name) not in self._reused:
             self._reused.add((request.id, set_name))
             self._store.append(Reused(request.id, request.digest, set_name))
 
-    def _work(self, due: deque[Request], set_name: SetName) -> None:
+    def _work(self, due: deque[_Due], set_name: SetName) -> None:
         """Feed the pool and record what comes back, until nothing is due."""
-        running: dict[CandidateId, Request] = {}
+        running: dict[CandidateId, _Due] = {}
         while due or running:
             if self._stop():
                 self._drain(running, set_name)
             while due and len(running) < 2 * self._pool.n_workers:
-                request = due.popleft()
-                running[request.id] = request
-                self._pool.submit(EvalTask(request.id, request.recipe, set_name))
+                request, items = first = due.popleft()
+                running[request.id] = first
+                self._pool.submit(EvalTask(request.id, request.recipe, set_name, items))
             self._take(running, set_name, _TICK_S)
 
-    def _take(self, running: dict[CandidateId, Request], set_name: SetName, timeout_s: float) -> None:
+    def _take(self, running: dict[CandidateId, _Due], set_name: SetName, timeout_s: float) -> None:
         """Wait for one result and record it: first on disk, then in memory."""
         result = self._pool.next_outcome(timeout_s)
         if result is None:
             return
-        request = running.pop(result.task.id)
-        self._record(request, set_name, result)
-        self._outcomes[(request.digest, set_name)] = result.outcome
-        self._watcher.outcome(request, set_name, result.outcome)
+        request, items = running.pop(result.task.id)
+        before = self._known.get((request.digest, set_name), Known())
+        result = result._replace(outcome=_asked_for(result.outcome, items))
+        self._known[(request.digest, set_name)] = self._record(request, set_name, result, before)
+        if before.evaluation is None and before.failure is None:
+            self._watcher.outcome(request, set_name, result.outcome)
 
-    def _record(self, request: Request, set_name: SetName, result: Completed) -> None:
+    def _record(self, request: Request, set_name: SetName, result: Completed, before: Known) -> Known:
         """Answers first, then the journal's line: a recorded evaluation always has its answers."""
         who = (request.id, request.digest, set_name)
         outcome, by = result.outcome, (result.worker, result.attempt)
         if isinstance(outcome, Failure):
             self._store.append(Failed(*who, outcome, *by))
-            return
+            return before.with_failure(outcome)
         responses = self._store.save_responses(request.digest, outcome)
-        values = {o.name: (e.value, e.se) for o in self._custom for e in (objective_values(o, outcome),)}
+        part = 0 if result.task.items is None else before.part_number(responses)
+        after = before.with_part(part, outcome, self._order[set_name]) if part else before.with_whole(outcome)
+        known = after.evaluation or outcome
+        values = {o.name: (e.value, e.se) for o in self._custom for e in (objective_values(o, known),)}
         timing = {stage: round(seconds, 4) for stage, seconds in outcome.timing_s.items()}
-        self._store.append(Evaluated(*who, task_scores(outcome), responses, timing, *by, values))
+        self._store.append(Evaluated(*who, task_scores(outcome), responses, timing, *by, values, part))
+        return after
 
-    def _drain(self, running: dict[CandidateId, Request], set_name: SetName) -> None:
+    def _drain(self, running: dict[CandidateId, _Due], set_name: SetName) -> None:
         """Give running candidates their time, then stop the run."""
         for task in self._pool.drop_waiting():
             del running[task.id]
@@ -213,14 +301,23 @@ class Ledger:
         )
 
     def _judge_failures(self) -> None:
-        outcomes = [self._outcomes[key] for key in self._touched if key in self._outcomes]
-        failures = [o for o in outcomes if isinstance(o, Failure)]
-        if len(outcomes) >= FAILURES_JUDGED_AFTER and len(failures) > self._failure_share * len(outcomes):
+        failures = [walk.failure for walk in self._walks.values() if walk.failure is not None]
+        n = len(self._walks)
+        if n >= FAILURES_JUDGED_AFTER and len(failures) > self._failure_share * n:
             first = failures[0]
             raise TooManyFailures(
                 "Too many candidates fail.",
-                got=f"{len(failures)} of {len(outcomes)}, one by {first.kind}: {first.message}\n{first.traceback}",
+                got=f"{len(failures)} of {n}, one by {first.kind}: {first.message}\n{first.traceback}",
                 allowed=f"a share of {self._failure_share:g} (budget.failures)",
                 fix="mend the cause (`logs/` has every traceback) and start a new run. What has failed stays failed: "
                 f"`evomerge resume {self._store.folder} --set budget.failures=1` goes on without it.",
             )
+
+
+def _asked_for(outcome: Outcome, items: Items | None) -> Outcome:
+    """The answers to what was asked, no others; a failure when some are missing."""
+    if items is None or isinstance(outcome, Failure):
+        return outcome
+    found = restrict(outcome, items)
+    n = sum(map(len, items.values()))
+    return found if found.n_questions == n else Failure("evaluate", f"{found.n_questions} of {n} items were answered")
