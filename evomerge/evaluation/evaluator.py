@@ -28,6 +28,8 @@ CPU_BATCH_TOKENS: Final = 1024
 """On the CPU: enough for its matrix products, and few enough for what lies between them to stay in its caches."""
 CACHE_TOKENS: Final = 65536
 _KEPT_SELECTIONS: Final = 8
+_MARGIN_DECIMALS: Final = 5
+"""A little above what rounding changes between batches (about 1e-6 nats), and short in the files of a run."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -87,6 +89,30 @@ def forced_requests(item: Item, end: int) -> list[Forced]:
     return found
 
 
+def _by_item(part: _TaskWork, values: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """What belongs to each item of a task, of an array over all forced requests."""
+    last = part.first + sum(part.counts)
+    return np.split(values[part.first : last], np.cumsum(part.counts)[:-1])
+
+
+def _margins(part: _TaskWork, results: ForcedResults) -> tuple[float, ...]:
+    """See `TaskAnswers.margins`; from log-likelihoods that the scores needed anyway."""
+    task = part.task
+    if task.kind == "loglikelihood":
+        found = results.sums()[part.first : part.first + sum(part.counts)]
+    elif task.kind == "multiple_choice" and task.metric.fast:
+        found = metrics.choice_margins(part.items, _by_item(part, results.sums()))
+    else:
+        return ()
+    return tuple(round(float(m), _MARGIN_DECIMALS) for m in found)
+
+
+def _subjects(part: _TaskWork) -> tuple[str, ...]:
+    """See `TaskAnswers.subjects`."""
+    sources = part.task.sources
+    return tuple(sources[item.source].task for item in part.items) if len(sources) > 1 else ()
+
+
 @final
 class PlanEvaluator(Evaluator):
     """Answers an `EvalPlan`.
@@ -136,17 +162,25 @@ class PlanEvaluator(Evaluator):
         started = time.perf_counter()
         work = self._work(model, set_name, self._plan.selected(set_name, items))
         scores: dict[str, Sequence[float] | Floats] = {}
+        margins: dict[str, tuple[float, ...]] = {}
         with NeededLogits(model) as needed:
             results = work.batches.run(needed)
             for part in work.tasks:
                 if part.task.kind != "plugin":
                     scores[part.task.name] = self._task_scores(part, results, needed, set_name)
+                    margins[part.task.name] = _margins(part, results)
         answers = {}
         for part in work.tasks:
             name = part.task.name
             # a plug-in calls the model itself and must see all of its logits
             found = scores[name] if name in scores else self._plugin_scores(part, model)
-            answers[name] = TaskAnswers(name, tuple(i.hash for i in part.items), tuple(float(s) for s in found))
+            answers[name] = TaskAnswers(
+                name,
+                tuple(i.hash for i in part.items),
+                tuple(float(s) for s in found),
+                margins.get(name, ()),
+                _subjects(part),
+            )
         return Evaluation(set_name, answers, {"score": time.perf_counter() - started})
 
     def _work(self, model: Any, set_name: SetName, selection: Mapping[str, tuple[int, ...]]) -> _Work:
@@ -176,13 +210,12 @@ class PlanEvaluator(Evaluator):
         task = part.task
         if task.kind == "generate_until":
             return self._generated_scores(part, results, needed)
-        last = part.first + sum(part.counts)
-        lls = np.split(results.sums()[part.first : last], np.cumsum(part.counts)[:-1])
+        lls = _by_item(part, results.sums())
         if task.kind == "loglikelihood_rolling":
             totals = np.array([part_ll.sum() for part_ll in lls])
             mean_weight = task.mean_weight[set_name] if task.metric.aggregation != "perplexity" else 1.0
             return totals / mean_weight
-        greedy = np.split(results.greedy()[part.first : last], np.cumsum(part.counts)[:-1])
+        greedy = _by_item(part, results.greedy())
         if not task.metric.fast:
             pairs = [[(float(a), bool(b)) for a, b in zip(x, y, strict=True)] for x, y in zip(lls, greedy, strict=True)]
             return self._rescored(part, pairs)

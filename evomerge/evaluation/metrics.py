@@ -67,6 +67,25 @@ def choice_scores(
     return scores
 
 
+def choice_margins(items: Sequence[Item], lls: Sequence[Floats]) -> Floats:
+    """Multiple choice: how much likelier the best right choice is than the best wrong one, in nats, shape `(n,)`.
+
+    Log-likelihoods are divided by `Item.lengths`, as the metric divides them: then positive margins are the items that
+    acc, acc_norm and acc_bytes count (but for ties). 0 where no choice is right or none is wrong.
+
+    Args:
+        items: `n` of them, with `golds` and `lengths`.
+        lls: per item the choices' log-likelihoods, in nats.
+    """
+    margins = np.zeros(len(items))
+    for i, (item, values) in enumerate(zip(items, lls, strict=True)):
+        scaled = values / np.asarray(item.lengths)
+        right = np.isin(np.arange(len(scaled)), item.golds)
+        if right.any() and not right.all():
+            margins[i] = scaled[right].max() - scaled[~right].max()
+    return margins
+
+
 def _normalise(options: Mapping[str, Any]) -> Callable[[str], str]:
     """What exact match does to both texts before it compares them, in lm-eval's order."""
     ignored = [re.compile(p) for p in options.get("regexes_to_ignore") or []]

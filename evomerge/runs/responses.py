@@ -1,12 +1,14 @@
 """Per-item answers, kept beside the journal: one small JSON file per scored (recipe, set), named by its content.
 
-Item hashes stand once in an `items-*.json` that all files of the same item set share. Both kinds are written
-atomically before the record that names them, never change, and are checked by digest on reading.
+Item hashes stand once in an `items-*.json` that all files of the same item set share, and so do the items' subjects
+in a `subjects-*.json` where a task has any. All are written atomically before the record that names them, never change,
+and are checked by digest on reading. Margins and subjects are left out where there are none, as in older files.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +21,8 @@ from evomerge.types import Digest, Evaluation, TaskAnswers
 _SHORT: Final = 16
 
 
-def _items_path(folder: Path, digest: str) -> Path:
-    return folder / f"items-{digest[:_SHORT]}.json"
+def _shared_path(folder: Path, kind: str, digest: str) -> Path:
+    return folder / f"{kind}-{digest[:_SHORT]}.json"
 
 
 def response_path(folder: Path, recipe: Digest, set_name: str, responses: str) -> Path:
@@ -34,24 +36,26 @@ def save_responses(folder: Path, recipe: Digest, evaluation: Evaluation) -> str:
     Raises:
         DiskFull: when there is no space.
     """
-    items = canonical_json({name: a.items for name, a in evaluation.answers.items()})
-    items_digest = digest_text(items)
+    shared = {"items": canonical_json({name: a.items for name, a in evaluation.answers.items()})}
+    subjects = {name: a.subjects for name, a in evaluation.answers.items() if a.subjects}
+    if subjects:
+        shared["subjects"] = canonical_json(subjects)
+    margins = {name: a.margins for name, a in evaluation.answers.items() if a.margins}
     text = canonical_json(
         {
             "format": "evomerge.responses",
             "version": 1,
             "recipe": recipe,
             "set": evaluation.set_name,
-            "items": items_digest,
             "tasks": list(evaluation.answers),
             "scores": {name: a.scores for name, a in evaluation.answers.items()},
+            **{kind: digest_text(content) for kind, content in shared.items()},
+            **({"margins": margins} if margins else {}),
         }
     )
     digest = digest_text(text)
-    for path, content in (
-        (_items_path(folder, items_digest), items),
-        (response_path(folder, recipe, evaluation.set_name, digest), text),
-    ):
+    files = {_shared_path(folder, kind, digest_text(content)): content for kind, content in shared.items()}
+    for path, content in (files | {response_path(folder, recipe, evaluation.set_name, digest): text}).items():
         if not path.exists():
             write_atomic(path, content)
     return digest
@@ -79,9 +83,19 @@ def load_responses(folder: Path, record: Evaluated) -> Evaluation:
         StoreError: when a file is lost or was altered.
     """
     found = _read_checked(response_path(folder, record.recipe, record.set_name, record.responses), record.responses)
-    items = _read_checked(_items_path(folder, found["items"]), found["items"])
-    scores = found["scores"]
+    items = _read_checked(_shared_path(folder, "items", found["items"]), found["items"])
+    subjects: Mapping[str, Any] = {}
+    if "subjects" in found:
+        subjects = _read_checked(_shared_path(folder, "subjects", found["subjects"]), found["subjects"])
+    margins = found.get("margins", {})
     answers = {
-        name: TaskAnswers(name, tuple(items[name]), tuple(float(s) for s in scores[name])) for name in found["tasks"]
+        name: TaskAnswers(
+            name,
+            tuple(items[name]),
+            tuple(float(s) for s in found["scores"][name]),
+            tuple(float(m) for m in margins.get(name, ())),
+            tuple(subjects.get(name, ())),
+        )
+        for name in found["tasks"]
     }
     return Evaluation(record.set_name, answers, dict(record.timing_s))
