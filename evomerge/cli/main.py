@@ -11,6 +11,7 @@ from typing import Final, cast
 import typer
 
 from evomerge import __version__
+from evomerge.cli.calibrate import calibrate
 from evomerge.cli.demo import demo
 from evomerge.cli.evaluate import evaluate
 from evomerge.cli.export import export
@@ -42,6 +43,7 @@ COMMANDS: Final = (
     export,
     merge,
     evaluate,
+    calibrate,
     ls,
     schema,
     zoo,

@@ -1,0 +1,168 @@
+"""The command that makes an item bank from answers that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from evomerge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evomerge.calibration.bank import Calibrated, Dimensions, Watcher
+
+_SUFFIXES: Final = (".json", ".npz")
+
+
+def calibrate(
+    sources: Annotated[list[Path], typer.Argument(help="lm-eval sample logs, run directories, response matrices.")],
+    *,
+    to: Annotated[Path, typer.Option(help="The bank: FILE.npz or FILE.json; of several tasks FILE-TASK.npz.")],
+    task: Annotated[str | None, typer.Option(help="Only this task, or this group of lm-eval tasks as one.")] = None,
+    metric: Annotated[str, typer.Option(help="Metric of lm-eval logs: NAME or NAME,FILTER.")] = "",
+    dimensions: Annotated[str, typer.Option(help="auto, or 1 to 5.")] = "auto",
+    report: Annotated[Path | None, typer.Option(help="Also write a page with curves: PAGE.html.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of what is held out.", min=0)] = 0,
+) -> None:
+    """Make an item bank from answers that exist, and say how well it predicts."""
+    from rich.console import Console
+
+    from evomerge.calibration.bank import calibrate as fit_bank
+    from evomerge.calibration.page import render_page
+    from evomerge.calibration.sources import gather
+    from evomerge.files import write_atomic
+    from evomerge.irt.bank_files import write_bank
+
+    wanted = _dimensions(dimensions)
+    _check_target(to, sources)
+    with _progress() as (watcher, reading):
+        gathered = gather(sources, task=task, metric=metric, reading=reading)
+        banks = [fit_bank(pool, watcher, dimensions=wanted, seed=seed) for pool in gathered.pools]
+    console = Console()
+    for place in {path.parent for path in (to, report) if path is not None}:
+        place.mkdir(parents=True, exist_ok=True)
+    for bank in banks:
+        path = to if len(banks) == 1 else _named(to, bank.pool.task)
+        write_bank(path, bank.fit.bank)
+        _show(bank, console)
+        console.print(f"Wrote {path}.\n", highlight=False, markup=False, soft_wrap=True)
+    for error in gathered.refused.values():
+        typer.echo(f"Left out: {error}", err=True)
+    if report is not None:
+        write_atomic(report, render_page(banks))
+        console.print(f"Wrote {report}. Open it in a browser; it needs no network.", highlight=False, soft_wrap=True)
+
+
+def _dimensions(text: str) -> Dimensions:
+    if text == "auto":
+        return "auto"
+    if text in ("1", "2", "3", "4", "5"):
+        return int(text)
+    raise ConfigError(
+        "The number of dimensions is not usable.",
+        got=f"--dimensions {text}",
+        allowed="auto, or 1 to 5",
+        fix="leave --dimensions out: auto chooses by held-out answers.",
+    )
+
+
+def _check_target(to: Path, sources: Sequence[Path]) -> None:
+    """Before anything is computed.
+
+    Raises:
+        ConfigError: for another suffix, or a file that is there and is no bank.
+    """
+    from evomerge.irt.bank_files import read_bank
+
+    if to.suffix not in _SUFFIXES:
+        raise ConfigError(
+            "A bank cannot be written there.",
+            got=f"--to {to}",
+            allowed="a file name that ends in .npz (small) or .json (readable)",
+            fix=f"write --to {to.with_suffix('.npz')}.",
+        )
+    if not to.exists():
+        return
+    try:
+        read_bank(to)
+    except ConfigError as error:
+        raise ConfigError(
+            "The bank would replace a file that is no bank.",
+            got=f"--to {to}" + (", which is one of the sources" if to in sources else ""),
+            allowed="a new file, or a bank, which is replaced",
+            fix="name another file.",
+        ) from error
+
+
+def _named(to: Path, task: str) -> Path:
+    plain = re.sub(r"[^\w.-]", "_", task)
+    return to.with_name(f"{to.stem}-{plain}{to.suffix}")
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Watcher, Callable[[Path], None]]]:
+    """A bar for what is under way; where there is no terminal, one line per task."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        row = bars.add_task("Reading", total=None)
+
+        class Bars:
+            def begins(self, what: str, total: int) -> None:
+                bars.reset(row, description=what, total=max(total, 1))
+
+            def step(self) -> None:
+                bars.advance(row)
+
+        def reading(path: Path) -> None:
+            bars.update(row, description=f"Reading {path.name}")
+
+        if not console.is_terminal:
+            console.print("Calibrating ...", highlight=False)
+        yield Bars(), reading
+
+
+def _show(bank: Calibrated, console: Console) -> None:
+    """What the bank is, what it was made from, and how well it predicts."""
+    from rich import box
+    from rich.table import Table
+
+    from evomerge.calibration.words import KINDS, verdict
+
+    responses, fitted = bank.pool.responses, bank.fit.bank
+    constant = int((~fitted.fitted).sum())
+    told = [
+        f"{bank.pool.task}: {len(responses.models):,} models, {len(responses.items):,} items"
+        + (f" ({constant:,} answered alike by all)" if constant else ""),
+        f"{int(responses.seen.sum()):,} answers ({responses.seen.mean():.0%} of the matrix)"
+        + (f", metric {bank.pool.metric}" if bank.pool.metric else ""),
+        f"{fitted.dimensions} dimension{'s' if fitted.dimensions > 1 else ''}, {fitted.link}"
+        + ("" if bank.fit.converged else "; the fit stopped before it converged"),
+        *(f"{s.name} ({KINDS[s.kind]}): {s.models:,} models, {s.answers:,} answers" for s in bank.pool.sources),
+        *(f"Note: {note}" for note in bank.pool.notes),
+    ]
+    for line in told:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    quality = bank.quality
+    if quality.errors:
+        console.print(f"Error of the predicted score over {quality.n_models:,} held-out models:", highlight=False)
+        errors = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("questions asked", "bank", "plain mean"):
+            errors.add_column(name, justify="right")
+        for e in quality.errors:
+            errors.add_row(str(e.asked), f"{e.bank:.3f}", f"{e.mean:.3f}")
+        console.print(errors)
+    for found, who in ((quality.new_models, "held-out models"), (quality.new_answers, "held-out answers")):
+        if found is not None:
+            line = f"Log-likelihood per answer, {who}: {found.log_likelihood:.3f} (item means {found.baseline:.3f})"
+            console.print(line, highlight=False, soft_wrap=True)
+    console.print(verdict(quality), highlight=False, markup=False, soft_wrap=True)
