@@ -21,24 +21,26 @@ class Design:
         order: shape `(n,)`, a permutation of the items, asked from the front.
         ranking: shape `(n,)`, the purposeful order.
         frontier: shape `(n + 1,)`, how many items of `ranking` are certain after k questions; not decreasing.
+        chance: shape `(n,)`, the random part's own order; what was asked already is passed over.
         groups: shape `(n,)`, the stratum of each item for the random part.
     """
 
     order: Indices
     ranking: Indices
     frontier: Indices
+    chance: Indices
     groups: Indices
 
     def __post_init__(self) -> None:
         n = self.order.size
-        for name, size in (("order", n), ("ranking", n), ("frontier", n + 1), ("groups", n)):
+        for name, size in (("order", n), ("ranking", n), ("frontier", n + 1), ("chance", n), ("groups", n)):
             value = np.array(getattr(self, name), dtype=np.intp)
             if value.shape != (size,):
                 raise ValueError(f"{name} has shape {value.shape}, expected {(size,)}")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         everything = np.arange(n)
-        if not all(np.array_equal(np.sort(p), everything) for p in (self.order, self.ranking)):
+        if not all(np.array_equal(np.sort(p), everything) for p in (self.order, self.ranking, self.chance)):
             raise ValueError("an order holds every item once")
         if n and (np.any(np.diff(self.frontier) < 0) or not 0 <= self.frontier[0] <= self.frontier[-1] <= n):
             raise ValueError("the frontier must not fall and stay within the items")

@@ -6,11 +6,13 @@ differences between candidates are paired. Prefixes are nested: who stays longer
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from evomerge.irt.bank import ItemBank
 from evomerge.irt.design import Design
-from evomerge.irt.responses import Floats, Indices
+from evomerge.irt.responses import Bools, Floats, Indices
 
 
 def usable_information(bank: ItemBank, theta: Floats) -> Floats:
@@ -109,65 +111,114 @@ def mixed_design(
         offset: how many places the random circle is turned.
 
     Raises:
-        ValueError: when share is not in [0, 1], floor is negative, strata is not positive, then as
+        ValueError: when strata is not positive, then when share is not in [0, 1] or floor is negative, then as
             `usable_information`.
     """
-    if not 0 <= share <= 1 or not floor >= 0 or strata < 1:
-        raise ValueError(f"share in [0, 1], floor >= 0, strata >= 1, not {share}, {floor}, {strata}")
-    information = usable_information(bank, theta)
-    ranking = information_order(bank, theta)
-    worth = (information > 0) & (information >= floor * information.mean())
+    if strata < 1:
+        raise ValueError(f"at least one stratum, not {strata}")
+    purpose = _purpose(bank, theta, share, floor)
     difficulty = bank.predict(_abilities(bank, theta)).mean(axis=0)
-    chance = stratified_turns(difficulty, rng, strata=strata, offset=offset)
-    return interleave(ranking, int(worth.sum()), chance, share, _groups(difficulty, strata))
+    groups = _groups(difficulty, strata)
+    chance = _random_turns(groups, rng, offset)
+    n = chance.size
+    return interleave(purpose, Design(chance, chance, np.zeros(n + 1, dtype=np.intp), chance, groups), 0)
 
 
-def stratified_turns(difficulty: Floats, rng: np.random.Generator, *, strata: int, offset: int = 0) -> Indices:
-    """The random part's order: strata take turns in proportion to their size, within a stratum the order is uniform.
+def continued_design(
+    design: Design, k: int, bank: ItemBank, theta: Floats, *, share: float = 0.5, floor: float = 1.0
+) -> Design:
+    """The same first k questions, then the items that are informative at new abilities, and the same random part.
+
+    Between the rungs of a race the abilities of those who are left become clearer and narrower: what separates them
+    is asked next. Survivors share all questions, so their comparisons stay paired. What was certain stays certain,
+    and the random part goes on where it stood; because the new ranking has seen answers, inclusion probabilities are
+    exact only as far as a single answer hardly moves the mean ability.
 
     Args:
-        difficulty: shape `(n,)`.
-        rng: draws one key per item and the order of the strata; nothing else, so that equal seeds give equal keys.
-        strata: number of groups of (nearly) equal size.
-        offset: the keys' circle is turned by this many items: another window of the same shuffle.
+        design: what was asked so far.
+        k: how many of its questions were asked.
+        bank: the same n items, perhaps fitted anew.
+        theta: abilities of those who go on, `(D,)` or `(k, D)`.
+        share: as in `mixed_design`, counted from here.
+        floor: as in `mixed_design`.
+
+    Raises:
+        ValueError: when the bank has another number of items or k is not in [0, n], then as `mixed_design`.
     """
-    n = difficulty.size
+    if len(bank.items) != design.order.size or not 0 <= k <= design.order.size:
+        raise ValueError(f"{k} questions of a design of {design.order.size} items, continued with {len(bank.items)}")
+    return interleave(_purpose(bank, theta, share, floor), design, k)
+
+
+class Purpose(NamedTuple):
+    """What to choose deliberately.
+
+    Attributes:
+        ranking: all items, best first.
+        worth: shape `(n,)`, the items that may be chosen on purpose.
+        share: part of the questions that is.
+    """
+
+    ranking: Indices
+    worth: Bools
+    share: float
+
+
+def interleave(purpose: Purpose, before: Design, k: int) -> Design:
+    """The first k questions of a design, then turns between the purposeful ranking and the design's random order.
+
+    A turn takes the first item of its list that was not asked yet. j questions after k, the purposeful turns since
+    are the integer nearest to `share * j` (halves up), as long as worthy items are left.
+    """
+    n = before.order.size
+    certain = before.ranking[: before.frontier[k]]
+    rest = purpose.ranking[~np.isin(purpose.ranking, certain)]
+    rest = rest[np.argsort(~purpose.worth[rest], kind="stable")]
+    ranking = np.concatenate([certain, rest])
+    end = certain.size + int(purpose.worth[rest].sum())
+    asked, order, frontier = before.asked(k), before.order.copy(), before.frontier.copy()
+    best, random, turns = certain.size, 0, 0
+    for j in range(k, n):
+        frontier[j + 1] = frontier[j]
+        item = -1
+        if turns < np.floor(purpose.share * (j + 1 - k) + 0.5):
+            while best < end and asked[ranking[best]]:
+                best += 1
+            item = int(ranking[best]) if best < end else -1
+            best, turns = min(best + 1, end), turns + 1
+            frontier[j + 1] = best
+        if item < 0:
+            while asked[before.chance[random]]:
+                random += 1
+            item = int(before.chance[random])
+        asked[item], order[j] = True, item
+    return Design(order, ranking, frontier, before.chance, before.groups)
+
+
+def _purpose(bank: ItemBank, theta: Floats, share: float, floor: float) -> Purpose:
+    """Ranking by information; worthy is what tells at least `floor` times as much as the mean item."""
+    if not 0 <= share <= 1 or not floor >= 0:
+        raise ValueError(f"share in [0, 1] and floor >= 0, not {share} and {floor}")
+    information = usable_information(bank, theta)
+    worth = (information > 0) & (information >= floor * information.mean())
+    return Purpose(information_order(bank, theta), worth, share)
+
+
+def _random_turns(groups: Indices, rng: np.random.Generator, offset: int) -> Indices:
+    """The random part's order: strata take turns in proportion to their size, within a stratum the order is uniform.
+
+    Every item has a place on a shuffled circle, turned by `offset`: moving on by what a generation asks at random
+    shows the next generation another window of the same shuffle.
+    """
+    n = groups.size
     keys = (rng.permutation(n) - offset) % max(n, 1)
-    groups = _groups(difficulty, strata)
+    strata = int(groups.max(initial=0)) + 1
     tie = rng.permutation(strata)
     within = np.empty(n)
     for group in range(strata):
         members = np.flatnonzero(groups == group)
         within[members[np.argsort(keys[members])]] = (np.arange(members.size) + 0.5) / max(members.size, 1)
     return np.lexsort((tie[groups], within))
-
-
-def interleave(ranking: Indices, n_worth: int, chance: Indices, share: float, groups: Indices) -> Design:
-    """Merge the purposeful order's first `n_worth` items and the random order into one, `share` of the former.
-
-    A turn takes the first item of its list that was not asked yet. After k questions the purposeful turns are the
-    integer nearest to `share * k` (halves up), as long as worthy items are left.
-    """
-    n = ranking.size
-    asked = np.zeros(n, dtype=np.bool_)
-    order = np.empty(n, dtype=np.intp)
-    frontier = np.zeros(n + 1, dtype=np.intp)
-    best = random = turns = 0
-    for k in range(n):
-        frontier[k + 1] = frontier[k]
-        item = -1
-        if turns < np.floor(share * (k + 1) + 0.5):
-            while best < n_worth and asked[ranking[best]]:
-                best += 1
-            item = int(ranking[best]) if best < n_worth else -1
-            best, turns = min(best + 1, n_worth), turns + 1
-            frontier[k + 1] = best
-        if item < 0:
-            while asked[chance[random]]:
-                random += 1
-            item = int(chance[random])
-        asked[item], order[k] = True, item
-    return Design(order, ranking, frontier, groups)
 
 
 def _abilities(bank: ItemBank, theta: Floats) -> Floats:
