@@ -90,12 +90,12 @@ def _newton(problem: _Problem) -> Abilities:
         part = problem.rows(active)
         here = theta[active]
         gradient, curvature = part.derivatives(here)
-        step: Floats = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
+        step = np.asarray(np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0], dtype=np.float64)
         moved = _climb(part, here, step)
         theta[active] = moved
         active = active[np.max(np.abs(moved - here), axis=1) > _STEP_TOLERANCE * (1 + np.max(np.abs(moved), axis=1))]
     _, curvature = problem.derivatives(theta)
-    covariance: Floats = np.linalg.inv(curvature)
+    covariance = np.asarray(np.linalg.inv(curvature), dtype=np.float64)
     return Abilities(theta, 0.5 * (covariance + np.swapaxes(covariance, 1, 2)))
 
 
@@ -142,7 +142,7 @@ def abilities(
     prior = np.asarray(bank.covariance if covariance is None else covariance, dtype=np.float64)
     if prior.shape != (d, d):
         raise ValueError(f"the prior covariance has shape {prior.shape}, expected ({d}, {d})")
-    precision: Floats = np.linalg.inv(prior)
+    precision = np.asarray(np.linalg.inv(prior), dtype=np.float64)
     used = bank.fitted & np.any(~np.isnan(scores), axis=0)
     asked = ~np.isnan(scores[:, used])
     problem = _Problem(

@@ -11,40 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import scipy.optimize
-from scipy.special import logit
+from scipy.special import expit
 
+from evomerge.irt.priors import ItemPrior, Point, log_prior
 from evomerge.irt.responses import Floats
 
 _BLOCK_CELLS = 1 << 16
 _SINGLE_FROM = 200_000  # cells; below, float64 costs nothing worth saving
 _Z_MAX = 30.0  # sigma(30) is 1 to 1e-13, and exp(30) is far from overflow in float32
 _CURVATURE = 0.15  # a typical p (1 - p): only scales the variables
-
-
-class ItemPrior(NamedTuple):
-    """Normal priors of the item parameters; first-dimension slopes are truncated at 0 besides.
-
-    Attributes:
-        slope_mean: shape `(D,)`.
-        slope_sd: shape `(D,)`, > 0.
-        intercept_mean: scalar.
-        intercept_sd: scalar, > 0.
-    """
-
-    slope_mean: Floats
-    slope_sd: Floats
-    intercept_mean: float
-    intercept_sd: float
-
-
-class Point(NamedTuple):
-    """Parameters of a joint fit: `theta (m, D)`, `slopes (n, D)`, `intercepts (n,)`."""
-
-    theta: Floats
-    slopes: Floats
-    intercepts: Floats
 
 
 class Optimum(NamedTuple):
@@ -113,57 +89,6 @@ class Cells:
         return total, Point(g_theta, g_slopes, g_intercepts)
 
 
-def log_prior(point: Point, prior: ItemPrior) -> tuple[float, Point]:
-    """Log prior density up to a constant, and its gradient; abilities are standard normal."""
-    t = point.theta
-    a = (point.slopes - prior.slope_mean) / prior.slope_sd
-    d = (point.intercepts - prior.intercept_mean) / prior.intercept_sd
-    value = -0.5 * (float(np.sum(t * t)) + float(np.sum(a * a)) + float(np.sum(d * d)))
-    return value, Point(-t, -a / prior.slope_sd, -d / prior.intercept_sd)
-
-
-def start(scores: Floats, prior: ItemPrior) -> Point:
-    """A deterministic starting point: standardised row means, item logits, and the leading residual directions."""
-    seen = ~np.isnan(scores)
-    n_row, n_column = seen.sum(axis=1), seen.sum(axis=0)
-    filled = np.where(seen, scores, 0.0)
-    overall = float(filled.sum() / max(1, seen.sum()))
-    columns = (filled.sum(axis=0) + overall) / (n_column + 1)
-    excess = np.where(seen, scores - columns, 0.0)
-    rows = excess.sum(axis=1) / (n_row + 1)
-    spread = float(rows.std())
-    first = rows / spread if spread > 0 else rows
-    d = prior.slope_mean.size
-    theta = np.zeros((scores.shape[0], d))
-    theta[:, 0] = first
-    slopes = np.tile(prior.slope_mean, (scores.shape[1], 1))
-    if d > 1:
-        theta[:, 1:], slopes[:, 1:] = _residual_directions(excess, theta[:, 0], d - 1)
-    return Point(theta, slopes, logit(np.clip(columns, 0.02, 0.98)))
-
-
-def _residual_directions(excess: Floats, first: Floats, k: int) -> tuple[Floats, Floats]:
-    """Leading `k` left and right singular directions of what the first ability leaves over: `(m, k)` and `(n, k)`."""
-    m, n = excess.shape
-    norm = float(first @ first)
-    left = excess - np.outer(first, first @ excess) / norm if norm > 0 else excess
-    small = left @ left.T if m <= n else left.T @ left
-    k_real = min(k, small.shape[0])
-    _, vectors = scipy.linalg.eigh(small, subset_by_index=[small.shape[0] - k_real, small.shape[0] - 1])
-    vectors = vectors[:, ::-1]
-    u, v = (vectors, left.T @ vectors) if m <= n else (left @ vectors, vectors)
-    theta, slopes = np.zeros((m, k)), np.zeros((n, k))
-    theta[:, :k_real], slopes[:, :k_real] = _unit_columns(u, 0.5), _unit_columns(v, 0.5)
-    return theta, slopes
-
-
-def _unit_columns(x: Floats, size: float) -> Floats:
-    """Columns with root mean square `size`, the entry of largest magnitude positive in none or all: signs kept."""
-    rms = np.sqrt(np.mean(x * x, axis=0))
-    out: Floats = size * x / np.where(rms > 0, rms, 1.0)
-    return out
-
-
 def maximise(scores: Floats, prior: ItemPrior, begin: Point, *, max_iterations: int, tolerance: float) -> Optimum:
     """The joint posterior mode of abilities and logistic items.
 
@@ -216,3 +141,9 @@ def maximise(scores: Floats, prior: ItemPrior, begin: Point, *, max_iterations: 
         },
     )
     return Optimum(unpack(result.x), -float(result.fun), int(result.nit), bool(result.status == 0))
+
+
+def fisher_weights(scores: Floats, point: Point) -> Floats:
+    """`p (1 - p)` of every observed answer, 0 elsewhere: `(m, n)`."""
+    p = expit(point.theta @ point.slopes.T + point.intercepts)
+    return np.where(np.isnan(scores), 0.0, p * (1 - p))
