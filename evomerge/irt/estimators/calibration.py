@@ -91,12 +91,19 @@ class Calibration:
 
     @cached_property
     def answer_variance(self) -> float:
-        """Mean variance of a model's answers between items, smoothed; 1/4 for scores in [0, 1] of no known model."""
+        """`variance_within` all items."""
+        return self.variance_within(np.arange(self.n))
+
+    def variance_within(self, group: Indices) -> float:
+        """Mean variance of a model's answers between the items of a group, smoothed by one model's weight of guess.
+
+        The guess is 1/4 for scores in [0, 1], else the variance of all answers.
+        """
         seen = self.responses.scores[self.responses.seen]
-        start = 0.25 if self.responses.link == "logistic" else float(seen.var())
-        if not self.responses.models or self.n == 1:
-            return start
-        return float((self.filled.var(axis=1, ddof=1).sum() + start) / (len(self.filled) + 1))
+        guess = 0.25 if self.responses.link == "logistic" else float(seen.var())
+        if len(group) < 2:
+            return guess
+        return float((self.filled[:, group].var(axis=1, ddof=1).sum() + guess) / (len(self.filled) + 1))
 
     @cached_property
     def fitted_bank(self) -> ItemBank:

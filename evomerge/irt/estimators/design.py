@@ -36,7 +36,7 @@ class DesignBased(Estimator):
             answers = matrix[rows]
             sampled = self._rest(answers, rest, asked, pi, weights)
             value[rows] = answers[:, certain] @ weights[certain] + sampled.value
-            variance[rows] = sampled.variance
+            variance[rows] = sampled.widened()
         return Estimated(value, np.sqrt(variance))
 
     def _rest(self, answers: Floats, rest: Indices, asked: Bools, pi: Floats, weights: Floats) -> Sampled:
@@ -50,7 +50,12 @@ class DesignBased(Estimator):
         means = known.item_means[group]
         centre = float(np.average(means, weights=share)) if share.sum() > 0 else known.grand_mean
         return expand(
-            answers[:, group], asked[group], pi[group], weights[group], centre=centre, variance=known.answer_variance
+            answers[:, group],
+            asked[group],
+            pi[group],
+            weights[group],
+            centre=centre,
+            variance=known.variance_within(group),
         )
 
 
@@ -75,7 +80,7 @@ class Stratified(DesignBased):
     name = "stratified"
 
     def _rest(self, answers: Floats, rest: Indices, asked: Bools, pi: Floats, weights: Floats) -> Sampled:
-        value, variance = np.zeros(len(answers)), np.zeros(len(answers))
+        value, variance, freedom = np.zeros(len(answers)), np.zeros(len(answers)), 0.0
         for stratum in self._strata(rest, asked):
             chosen = asked[stratum]
             own = pi.copy()
@@ -84,7 +89,8 @@ class Stratified(DesignBased):
             part = self._group(answers, stratum, asked, own, weights)
             value += part.value
             variance += part.variance
-        return Sampled(value, variance)
+            freedom += part.freedom
+        return Sampled(value, variance, freedom)
 
     def _strata(self, rest: Indices, asked: Bools) -> list[Indices]:
         order = rest[np.argsort(self.calibration.item_means[rest], kind="stable")]
@@ -138,4 +144,4 @@ class Ppi(DesignBased):
             centre=float(np.mean(others[:, rest])),
             variance=variance,
         )
-        return Sampled(part.value + float(control[rest] @ weights[rest]), part.variance)
+        return Sampled(part.value + float(control[rest] @ weights[rest]), part.variance, part.freedom)

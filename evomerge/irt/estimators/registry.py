@@ -7,10 +7,29 @@ from typing import Final
 
 from evomerge.errors import ConfigError, suggest
 from evomerge.irt.estimators.ability_based import GpIrt, PIrt
+from evomerge.irt.estimators.anchors import Anchors
 from evomerge.irt.estimators.base import Calibration, Estimator
 from evomerge.irt.estimators.design import Mean, Ppi, Stratified
+from evomerge.irt.estimators.parental import GmpIrt, GmpIrtSimplex, MpIrt, MpIrtSimplex, ParentsMap
+from evomerge.irt.estimators.ridge import Ridge
 
-_CLASSES: Final[Mapping[str, type[Estimator]]] = {kind.name: kind for kind in (Mean, Stratified, PIrt, GpIrt, Ppi)}
+_CLASSES: Final[Mapping[str, type[Estimator]]] = {
+    kind.name: kind
+    for kind in (
+        Mean,
+        Stratified,
+        Anchors,
+        PIrt,
+        GpIrt,
+        MpIrt,
+        GmpIrt,
+        MpIrtSimplex,
+        GmpIrtSimplex,
+        ParentsMap,
+        Ridge,
+        Ppi,
+    )
+}
 
 ESTIMATORS: Final[tuple[str, ...]] = tuple(_CLASSES)
 """Names for `make_estimator`."""

@@ -18,11 +18,18 @@ class Sampled(NamedTuple):
 
     Attributes:
         value: shape `(m,)`.
-        variance: shape `(m,)`, of the normal-equivalent standard error.
+        variance: shape `(m,)`.
+        freedom: degrees of freedom of the variance.
     """
 
     value: Floats
     variance: Floats
+    freedom: float
+
+    def widened(self) -> Floats:
+        """Shape `(m,)`: the variance for which a normal 90 % interval is as wide as Student's."""
+        wide: Floats = self.variance * (t.ppf(0.95, self.freedom) / norm.ppf(0.95)) ** 2
+        return wide
 
 
 def expand(
@@ -35,7 +42,7 @@ def expand(
     (Hajek) estimator, whose bias vanishes where weights are equal or 0. Its variance is
     `sum_s (1 - pi_i) (w_i / pi_i)^2 s^2` (Sarndal, Swensson and Wretman 1992, ch. 5): the finite-population correction
     for a simple random sample, and exactly 0 where all is asked. `s^2` is drawn to the given variance, so that a sample
-    of equal answers does not claim to be certain, and is widened to what Student's distribution asks for.
+    of equal answers does not claim to be certain.
 
     Args:
         answers: shape `(m, g)`, anything where not chosen.
@@ -48,12 +55,12 @@ def expand(
     m, total = len(answers), float(weights.sum())
     r = int(chosen.sum())
     if r == chosen.size:
-        return Sampled(answers @ weights, np.zeros(m))
+        return Sampled(answers @ weights, np.zeros(m), PRIOR_ANSWERS)
     expanded = weights[chosen] / inclusion[chosen]
     size = np.abs(expanded)
     if r == 0 or size.sum() == 0:
         everything = total**2 * variance
-        return Sampled(np.full(m, centre * total), np.full(m, everything))
+        return Sampled(np.full(m, centre * total), np.full(m, everything), PRIOR_ANSWERS)
     sample = answers[:, chosen]
     mu = sample @ size / size.sum()
     residual = sample - mu[:, None]
@@ -61,5 +68,4 @@ def expand(
     freedom = r - 1 + PRIOR_ANSWERS
     spread = (residual**2) @ size**2 / (size**2).sum()
     s2 = (r * spread + PRIOR_ANSWERS * variance) / freedom
-    widened = (t.ppf(0.95, freedom) / norm.ppf(0.95)) ** 2
-    return Sampled(value, ((1 - inclusion[chosen]) * expanded**2).sum() * s2 * widened)
+    return Sampled(value, ((1 - inclusion[chosen]) * expanded**2).sum() * s2, freedom)
