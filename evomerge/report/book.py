@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,12 @@ from evomerge.evaluation.objectives import (
     ConstraintSpec,
     Estimate,
     Objective,
-    ObjectiveSpec,
     bound_among,
-    combine,
+    bounded,
     loss,
     violation,
 )
+from evomerge.runs.beliefs import recorded_value
 from evomerge.runs.manifest import read_manifest
 from evomerge.runs.records import Evaluated, Kind
 from evomerge.runs.replay import History, read_history
@@ -60,6 +60,7 @@ class Book:
             self.history: History = read_history(store.entries())
         self.manifest: dict[str, Any] = read_manifest(folder)
         self.goals: Goals = goals_from_json(self.manifest)
+        self._orders: dict[SetName, Mapping[str, tuple[str, ...]]] = {}
 
     @cached_property
     def models(self) -> dict[CandidateId, Model]:
@@ -78,37 +79,50 @@ class Book:
         yield from (Model(b.id, b.kind, b.recipe, b.name) for b in known if b.kind == "mean")
 
     def record(self, recipe: Digest, set_name: SetName) -> Evaluated | None:
-        """What was recorded of a recipe on a set, None without a score."""
-        found = self.history.outcomes.get((recipe, set_name))
-        return found if isinstance(found, Evaluated) else None
+        """What was recorded of a recipe on a set, None without a score; see `History.record`."""
+        return self.history.record(recipe, set_name)
+
+    def is_estimated(self, record: Evaluated) -> bool:
+        """Whether a record's scores are what the search believed, from the answers to a part of the set."""
+        return (record.recipe, record.set_name) in self.history.estimates
 
     def answers(self, record: Evaluated) -> Evaluation:
-        """Per-item answers.
+        """Per-item answers, all that were given on that set; in plan order where it is known.
 
         Raises:
             StoreError: when they are lost or altered.
         """
-        return self._store.load_responses(record)
+        key = (record.recipe, record.set_name)
+        return self._store.load_answers(self.history.parts[key], self._order(record))
+
+    def _order(self, record: Evaluated) -> Mapping[str, tuple[str, ...]] | None:
+        """The items of a set in plan order, as a model has them that was asked the whole set; None without one."""
+        if record.part == 0:
+            return None
+        if record.set_name not in self._orders:
+            outcomes = (r for (_, set_name), r in self.history.outcomes.items() if set_name == record.set_name)
+            whole = next((r for r in outcomes if isinstance(r, Evaluated) and r.part == 0), None)
+            answers = {} if whole is None else self._store.load_responses(whole).answers
+            self._orders[record.set_name] = {name: a.items for name, a in answers.items()}
+        return self._orders[record.set_name]
 
     def value(self, objective: Objective, record: Evaluated) -> Estimate:
-        """An objective's value from recorded task scores, or as it was recorded when a function computed it."""
-        if not isinstance(objective, ObjectiveSpec):
-            return Estimate(*record.values[objective.name])
-        return combine(objective, [self._task(record, t) for t in objective.tasks])
+        """An objective's value from recorded task scores, or as it was recorded when a function computed it.
 
-    @staticmethod
-    def _task(record: Evaluated, task: str) -> Estimate:
-        return Estimate(record.tasks[task].mean, record.tasks[task].se)
+        Raises:
+            LookupError: when the journal does not have it.
+        """
+        found = recorded_value(objective, record)
+        if found is None:
+            raise LookupError(f"{record.id} has no recorded value of {objective.name}")
+        return found
 
     def losses(self, record: Evaluated) -> tuple[float, ...]:
         """One loss per objective, lower is better."""
         return tuple(loss(o, self.value(o, record).value) for o in self.goals.objectives)
 
     def _subject(self, constraint: ConstraintSpec, record: Evaluated) -> Estimate:
-        if constraint.kind == "task":
-            return self._task(record, constraint.subject)
-        objective = next(o for o in self.goals.objectives if o.name == constraint.subject)
-        return self.value(objective, record)
+        return self.value(bounded(constraint, self.goals.objectives), record)
 
     @cached_property
     def bounds(self) -> tuple[float | None, ...]:

@@ -125,7 +125,7 @@ def _scores(book: Book, record: Evaluated) -> Scores:
 
 def _score(book: Book, objective: Objective, record: Evaluated) -> ObjectiveScore:
     estimate: Estimate = book.value(objective, record)
-    if isinstance(objective, ObjectiveSpec):
+    if isinstance(objective, ObjectiveSpec) and not book.is_estimated(record):
         low, high = objective_interval(objective, book.answers(record))
     else:
         half = normal_quantile(CONFIDENCE) * estimate.se

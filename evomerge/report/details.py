@@ -16,7 +16,7 @@ from evomerge.report.book import Book, Model
 from evomerge.report.collect import summary_of
 from evomerge.report.genes import merge_genes
 from evomerge.report.summary import Difference, EvaluationRow, MergeGenes, RunDetails, RunSummary
-from evomerge.runs.records import Evaluated
+from evomerge.runs.records import Evaluated, Failed
 from evomerge.types import CandidateId, Digest, SetName
 
 RecipeOf = Callable[[Model], Recipe | None]
@@ -87,13 +87,14 @@ def evaluation_rows(book: Book) -> tuple[EvaluationRow, ...]:
 
 
 def _row(book: Book, batch: int, model: Model, *, again: bool) -> EvaluationRow | None:
-    record = book.history.outcomes.get((model.recipe, "search"))
+    outcome = book.history.outcomes.get((model.recipe, "search"))
+    record = book.record(model.recipe, "search")
+    reused = again or (model.id, "search") in book.history.reused
+    if isinstance(outcome, Failed):
+        failure = f"{outcome.failure.kind}: {outcome.failure.message}"
+        return EvaluationRow(model.id, batch, model.kind, None, feasible=False, failure=failure, reused=reused)
     if record is None:
         return None
-    reused = again or (model.id, "search") in book.history.reused
-    if not isinstance(record, Evaluated):
-        failure = f"{record.failure.kind}: {record.failure.message}"
-        return EvaluationRow(model.id, batch, model.kind, None, feasible=False, failure=failure, reused=reused)
     return EvaluationRow(
         id=model.id,
         batch=batch,

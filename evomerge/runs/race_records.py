@@ -41,8 +41,8 @@ class EstimateRow:
     Attributes:
         recipe: digest of its recipe.
         tasks: task -> estimated score over the whole set, its standard error, and how many items were asked.
-        values: value and standard error of objectives (by name) and constraints (by text) that do not follow from
-            the task scores.
+        values: value and standard error of objectives (by name) and constraints (by `ConstraintSpec.label`) that do
+            not follow from the task scores.
     """
 
     recipe: Digest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -129,6 +129,20 @@ class History:
     def outcome(self, candidate: Candidate | Baseline, set_name: SetName) -> Scored | None:
         """What came of a candidate on a set, None when it was not scored there."""
         return self.outcomes.get((candidate.recipe, set_name))
+
+    def record(self, recipe: Digest, set_name: SetName) -> Evaluated | None:
+        """A model's scores on a set as the search knew them, None without a score.
+
+        Where the search has recorded an estimate, its task scores (over the whole set, with the number of items that
+        were asked) and its values stand in place of what the answered items alone would say.
+        """
+        found = self.outcomes.get((recipe, set_name))
+        if not isinstance(found, Evaluated):
+            return None
+        row = self.estimates.get((recipe, set_name))
+        if row is None:
+            return found
+        return replace(found, tasks={**found.tasks, **row.tasks}, values={**found.values, **row.values})
 
 
 def _life_times(entries: Sequence[Entry]) -> tuple[tuple[float, float], ...]:

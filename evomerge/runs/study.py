@@ -23,6 +23,8 @@ import numpy as np
 
 from evomerge.errors import EvomergeError
 from evomerge.evaluation.goals import BoundGoals, Goals
+from evomerge.evaluation.objectives import Estimate, Objective, bounded, objective_values, violation
+from evomerge.runs.beliefs import recorded_value
 from evomerge.runs.records import Baseline, Candidate, Evaluated, Failed
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import Entry, RunStore
@@ -87,8 +89,8 @@ def _bound(store: RunStore, history: History, goals: Goals) -> BoundGoals:
     """Bounds that refer to a parent need the parent's answers."""
     parents = (b for b in history.baselines.values() if b.kind == "parent")
     scored = {b.name: history.outcome(b, "search") for b in parents}
-    references = {name: store.load_responses(r) for name, r in scored.items() if isinstance(r, Evaluated)}
-    return goals.bound(references)
+    parts = {name: history.parts[(r.recipe, "search")] for name, r in scored.items() if isinstance(r, Evaluated)}
+    return goals.bound({name: store.load_answers(found) for name, found in parts.items()})
 
 
 def _trials(store: RunStore, space: SearchSpace, goals: Goals) -> Iterator[FrozenTrial]:
@@ -101,7 +103,7 @@ def _trials(store: RunStore, space: SearchSpace, goals: Goals) -> Iterator[Froze
     if not found:
         return
     distributions = {d.name: _distribution(d) for d in space.dimensions}
-    projector = _Projector(store, space, distributions, _bound(store, history, goals), _times(entries))
+    projector = _Projector(store, history, space, distributions, _bound(store, history, goals), _times(entries))
     for model, record in found:
         yield projector.trial(model, record)
 
@@ -113,7 +115,9 @@ def _times(entries: list[Entry]) -> dict[Digest, tuple[float, float]]:
         record = entry.record
         if isinstance(record, Evaluated | Failed) and record.set_name == "search":
             took = record.timing_s.get("total", 0.0) if isinstance(record, Evaluated) else 0.0
-            times.setdefault(record.recipe, (entry.time_s - took, entry.time_s))
+            began, ended = times.setdefault(record.recipe, (entry.time_s - took, entry.time_s))
+            if isinstance(record, Evaluated) and record.part:
+                times[record.recipe] = (began, max(ended, entry.time_s))
     return times
 
 
@@ -137,6 +141,7 @@ class _Projector:
     """What all trials have in common."""
 
     store: RunStore
+    history: History
     space: SearchSpace
     distributions: dict[str, BaseDistribution]
     goals: BoundGoals
@@ -149,10 +154,9 @@ class _Projector:
         values: list[float] | None = None
         violations: tuple[float, ...] = ()
         if isinstance(record, Evaluated):
-            evaluation = self.store.load_responses(record)
-            values = [estimate.value for estimate in self.goals.values(evaluation).values()]
-            violations = self.goals.violations(evaluation)
-            attributes |= {f"task {name}": score.mean for name, score in record.tasks.items()}
+            found = self.history.record(record.recipe, "search") or record
+            values, violations = self._judged(found)
+            attributes |= {f"task {name}": score.mean for name, score in found.tasks.items()}
         else:
             attributes["failure"] = f"{record.failure.kind}: {record.failure.message}"
         began, ended = (datetime.fromtimestamp(t) for t in self.times[record.recipe])
@@ -170,9 +174,25 @@ class _Projector:
             system_attrs={},
             intermediate_values={},
         )
-        for constraint, violation in zip(self.goals.constraints, violations, strict=False):
-            trial.set_constraint(constraint.text, violation)
+        for constraint, violated_by in zip(self.goals.constraints, violations, strict=False):
+            trial.set_constraint(constraint.text, violated_by)
         return trial
+
+    def _judged(self, record: Evaluated) -> tuple[list[float], tuple[float, ...]]:
+        """Objective values and violations: what the search believed where it had an estimate, else of the answers."""
+        key = (record.recipe, record.set_name)
+        evaluation = self.store.load_answers(self.history.parts[key])
+        goals = self.goals
+        if key not in self.history.estimates:
+            return [e.value for e in goals.values(evaluation).values()], goals.violations(evaluation)
+
+        def value(objective: Objective) -> Estimate:
+            found = recorded_value(objective, record)
+            return objective_values(objective, evaluation, goals.references) if found is None else found
+
+        pairs = zip(goals.constraints, goals.bounds, strict=True)
+        violations = tuple(violation(c, b, value(bounded(c, goals.objectives))) for c, b in pairs)
+        return [value(o).value for o in goals.objectives], violations
 
 
 def _write_database(path: Path, name: str, goals: Goals, trials: list[FrozenTrial]) -> None:
