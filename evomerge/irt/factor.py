@@ -1,17 +1,19 @@
-"""Normal items: the linear factor model with a noise of its own per item, fitted by expectation maximisation.
+"""Normal items: the linear factor model with a noise of its own per item, abilities integrated out.
 
-Margins and other unbounded scores have no common unit, so columns are brought to mean 0 and spread 1 first, and the
-abilities are integrated out: a joint mode over abilities and noises would let some noise go to 0 (Heywood 1931).
+Margins and other unbounded scores have no common unit, so columns are brought to mean 0 and spread 1 first. A joint
+mode over abilities and noises would let some noise go to 0 (Heywood 1931); the marginal one under a prior does not.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy.optimize
 
 from evomerge.irt.priors import ItemPrior, Point
-from evomerge.irt.responses import Bools, Floats
+from evomerge.irt.responses import Floats
 
 _NOISE_WEIGHT = 4.0  # answers that the noise prior counts for
 _NOISE_SHARE = 0.5  # and the share of a column's variance that it expects to be noise
@@ -49,91 +51,142 @@ class FactorOptimum(NamedTuple):
     converged: bool
 
 
-class _Moments(NamedTuple):
-    """Posterior of the abilities given the items: means `(m, D)`, covariances `(m, D, D)`, log likelihood."""
+class ItemGradient(NamedTuple):
+    """Gradient in `slopes (n, D)`, `intercepts (n,)` and `log noise (n,)`."""
 
-    mean: Floats
-    covariance: Floats
-    log_likelihood: float
-
-
-def _expect(x: Floats, seen: Floats, point: Point, noise: Floats) -> _Moments:
-    """Normal posterior of each ability, and the marginal log likelihood up to `2 pi` (Woodbury's identity)."""
-    m, d = x.shape[0], point.slopes.shape[1]
-    w = noise**-2
-    outer = (w[:, None, None] * point.slopes[:, :, None] * point.slopes[:, None, :]).reshape(-1, d * d)
-    precision = (seen @ outer).reshape(m, d, d) + np.eye(d)
-    residual = seen * (x - point.intercepts)
-    score = residual @ (w[:, None] * point.slopes)
-    covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
-    mean = np.einsum("mde,me->md", covariance, score)
-    cells = float(np.sum(seen @ np.log(w)) - np.sum(residual**2 @ w))
-    determinants = np.linalg.slogdet(precision)[1]
-    return _Moments(mean, covariance, 0.5 * (cells - float(determinants.sum()) + float(np.sum(mean * score))))
+    slopes: Floats
+    intercepts: Floats
+    log_noise: Floats
 
 
-def _regress(x: Floats, seen: Floats, moments: _Moments, prior: ItemPrior, noise: Floats) -> tuple[Floats, Floats]:
-    """Slopes and intercepts given the abilities' moments: a ridge regression per item, first slope not negative."""
-    m, d = moments.mean.shape
-    z = np.concatenate([moments.mean, np.ones((m, 1))], axis=1)
-    square = z[:, :, None] * z[:, None, :]
-    square[:, :d, :d] += moments.covariance
-    w = noise**-2
-    left = w[:, None, None] * (seen.T @ square.reshape(m, -1)).reshape(-1, d + 1, d + 1)
-    right = w[:, None] * ((seen * x).T @ z)
-    ridge = np.append(prior.slope_sd**-2, prior.intercept_sd**-2)
-    left += np.diag(ridge)
-    right += ridge * np.append(prior.slope_mean, prior.intercept_mean)
-    found = np.linalg.solve(left, right[:, :, None])[:, :, 0]
-    negative = found[:, 0] < 0
-    if negative.any():
-        found[negative, 0] = 0.0
-        found[negative, 1:] = np.linalg.solve(left[negative, 1:, 1:], right[negative, 1:, None])[:, :, 0]
-    return found[:, :d], found[:, d]
+@dataclass(frozen=True)
+class Marginal:
+    """The marginal likelihood of normal items, from products with the matrix only: no residual matrix is ever made.
+
+    Attributes:
+        x: shape `(m, n)`, standardised scores, 0 where not asked.
+        seen: shape `(m, n)`, 1 or 0; None when nothing is missing.
+        count: shape `(n,)`, answers per item.
+        total: shape `(n,)`, sum of each item's scores.
+        squares: shape `(n,)`, sum of their squares.
+    """
+
+    x: Floats
+    seen: Floats | None
+    count: Floats
+    total: Floats
+    squares: Floats
+
+    @staticmethod
+    def of(x: Floats) -> Marginal:
+        """From standardised scores with NaN holes."""
+        there = ~np.isnan(x)
+        filled = np.where(there, x, 0.0)
+        seen = None if there.all() else there.astype(np.float64)
+        count = there.sum(axis=0).astype(np.float64)
+        return Marginal(filled, seen, count, filled.sum(axis=0), np.sum(filled**2, axis=0))
+
+    def _over_items(self, per_item: Floats) -> Floats:
+        """Sums over the items that each model was asked: `(n, k)` to `(m, k)`."""
+        if self.seen is None:
+            return np.tile(per_item.sum(axis=0), (self.x.shape[0], 1))
+        return self.seen @ per_item
+
+    def _over_models(self, per_model: Floats) -> Floats:
+        """Sums over the models that each item was asked of: `(m, k)` to `(n, k)`."""
+        if self.seen is None:
+            return np.tile(per_model.sum(axis=0), (self.x.shape[1], 1))
+        return self.seen.T @ per_model
+
+    def abilities(self, slopes: Floats, intercepts: Floats, noise: Floats) -> tuple[Floats, Floats, Floats]:
+        """Posterior means `(m, D)`, precisions `(m, D, D)` and scores `precision . mean` under a N(0, I) population."""
+        d = slopes.shape[1]
+        weighted = noise[:, None] ** -2 * slopes
+        outer = (weighted[:, :, None] * slopes[:, None, :]).reshape(-1, d * d)
+        sums = self._over_items(np.concatenate([outer, weighted * intercepts[:, None]], axis=1))
+        precision = sums[:, : d * d].reshape(-1, d, d) + np.eye(d)
+        score = self.x @ weighted - sums[:, d * d :]
+        mean = np.asarray(np.linalg.solve(precision, score[:, :, None])[:, :, 0], dtype=np.float64)
+        return mean, precision, score
+
+    def log_likelihood(self, slopes: Floats, intercepts: Floats, noise: Floats) -> tuple[float, ItemGradient]:
+        """Log likelihood up to `log 2 pi` (by Woodbury's identity), and its gradient (by Fisher's identity)."""
+        d, w = slopes.shape[1], noise**-2
+        mean, precision, score = self.abilities(slopes, intercepts, noise)
+        squares = self.squares - 2 * intercepts * self.total + intercepts**2 * self.count
+        determinants = float(np.linalg.slogdet(precision)[1].sum())
+        cells = float(self.count @ np.log(w)) - float(w @ squares)
+        value = 0.5 * (cells - determinants + float(np.sum(mean * score)))
+        second = np.linalg.inv(precision) + mean[:, :, None] * mean[:, None, :]
+        sums = self._over_models(np.concatenate([second.reshape(-1, d * d), mean], axis=1))
+        turned = np.einsum("nde,ne->nd", sums[:, : d * d].reshape(-1, d, d), slopes)
+        cross = self.x.T @ mean - intercepts[:, None] * sums[:, d * d :]
+        residual = self.total - intercepts * self.count - np.sum(slopes * sums[:, d * d :], axis=1)
+        left = squares - 2 * np.sum(slopes * cross, axis=1) + np.sum(slopes * turned, axis=1)
+        return value, ItemGradient(w[:, None] * (cross - turned), w * residual, w * left - self.count)
 
 
-def _noise(x: Floats, seen: Floats, moments: _Moments, point: Point) -> Floats:
-    """Residual standard deviation per item under a scaled inverse chi-squared prior."""
-    d = point.slopes.shape[1]
-    residual = seen * (x - moments.mean @ point.slopes.T - point.intercepts)
-    outer = (point.slopes[:, :, None] * point.slopes[:, None, :]).reshape(-1, d * d)
-    unsure = np.sum((seen.T @ moments.covariance.reshape(-1, d * d)) * outer, axis=1)
-    total = np.sum(residual**2, axis=0) + unsure + _NOISE_WEIGHT * _NOISE_SHARE
-    out: Floats = np.sqrt(total / (seen.sum(axis=0) + _NOISE_WEIGHT + 2))
-    return out
+def log_item_prior(slopes: Floats, intercepts: Floats, noise: Floats, prior: ItemPrior) -> tuple[float, ItemGradient]:
+    """Log density of slopes, intercepts and log noises up to a constant, and its gradient.
 
-
-def log_item_prior(point: Point, noise: Floats, prior: ItemPrior) -> float:
-    """Log density of slopes, intercepts and noises up to a constant."""
-    a = (point.slopes - prior.slope_mean) / prior.slope_sd
-    d = (point.intercepts - prior.intercept_mean) / prior.intercept_sd
-    noises = (_NOISE_WEIGHT + 2) * np.log(noise**-2) - _NOISE_WEIGHT * _NOISE_SHARE * noise**-2
-    return 0.5 * (float(noises.sum()) - float(np.sum(a * a)) - float(np.sum(d * d)))
+    Noise variances are scaled inverse chi-squared (Gelman et al. 2013, section 2.6): four answers' worth of half of the
+    column's variance.
+    """
+    a = (slopes - prior.slope_mean) / prior.slope_sd
+    d = (intercepts - prior.intercept_mean) / prior.intercept_sd
+    scaled = _NOISE_WEIGHT * _NOISE_SHARE * noise**-2
+    value = -0.5 * (float(np.sum(a * a)) + float(np.sum(d * d)) + float(np.sum(scaled)))
+    value -= _NOISE_WEIGHT * float(np.sum(np.log(noise)))
+    return value, ItemGradient(-a / prior.slope_sd, -d / prior.intercept_sd, scaled - _NOISE_WEIGHT)
 
 
 def maximise(
     x: Floats, prior: ItemPrior, begin: Point, noise: Floats, *, max_iterations: int, tolerance: float
 ) -> FactorOptimum:
-    """The posterior mode of slopes, intercepts and noises with abilities integrated out (Rubin & Thayer 1982).
+    """The posterior mode of slopes, intercepts and noises by L-BFGS-B, abilities integrated out.
 
     Args:
         x: shape `(m, n)`, standardised scores, NaN where not asked.
         prior: of slopes and intercepts.
         begin: where to start; its abilities are not used.
         noise: where the noises start, `(n,)`.
-        max_iterations: of expectation and maximisation.
-        tolerance: stop when the log posterior grows relatively by less than that.
+        max_iterations: of the optimiser.
+        tolerance: stop when the log posterior changes relatively by less than that.
     """
-    missing: Bools = np.isnan(x)
-    seen, filled = (~missing).astype(np.float64), np.where(missing, 0.0, x)
-    point, value, converged, iterations = begin, -np.inf, False, 0
-    moments = _expect(filled, seen, point, noise)
-    while iterations < max_iterations and not converged:
-        slopes, intercepts = _regress(filled, seen, moments, prior, noise)
-        point = Point(moments.mean, slopes, intercepts)
-        noise = _noise(filled, seen, moments, point)
-        moments = _expect(filled, seen, point, noise)
-        before, value = value, moments.log_likelihood + log_item_prior(point, noise, prior)
-        converged = value - before <= tolerance * (abs(value) + 1)
-        iterations += 1
-    return FactorOptimum(Point(moments.mean, point.slopes, point.intercepts), noise, value, iterations, converged)
+    marginal = Marginal.of(x)
+    n, d = begin.slopes.shape
+    curvature = marginal.count * noise**-2
+    scale = np.concatenate(
+        [
+            np.sqrt(prior.slope_sd**-2 + curvature[:, None]).ravel(),
+            np.sqrt(prior.intercept_sd**-2 + curvature),
+            np.sqrt(2 * (marginal.count + _NOISE_WEIGHT)),
+        ]
+    )
+
+    def unpack(u: Floats) -> tuple[Floats, Floats, Floats]:
+        u = u / scale
+        return u[: n * d].reshape(n, d), u[n * d : n * (d + 1)], np.exp(np.clip(u[n * (d + 1) :], -15.0, 15.0))
+
+    def objective(u: Floats) -> tuple[float, Floats]:
+        items = unpack(u)
+        likelihood, up = marginal.log_likelihood(*items)
+        density, pull = log_item_prior(*items, prior)
+        gradient = np.concatenate([(g + h).ravel() for g, h in zip(up, pull, strict=True)])
+        return -likelihood - density, -gradient / scale
+
+    lower = np.full(scale.size, -np.inf)
+    lower[: n * d : d] = 0.0
+    begun = np.concatenate([begin.slopes.ravel(), begin.intercepts, np.log(noise)]) * scale
+    result = scipy.optimize.minimize(
+        objective,
+        np.maximum(begun, lower),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=scipy.optimize.Bounds(lower, np.inf),
+        options={"maxiter": max_iterations, "ftol": tolerance, "gtol": 1e-6, "maxcor": 12},
+    )
+    slopes, intercepts, noise = unpack(result.x)
+    theta = marginal.abilities(slopes, intercepts, noise)[0]
+    point = Point(theta, slopes, intercepts)
+    return FactorOptimum(point, noise, -float(result.fun), int(result.nit), bool(result.status == 0))
