@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, Final
+from dataclasses import replace
 
 from evomerge.runs.records import Evaluated, TaskScore
 from evomerge.types import Evaluation, TaskAnswers
@@ -13,38 +12,29 @@ from evomerge.types import Evaluation, TaskAnswers
 Items = Mapping[str, tuple[str, ...]]
 """Task -> item hashes."""
 
-_ALIGNED: Final = tuple(f.name for f in fields(TaskAnswers) if f.name not in ("task", "items"))
-"""The fields of `TaskAnswers` that have one entry per item, or none at all."""
-
-
-def _picked(answers: TaskAnswers, places: Sequence[int]) -> TaskAnswers:
-    """The answers at some places, in their order."""
-    columns = {name: getattr(answers, name) for name in _ALIGNED}
-    chosen: dict[str, Any] = {
-        name: tuple(column[i] for i in places) if column else () for name, column in columns.items()
-    }
-    return replace(answers, items=tuple(answers.items[i] for i in places), **chosen)
-
 
 def _joined(parts: Sequence[TaskAnswers]) -> TaskAnswers:
     """One behind the other; of an item that is there twice the first answer counts.
 
-    What only some parts tell beside the scores is left out.
+    Margins and subjects that only some parts have are left out.
     """
-    columns = {name: [getattr(part, name) for part in parts] for name in _ALIGNED}
-    whole: dict[str, Any] = {name: sum(column, ()) if all(column) else () for name, column in columns.items()}
-    joined = replace(parts[0], items=sum((part.items for part in parts), ()), **whole)
+    joined = TaskAnswers(
+        parts[0].task,
+        tuple(item for part in parts for item in part.items),
+        tuple(score for part in parts for score in part.scores),
+        tuple(margin for part in parts for margin in part.margins) if all(p.margins for p in parts) else (),
+        tuple(subject for part in parts for subject in part.subjects) if all(p.subjects for p in parts) else (),
+    )
     first: dict[str, int] = {}
     for place, item in enumerate(joined.items):
         first.setdefault(item, place)
-    return joined if len(first) == len(joined.items) else _picked(joined, list(first.values()))
+    return joined if len(first) == len(joined.items) else joined.at(list(first.values()))
 
 
 def _in_order(answers: TaskAnswers, order: Sequence[str]) -> TaskAnswers:
     """Items that `order` has in its order, others behind them as they stand."""
     rank = {item: k for k, item in enumerate(order)}
-    places = sorted(range(len(answers.items)), key=lambda i: rank.get(answers.items[i], len(rank)))
-    return _picked(answers, places)
+    return answers.at(sorted(range(len(answers.items)), key=lambda i: rank.get(answers.items[i], len(rank))))
 
 
 def merge_evaluations(parts: Sequence[Evaluation], order: Items | None = None) -> Evaluation:
@@ -76,7 +66,7 @@ def restrict(evaluation: Evaluation, items: Mapping[str, Collection[str]]) -> Ev
         wanted = items.get(name, ())
         places = [i for i, item in enumerate(found.items) if item in wanted]
         if places:
-            answers[name] = found if len(places) == len(found.items) else _picked(found, places)
+            answers[name] = found if len(places) == len(found.items) else found.at(places)
     return replace(evaluation, answers=answers)
 
 
