@@ -12,7 +12,7 @@ from typing import Any
 from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.finite import check_finite
 from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
-from evomerge.config.goals import build_goals
+from evomerge.config.goals import build_goals, check_goals_measurable
 from evomerge.config.load import ResolvedJob, read_text
 from evomerge.config.strict_yaml import Path as YamlPath
 from evomerge.errors import ConfigError, suggest
@@ -184,6 +184,7 @@ def assemble(
         check_finite(checkpoint)
     known = _known(resolved, parents, space)
     plan = _compile(suite, parents)
+    check_goals_measurable(goals, plan, resolved.document)
     problem = _problem(resolved, space, goals, known, sized_for)
     choice = _choice(resolved, space, problem, _n_questions(goals, plan))
     with resolved.document.placing("optimizer"):  # options that do not fit are refused before anything runs

@@ -9,10 +9,12 @@ from evomerge.config.schema import Constraint, Job, Relative
 from evomerge.config.schema import Objective as ObjectiveModel
 from evomerge.config.strict_yaml import Document
 from evomerge.errors import ConfigError, suggest
-from evomerge.evaluation.goal_names import check_goals
+from evomerge.evaluation.goal_names import check_goals, check_measurable
 from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.measures import Measure
 from evomerge.evaluation.objectives import ConstraintSpec, CustomObjective, Objective, ObjectiveFunction, ObjectiveSpec
 from evomerge.evaluation.objectives import Relative as RelativeBound
+from evomerge.evaluation.plan import EvalPlan
 
 
 def build_goals(
@@ -45,6 +47,23 @@ def build_goals(
     return Goals(tuple(objectives), tuple(constraints))
 
 
+def check_goals_measurable(goals: Goals, plan: EvalPlan, document: Document) -> None:
+    """What the goals measure must be in the answers to their tasks; known only once the tasks are compiled.
+
+    Raises:
+        EvaluationError: goal by goal, as `check_measurable`.
+    """
+    for i, objective in enumerate(goals.objectives):
+        with document.placing("objectives", i):
+            if isinstance(objective, ObjectiveSpec):
+                for task in objective.tasks:
+                    check_measurable(objective.measure, plan.task(task))
+    for i, constraint in enumerate(goals.constraints):
+        with document.placing("constraints", i):
+            if constraint.kind == "task":
+                check_measurable(constraint.measure, plan.task(constraint.subject))
+
+
 def _check_functions(job: Job, functions: Mapping[str, ObjectiveFunction]) -> None:
     """Every function belongs to an objective that names no task; a typing error must not drop one silently."""
     waiting = [o.name for o in job.objectives if o.task is None and o.tasks is None]
@@ -60,14 +79,15 @@ def _check_functions(job: Job, functions: Mapping[str, ObjectiveFunction]) -> No
 
 def _objective(model: ObjectiveModel, functions: Mapping[str, ObjectiveFunction]) -> Objective:
     if model.name in functions:
-        if model.weights is not None:
+        beside = [key for key in ("weights", "measure", "against", "subject") if getattr(model, key) is not None]
+        if beside:
             raise ConfigError(
-                f"The objective {model.name!r} is a function, and has weights.",
-                got=f"weights: {dict(model.weights)}",
+                f"The objective {model.name!r} is a function, and has {beside[0]}.",
+                got=f"{beside[0]}: {getattr(model, beside[0])}",
                 allowed="name and direction beside a function",
-                fix="remove the weights.",
+                fix=f"remove the {beside[0]}.",
             )
-        return CustomObjective(model.name, functions[model.name], model.direction)
+        return CustomObjective(model.name, functions[model.name], model.direction or "maximize")
     if (model.task is None) == (model.tasks is None):
         raise ConfigError(
             f"The objective {model.name!r} does not say what it is about.",
@@ -87,7 +107,13 @@ def _objective(model: ObjectiveModel, functions: Mapping[str, ObjectiveFunction]
             fix="correct the name, or add it to the objective's tasks.",
         )
     weights = tuple(float(given[t]) for t in tasks if t in given)
-    return ObjectiveSpec(model.name, tasks, model.aggregate, weights, model.direction)
+    measure = _measure(model)
+    direction = model.direction or ("minimize" if measure.minimized else "maximize")
+    return ObjectiveSpec(model.name, tasks, model.aggregate, weights, direction, measure)
+
+
+def _measure(model: ObjectiveModel | Constraint) -> Measure:
+    return Measure(model.measure or "score", model.against or "", model.subject or "")
 
 
 def _constraint(model: Constraint, index: int) -> ConstraintSpec:
@@ -108,4 +134,5 @@ def _constraint(model: Constraint, index: int) -> ConstraintSpec:
         sense="at_least" if sense == "at_least" else "at_most",
         bound=value,
         z=float(model.z),
+        measure=_measure(model),
     )

@@ -113,6 +113,12 @@ class Suite(Strict):
     public_test_split: StrictBool = Field(False, description="It searches on a public test split; the report says so.")
 
 
+MeasureName = Literal["score", "margin", "flips", "ability"]
+_MEASURE: Final = "What of the answers counts: score (if unset), margin, flips or ability."
+_AGAINST: Final = "Of flips: the name of a parent, base, or any_parent."
+_SUBJECT: Final = "Only items of this lm-eval task, of a task that pools several."
+
+
 class Objective(Strict):
     """One axis of the front."""
 
@@ -121,7 +127,12 @@ class Objective(Strict):
     tasks: list[StrictStr] | None = Field(None, description="several tasks.", min_length=1)
     aggregate: Literal["mean", "min", "weighted"] = Field("mean", description="How several tasks become one number.")
     weights: dict[StrictStr, Number] | None = Field(None, description="Task -> weight, for aggregate: weighted.")
-    direction: Literal["maximize", "minimize"] = Field("maximize", description="Which way is better.")
+    direction: Literal["maximize", "minimize"] | None = Field(
+        None, description="Which way is better; maximize unless it says otherwise, of flips minimize."
+    )
+    measure: MeasureName | None = Field(None, description=_MEASURE)
+    against: StrictStr | None = Field(None, description=_AGAINST)
+    subject: StrictStr | None = Field(None, description=_SUBJECT)
 
 
 class Relative(Strict):
@@ -140,6 +151,9 @@ class Constraint(Strict):
 
     task: StrictStr | None = Field(None, description="A task, or")
     objective: StrictStr | None = Field(None, description="an objective.")
+    measure: MeasureName | None = Field(None, description=_MEASURE)
+    against: StrictStr | None = Field(None, description=_AGAINST)
+    subject: StrictStr | None = Field(None, description=_SUBJECT)
     at_least: Bound | None = Field(None, description="Lower bound.")
     at_most: Bound | None = Field(None, description="Upper bound.")
     z: Annotated[Number, Field(ge=0)] = Field(0, description="Standard errors by which the bound must be met.")

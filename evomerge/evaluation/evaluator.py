@@ -16,7 +16,7 @@ from evomerge.evaluation import metrics
 from evomerge.evaluation.forward import NeededLogits
 from evomerge.evaluation.generation import StopRule, generate
 from evomerge.evaluation.packed import packable
-from evomerge.evaluation.plan import EvalPlan, Item, Prompted, Scored, TaskPlan, pack, unpack
+from evomerge.evaluation.plan import EvalPlan, Item, Prompted, Scored, TaskPlan, has_margins, pack, unpack
 from evomerge.evaluation.plugin import ItemTask, load_evaluator, plugin_scores
 from evomerge.evaluation.scorer import Forced, ForcedBatches, ForcedResults
 from evomerge.evaluation.shortcut import OPEN, Judge
@@ -98,12 +98,10 @@ def _by_item(part: _TaskWork, values: npt.NDArray[Any]) -> list[npt.NDArray[Any]
 def _margins(part: _TaskWork, results: ForcedResults) -> tuple[float, ...]:
     """See `TaskAnswers.margins`; from log-likelihoods that the scores needed anyway."""
     task = part.task
-    if task.kind == "loglikelihood":
-        found = results.sums()[part.first : part.first + sum(part.counts)]
-    elif task.kind == "multiple_choice" and task.metric.fast:
-        found = metrics.choice_margins(part.items, _by_item(part, results.sums()))
-    else:
+    if not has_margins(task):
         return ()
+    lls = _by_item(part, results.sums())
+    found = np.concatenate(lls) if task.kind == "loglikelihood" else metrics.choice_margins(part.items, lls)
     return tuple(round(float(m), _MARGIN_DECIMALS) for m in found)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.measures import SCORE, Measure
 from evomerge.evaluation.objectives import ConstraintSpec, CustomObjective, Objective, ObjectiveSpec, Relative
 from evomerge.types import Evaluation
 
@@ -34,7 +36,17 @@ def _objective_to_json(objective: Objective) -> dict[str, Any]:
         "tasks": list(objective.tasks),
         "aggregate": objective.aggregate,
         "weights": list(objective.weights),
+        **_measure_to_json(objective.measure),
     }
+
+
+def _measure_to_json(measure: Measure) -> dict[str, Any]:
+    """Nothing for the score, so that runs of before there were measures are recognised."""
+    return {} if measure.plain else {"measure": asdict(measure)}
+
+
+def _measure_from_json(found: Mapping[str, Any]) -> Measure:
+    return Measure(**found["measure"]) if "measure" in found else SCORE
 
 
 def _recorded_only(evaluation: Evaluation) -> float:
@@ -45,7 +57,12 @@ def _objective_from_json(found: Mapping[str, Any]) -> Objective:
     if found.get("custom"):
         return CustomObjective(found["name"], _recorded_only, found["direction"])
     return ObjectiveSpec(
-        found["name"], tuple(found["tasks"]), found["aggregate"], tuple(found["weights"]), found["direction"]
+        found["name"],
+        tuple(found["tasks"]),
+        found["aggregate"],
+        tuple(found["weights"]),
+        found["direction"],
+        _measure_from_json(found),
     )
 
 
@@ -57,10 +74,11 @@ def _constraint_to_json(constraint: ConstraintSpec) -> dict[str, Any]:
         "sense": constraint.sense,
         "bound": {"of": bound.of, "offset": bound.offset} if isinstance(bound, Relative) else bound,
         "z": constraint.z,
+        **_measure_to_json(constraint.measure),
     }
 
 
 def _constraint_from_json(found: Mapping[str, Any]) -> ConstraintSpec:
     bound = found["bound"]
     value = Relative(bound["of"], bound["offset"]) if isinstance(bound, Mapping) else float(bound)
-    return ConstraintSpec(found["kind"], found["subject"], found["sense"], value, found["z"])
+    return ConstraintSpec(found["kind"], found["subject"], found["sense"], value, found["z"], _measure_from_json(found))

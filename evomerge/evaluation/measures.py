@@ -217,14 +217,19 @@ def measured(
 
 def _margins(answers: TaskAnswers) -> tuple[float, ...]:
     if not answers.margins:
-        raise EvaluationError(
-            f"The answers to the task {answers.task!r} have no margins.",
-            got=f"task: {answers.task}, measure: margin",
-            allowed="multiple-choice tasks whose metric is acc, acc_norm, acc_bytes or exact_match, and tasks of "
-            "single log-likelihoods (the scores of perplexity tasks are log-likelihoods themselves)",
-            fix="use measure: score for this task.",
-        )
+        raise no_margins(answers.task)
     return answers.margins
+
+
+def no_margins(task: str) -> EvaluationError:
+    """What is said of a task whose answers have no margins."""
+    return EvaluationError(
+        f"The answers to the task {task!r} have no margins.",
+        got=f"task: {task}, measure: margin",
+        allowed="multiple-choice tasks whose metric is acc, acc_norm, acc_bytes or exact_match, and tasks of single "
+        "log-likelihoods",
+        fix="use measure: score for this task; scores of perplexity tasks are log-likelihoods themselves.",
+    )
 
 
 def known_items(task: str, references: Sequence[Evaluation]) -> Mapping[str, bool]:

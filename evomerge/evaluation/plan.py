@@ -270,6 +270,11 @@ class TaskPlan:
         }
 
 
+def has_margins(task: TaskPlan) -> bool:
+    """Whether answers to a task have margins (see `TaskAnswers.margins`): right choices or a target are known."""
+    return task.kind == "loglikelihood" or (task.kind == "multiple_choice" and task.metric.fast)
+
+
 @dataclass(frozen=True)
 class EvalPlan:
     """A suite, compiled for one tokenizer.

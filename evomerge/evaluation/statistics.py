@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Final, Literal, NamedTuple
 
@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.errors import EvaluationError
+from evomerge.evaluation.common_ability import ability_answers
+from evomerge.evaluation.measures import NO_REFERENCES, SCORE, References, measured
 from evomerge.evaluation.objectives import CustomObjective, Objective, ObjectiveSpec, objective_values
 from evomerge.seeds import generator
 from evomerge.types import Evaluation, TaskAnswers
@@ -78,23 +80,34 @@ def task_interval(answers: TaskAnswers, confidence: float = CONFIDENCE) -> Inter
     return Interval(answers.mean - half, answers.mean + half)
 
 
-def objective_interval(objective: Objective, evaluation: Evaluation, confidence: float = CONFIDENCE) -> Interval:
+def objective_interval(
+    objective: Objective,
+    evaluation: Evaluation,
+    confidence: float = CONFIDENCE,
+    references: Mapping[str, Evaluation] = NO_REFERENCES,
+) -> Interval:
     """Interval of an objective's value.
 
     Means and weighted sums combine the task intervals `(l, u)` by the method of variance estimates recovery (Zou and
     Donner 2008, eq. 4): the distance to the lower end is `sqrt(sum (w (m - l))^2)`, with u for l where w < 0. For one
-    task that is the task's interval. The interval of a minimum is `(min l, min u)`; of a custom objective, `value +- z
-    se`.
+    task that is the task's interval. The interval of a minimum is `(min l, min u)`; of a custom objective and of an
+    ability, `value +- z se`.
+
+    Args:
+        objective: whose value.
+        evaluation: a model's answers.
+        confidence: coverage asked for.
+        references: as for `objective_values`.
 
     Raises:
         EvaluationError: as `objective_values`.
         ValueError: when confidence is out of range.
     """
-    value, se = objective_values(objective, evaluation)
-    if isinstance(objective, CustomObjective):
+    value, se = objective_values(objective, evaluation, references)
+    if isinstance(objective, CustomObjective) or objective.measure.kind == "ability":
         half = normal_quantile(confidence) * se
         return Interval(value - half, value + half)
-    parts = [evaluation.answers[task] for task in objective.tasks]
+    parts = list(measured(objective.measure, evaluation, objective.tasks, references).values())
     ends = np.array([task_interval(p, confidence) for p in parts])
     if objective.aggregate == "min":
         return Interval(*(float(end) for end in ends.min(axis=0)))
@@ -137,21 +150,34 @@ class Comparison:
     n_different: int
 
 
-def _paired(candidate: Evaluation, baseline: Evaluation, task: str) -> npt.NDArray[np.float64]:
-    """Scores of both models on the items of a task, shape `(n, 2)`, in the candidate's order."""
-    for evaluation in (candidate, baseline):
-        if task not in evaluation.answers:
-            objective_values(ObjectiveSpec(task, (task,)), evaluation)  # says which task is missing
-    ours, theirs = candidate.answers[task], baseline.answers[task]
+def _parts(objective: ObjectiveSpec, evaluation: Evaluation, references: Mapping[str, Evaluation]) -> list[TaskAnswers]:
+    """Per-item numbers whose means, aggregated, are the objective's value: one part per task, or one of an ability."""
+    if objective.measure.kind == "ability":
+        bank = References.of(references).bank(objective.tasks, objective.measure.subject)
+        return [ability_answers(bank, evaluation, objective.tasks)]
+    return list(measured(objective.measure, evaluation, objective.tasks, references).values())
+
+
+def _paired(ours: TaskAnswers, theirs: TaskAnswers, sets: tuple[str, str]) -> npt.NDArray[np.float64]:
+    """Numbers of both models for each item, shape `(n, 2)`, in the candidate's order."""
     by_item = dict(zip(theirs.items, theirs.scores, strict=True))
-    if candidate.set_name != baseline.set_name or set(by_item) != set(ours.items):
+    if len(set(sets)) > 1 or set(by_item) != set(ours.items):
         raise EvaluationError(
-            f"Two models cannot be compared on the task {task!r}: they answered different items.",
-            got=f"{len(ours.items)} items of the {candidate.set_name} set, {len(by_item)} of {baseline.set_name}",
+            f"Two models cannot be compared on the task {ours.task!r}: they answered different items.",
+            got=f"{len(ours.items)} items of the {sets[0]} set, {len(by_item)} of {sets[1]}",
             allowed="the same items",
             fix="score both models on the same item set.",
         )
     return np.array([[score, by_item[item]] for item, score in zip(ours.items, ours.scores, strict=True)])
+
+
+def _pairs(
+    objective: ObjectiveSpec, candidate: Evaluation, baseline: Evaluation, references: Mapping[str, Evaluation]
+) -> list[npt.NDArray[np.float64]]:
+    """`_paired` for every part of an objective."""
+    ours, theirs = (_parts(objective, e, references) for e in (candidate, baseline))
+    sets = (candidate.set_name, baseline.set_name)
+    return [_paired(a, b, sets) for a, b in zip(ours, theirs, strict=True)]
 
 
 def _resampled_means(
@@ -189,6 +215,7 @@ def bootstrap_difference(
     seed: int,
     confidence: float = CONFIDENCE,
     n_resamples: int = N_RESAMPLES,
+    references: Mapping[str, Evaluation] = NO_REFERENCES,
 ) -> Interval:
     """Percentile interval of candidate minus baseline by paired bootstrap over items (Efron and Tibshirani 1993).
 
@@ -201,15 +228,16 @@ def bootstrap_difference(
         seed: of the run; the draws depend on it, on the objective and on the task alone.
         confidence: coverage asked for.
         n_resamples: R.
+        references: as for `objective_values`.
 
     Raises:
-        EvaluationError: when a task is missing or the items differ.
+        EvaluationError: when a task is missing or the items differ, and as `objective_values`.
     """
     means = []
-    for task in objective.tasks:
+    for task, pairs in zip(objective.tasks, _pairs(objective, candidate, baseline, references), strict=False):
         rng = generator(seed, "bootstrap", objective.name, task)
-        means.append(_resampled_means(_paired(candidate, baseline, task), n_resamples, rng))
-    values = _aggregate(objective, np.array(means))
+        means.append(_resampled_means(pairs, n_resamples, rng))
+    values = means[0] if objective.measure.kind == "ability" else _aggregate(objective, np.array(means))
     tail = (1 - confidence) / 2
     low, high = np.quantile(values[:, 0] - values[:, 1], [tail, 1 - tail])
     return Interval(float(low), float(high))
@@ -239,6 +267,7 @@ def compare(
     against: str,
     seed: int,
     confidence: float = CONFIDENCE,
+    references: Mapping[str, Evaluation] = NO_REFERENCES,
 ) -> Comparison:
     """One comparison at one confidence (see `compare_all` for several).
 
@@ -248,16 +277,21 @@ def compare(
     Raises:
         EvaluationError: when a task is missing or the items differ.
     """
-    difference = objective_values(objective, candidate).value - objective_values(objective, baseline).value
+    values = [objective_values(objective, e, references) for e in (candidate, baseline)]
+    difference = values[0].value - values[1].value
     if isinstance(objective, CustomObjective):
-        tasks = tuple(candidate.answers)
-        errors = [objective_values(objective, e).se for e in (candidate, baseline)]
-        half = normal_quantile(confidence) * math.hypot(*errors)
+        counted = ObjectiveSpec(objective.name, tuple(candidate.answers))
+        half = normal_quantile(confidence) * math.hypot(values[0].se, values[1].se)
         interval = Interval(difference - half, difference + half)
     else:
-        tasks = objective.tasks
-        interval = bootstrap_difference(objective, candidate, baseline, seed=seed, confidence=confidence)
-    pairs = np.concatenate([_paired(candidate, baseline, task) for task in tasks])
+        interval = bootstrap_difference(
+            objective, candidate, baseline, seed=seed, confidence=confidence, references=references
+        )
+        counted = objective
+        if objective.measure.kind == "ability":
+            # all parts of an ability differ with it; what two models answered differently, their scores tell
+            counted = replace(objective, measure=replace(SCORE, subject=objective.measure.subject))
+    pairs = np.concatenate(_pairs(counted, candidate, baseline, references))
     n_different = int(np.sum(pairs[:, 0] != pairs[:, 1]))
     return Comparison(
         against=against,
@@ -279,6 +313,7 @@ def compare_all(
     *,
     seed: int,
     confidence: float = CONFIDENCE,
+    references: Mapping[str, Evaluation] = NO_REFERENCES,
 ) -> tuple[Comparison, ...]:
     """The candidate against every baseline in every objective, objective by objective.
 
@@ -292,13 +327,15 @@ def compare_all(
         baselines: id -> answers to the same items.
         seed: of the run.
         confidence: joint coverage per objective.
+        references: as for `objective_values`, on the same items.
 
     Raises:
-        EvaluationError: when a task is missing or the items differ.
+        EvaluationError: when a task is missing or the items differ, and as `objective_values`.
     """
+    known = References.of(references)
     each = 1 - (1 - confidence) / max(1, len(baselines))
     return tuple(
-        compare(objective, candidate, answers, against=name, seed=seed, confidence=each)
+        compare(objective, candidate, answers, against=name, seed=seed, confidence=each, references=known)
         for objective in objectives
         for name, answers in baselines.items()
     )
