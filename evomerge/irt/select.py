@@ -6,6 +6,7 @@ differences between candidates are paired. Prefixes are nested: who stays longer
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -176,21 +177,21 @@ def interleave(purpose: Purpose, before: Design, k: int) -> Design:
     rest = rest[np.argsort(~purpose.worth[rest], kind="stable")]
     ranking = np.concatenate([certain, rest])
     end = certain.size + int(purpose.worth[rest].sum())
-    asked, order, frontier = before.asked(k), before.order.copy(), before.frontier.copy()
+    asked, order, frontier = before.asked(k).tolist(), before.order.copy(), before.frontier.copy()
+    by_rank, by_chance = ranking.tolist(), before.chance.tolist()  # plain numbers: this loop is not numpy's
     best, random, turns = certain.size, 0, 0
     for j in range(k, n):
-        frontier[j + 1] = frontier[j]
-        item = -1
-        if turns < np.floor(purpose.share * (j + 1 - k) + 0.5):
-            while best < end and asked[ranking[best]]:
+        frontier[j + 1], item = frontier[j], -1
+        if turns < math.floor(purpose.share * (j + 1 - k) + 0.5):
+            while best < end and asked[by_rank[best]]:
                 best += 1
-            item = int(ranking[best]) if best < end else -1
+            item = by_rank[best] if best < end else -1
             best, turns = min(best + 1, end), turns + 1
             frontier[j + 1] = best
         if item < 0:
-            while asked[before.chance[random]]:
+            while asked[by_chance[random]]:
                 random += 1
-            item = int(before.chance[random])
+            item = by_chance[random]
         asked[item], order[j] = True, item
     return Design(order, ranking, frontier, before.chance, before.groups)
 
