@@ -11,6 +11,7 @@ from typing import Any, final
 from evomerge.archive.pareto import ArchiveEntry
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.goals_json import goals_from_json
+from evomerge.evaluation.measures import References
 from evomerge.evaluation.objectives import (
     ConstraintSpec,
     Estimate,
@@ -18,8 +19,10 @@ from evomerge.evaluation.objectives import (
     bound_among,
     bounded,
     loss,
+    objective_values,
     violation,
 )
+from evomerge.report.references import is_measurable, reference_records
 from evomerge.runs.beliefs import recorded_value
 from evomerge.runs.manifest import read_manifest
 from evomerge.runs.records import Evaluated, Kind
@@ -61,13 +64,15 @@ class Book:
         self.manifest: dict[str, Any] = read_manifest(folder)
         self.goals: Goals = goals_from_json(self.manifest)
         self._orders: dict[SetName, Mapping[str, tuple[str, ...]]] = {}
+        self._references: dict[SetName, References] = {}
+        self._measurable: dict[SetName, bool] = {}
 
     @cached_property
     def models(self) -> dict[CandidateId, Model]:
         """Every model with a score on the search set, by id, in the order in which recipes were first asked for."""
         found: dict[Digest, Model] = {}
         for model in self._asked():
-            if isinstance(self.history.outcomes.get((model.recipe, "search")), Evaluated):
+            if self.record(model.recipe, "search") is not None:
                 found.setdefault(model.recipe, model)
         return {m.id: m for m in found.values()}
 
@@ -79,8 +84,17 @@ class Book:
         yield from (Model(b.id, b.kind, b.recipe, b.name) for b in known if b.kind == "mean")
 
     def record(self, recipe: Digest, set_name: SetName) -> Evaluated | None:
-        """What was recorded of a recipe on a set, None without a score; see `History.record`."""
-        return self.history.record(recipe, set_name)
+        """What was recorded of a recipe on a set, None without a score; see `History.record` and `is_measurable`."""
+        if set_name not in self._measurable:
+            self._measurable[set_name] = is_measurable(self.history, self.goals, set_name)
+        return self.history.record(recipe, set_name) if self._measurable[set_name] else None
+
+    def references(self, set_name: SetName) -> References:
+        """The scored parents' answers to a set, by name: what flips and abilities are measured against."""
+        if set_name not in self._references:
+            found = reference_records(self.history, set_name)
+            self._references[set_name] = References({name: self.answers(r) for name, r in found.items()})
+        return self._references[set_name]
 
     def is_estimated(self, record: Evaluated) -> bool:
         """Whether a record's scores are what the search believed, from the answers to a part of the set."""
@@ -107,15 +121,16 @@ class Book:
         return self._orders[record.set_name]
 
     def value(self, objective: Objective, record: Evaluated) -> Estimate:
-        """An objective's value from recorded task scores, or as it was recorded when a function computed it.
+        """An objective's value: as recorded, from recorded task scores, or else from the answers.
 
         Raises:
-            LookupError: when the journal does not have it.
+            LookupError: when a function computed it and the journal does not have it.
+            StoreError: when the answers are needed, and lost or altered.
         """
         found = recorded_value(objective, record)
-        if found is None:
-            raise LookupError(f"{record.id} has no recorded value of {objective.name}")
-        return found
+        if found is not None:
+            return found
+        return objective_values(objective, self.answers(record), self.references(record.set_name))
 
     def losses(self, record: Evaluated) -> tuple[float, ...]:
         """One loss per objective, lower is better."""

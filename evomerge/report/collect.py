@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from evomerge.archive.pareto import front_of
+from evomerge.evaluation.measures import NO_REFERENCES
 from evomerge.evaluation.objectives import Estimate, Objective, ObjectiveSpec
 from evomerge.evaluation.statistics import CONFIDENCE, normal_quantile, objective_interval
 from evomerge.report.book import Book, Model
@@ -126,7 +127,8 @@ def _scores(book: Book, record: Evaluated) -> Scores:
 def _score(book: Book, objective: Objective, record: Evaluated) -> ObjectiveScore:
     estimate: Estimate = book.value(objective, record)
     if isinstance(objective, ObjectiveSpec) and not book.is_estimated(record):
-        low, high = objective_interval(objective, book.answers(record))
+        references = NO_REFERENCES if objective.measure.plain else book.references(record.set_name)
+        low, high = objective_interval(objective, book.answers(record), references=references)
     else:
         half = normal_quantile(CONFIDENCE) * estimate.se
         low, high = estimate.value - half, estimate.value + half

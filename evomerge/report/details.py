@@ -155,7 +155,8 @@ def differences(book: Book) -> tuple[Difference, ...]:
     what: list[Objective] = [o for o in book.goals.objectives if isinstance(o, ObjectiveSpec)]
     what += [ObjectiveSpec(t, (t,)) for t in tasks]
     answers = {str(i): book.answers(r) for i, r in rivals.items()}
-    found = compare_all(what, book.answers(ours), answers, seed=book.manifest["seed"])
+    references = book.references("report")
+    found = compare_all(what, book.answers(ours), answers, seed=book.manifest["seed"], references=references)
     return tuple(Difference(c.against, c.what, c.difference, c.low, c.high, c.verdict) for c in found)
 
 
