@@ -59,8 +59,7 @@ def masses(features: Floats, asked: Bools, weights: Floats) -> Floats:
     places = np.flatnonzero(asked)
     stands = nearest(features, features[places])
     stands[places] = np.arange(places.size)
-    mass: Floats = np.bincount(stands, weights=weights, minlength=places.size)
-    return mass
+    return np.bincount(stands, weights=weights, minlength=places.size).astype(np.float64)
 
 
 def anchor_items(

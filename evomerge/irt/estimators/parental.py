@@ -20,9 +20,9 @@ FLAT: Final = 1e4
 """Prior variance of mp-IRT's free coefficients: as good as none, and a bound where the likelihood has no maximum."""
 
 PUBLISHED_BLEND: Final = 0.5
-SCALES: Final = (0.15, 0.4, 1.0, 2.5)
+SCALES: Final = (0.2, 0.6, 1.8)
 """Standard deviations of a merge's ability around its parents', in units of the population's."""
-MOST_LATTICE_POINTS: Final = 600
+MOST_LATTICE_POINTS: Final = 300
 
 
 class Parental(Modelled):
@@ -87,15 +87,21 @@ class MpIrtSimplex(Parental):
 
     name = "mp-irt-simplex"
 
-    def raw(self, scores: Floats, inclusion: Floats | None, weights: Floats) -> Estimated:
-        """See `Estimator.raw`."""
+    @cached_property
+    def _expected(self) -> tuple[Floats, Floats]:
+        """Shapes `(g, n)`: expected answers, and their variances, at the lattice's points."""
         bank = self.calibration.fitted_bank
         theta = lattice(len(self.parents)) @ self.parents
-        likelihood = _log_likelihood(bank, theta, scores)
+        return bank.predict(theta), bank.variance(theta)
+
+    def raw(self, scores: Floats, inclusion: Floats | None, weights: Floats) -> Estimated:
+        """See `Estimator.raw`."""
+        expected, variance = self._expected
+        likelihood = _log_likelihood(self.calibration.fitted_bank, expected, scores)
         share = np.exp(likelihood - logsumexp(likelihood, axis=1, keepdims=True))
         left = ~asked_by_all(scores)
-        rest = bank.predict(theta)[:, left] @ weights[left]
-        noise = bank.variance(theta)[:, left] @ weights[left] ** 2
+        rest = expected[:, left] @ weights[left]
+        noise = variance[:, left] @ weights[left] ** 2
         mean = share @ rest
         between = np.maximum(share @ rest**2 - mean**2, 0.0)
         return Estimated(known_part(scores, weights) + mean, np.sqrt(between + share @ noise))
@@ -130,10 +136,10 @@ def _count(parents: int, steps: int) -> int:
     return count
 
 
-def _log_likelihood(bank: ItemBank, theta: Floats, scores: Floats) -> Floats:
-    """Shape `(m, g)`: of the rows' answers (all asked the same items) at each ability; constants say nothing."""
+def _log_likelihood(bank: ItemBank, expected: Floats, scores: Floats) -> Floats:
+    """Shape `(m, g)`: of the rows' answers (all asked the same items) at each point's expected answers `(g, n)`."""
     used = asked_by_all(scores) & bank.fitted
-    answers, expected = scores[:, used], bank.predict(theta)[:, used]
+    answers, expected = scores[:, used], expected[:, used]
     if bank.link == "logistic":
         expected = np.clip(expected, 1e-12, 1 - 1e-12)
         likely: Floats = answers @ np.log(expected).T + (1 - answers) @ np.log1p(-expected).T

@@ -1,43 +1,18 @@
-"""The estimators by name."""
+"""Estimators by name, `auto` among them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from evomerge.errors import ConfigError, suggest
-from evomerge.irt.estimators.ability_based import GpIrt, PIrt
-from evomerge.irt.estimators.anchors import Anchors
 from evomerge.irt.estimators.base import Calibration, Estimator
-from evomerge.irt.estimators.design import Mean, Ppi, Stratified
-from evomerge.irt.estimators.parental import GmpIrt, GmpIrtSimplex, MpIrt, MpIrtSimplex, ParentsMap
-from evomerge.irt.estimators.ridge import Ridge
+from evomerge.irt.estimators.choice import Auto
+from evomerge.irt.estimators.table import CLASSES, NEED_PARENTS
 
-_CLASSES: Final[Mapping[str, type[Estimator]]] = {
-    kind.name: kind
-    for kind in (
-        Mean,
-        Stratified,
-        Anchors,
-        PIrt,
-        GpIrt,
-        MpIrt,
-        GmpIrt,
-        MpIrtSimplex,
-        GmpIrtSimplex,
-        ParentsMap,
-        Ridge,
-        Ppi,
-    )
-}
+__all__ = ["ESTIMATORS", "NEED_PARENTS", "make_estimator"]
 
-ESTIMATORS: Final[tuple[str, ...]] = tuple(_CLASSES)
-"""Names for `make_estimator`."""
-
-NEED_PARENTS: Final[frozenset[str]] = frozenset(
-    {"mp-irt", "gmp-irt", "mp-irt-simplex", "gmp-irt-simplex", "parents-map", "ppi"}
-)
-"""Those that refuse a calibration without parents."""
+ESTIMATORS: Final[tuple[str, ...]] = tuple(CLASSES)
+"""Names of the single estimators; `make_estimator` takes `auto`, too."""
 
 
 def make_estimator(name: str, calibration: Calibration) -> Estimator:
@@ -46,16 +21,13 @@ def make_estimator(name: str, calibration: Calibration) -> Estimator:
     Raises:
         ConfigError: there is no such estimator, or it needs parents and the calibration has none.
     """
-    if name not in _CLASSES:
+    if name == Auto.name:
+        return Auto(calibration)
+    if name not in CLASSES:
         raise ConfigError(
             "there is no such estimator",
             got=repr(name),
-            allowed=suggest(name, ESTIMATORS),
+            allowed=suggest(name, [Auto.name, *ESTIMATORS]),
             fix="name one of these, or leave the choice to `auto`",
         )
-    return _CLASSES[name](calibration)
-
-
-def possible(calibration: Calibration) -> tuple[str, ...]:
-    """The estimators that this calibration has enough for."""
-    return tuple(name for name in ESTIMATORS if calibration.parents or name not in NEED_PARENTS)
+    return CLASSES[name](calibration)
