@@ -12,6 +12,7 @@ import numpy as np
 from evomerge.calibration.quality import Quality, measure, n_folds
 from evomerge.calibration.sheets import Pool
 from evomerge.digest import canonical_json
+from evomerge.irt.dimensions import choose_dimensions
 from evomerge.irt.fit import Fit, FitSettings, fit
 from evomerge.irt.responses import Responses
 
@@ -83,8 +84,6 @@ def calibrate(pool: Pool, watcher: Watcher, *, dimensions: Dimensions = "auto", 
 
 
 def _chosen(responses: Responses, seed: int) -> tuple[int, Mapping[int, float]]:
-    from evomerge.irt.fit import choose_dimensions
-
     choice = choose_dimensions(responses, CANDIDATES, seed=seed)
     return choice.dimensions, choice.scores
 

@@ -33,7 +33,8 @@ def read_npz(path: Path, task: str) -> Sheet:
         ConfigError: the file cannot be read, is pickled, lacks an array, or its arrays do not fit each other.
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as f:
+            found = np.load(f, allow_pickle=False)
             held = sorted(found.files) if isinstance(found, np.lib.npyio.NpzFile) else None
             if held is None or not {"Y", "models", "items"} <= set(held):
                 raise _no_matrix(path, held)

@@ -123,7 +123,7 @@ def _named(bank: Calibrated, axis: AbilityAxis, shown: Sequence[tuple[int, str]]
         ]
         for item, name in shown
     ]
-    return table(["", "item", "difficulty", "slope", "right answers"], rows, text=2)
+    return table(["", "item", "difficulty", "slope", "right"], rows)
 
 
 def _sources(bank: Calibrated) -> str:

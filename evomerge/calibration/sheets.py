@@ -126,16 +126,18 @@ def _unique_names(sheets: Sequence[Sheet]) -> tuple[str, ...]:
 
 
 def _one_metric(task: str, sheets: Sequence[Sheet]) -> str:
-    metrics = {s.metric: s for s in reversed(sheets) if s.metric}
-    if len(metrics) > 1:
-        told = ", ".join(f"{metric} in {sheet.source}" for metric, sheet in reversed(metrics.items()))
+    """The metric of all sheets; runs tell it without its filter, which then goes with every filter."""
+    told = {s.metric: s.source for s in reversed(sheets) if s.metric}
+    names = {metric.partition(",")[0] for metric in told}
+    filters = {metric.partition(",")[2] for metric in told} - {""}
+    if len(names) > 1 or len(filters) > 1:
         raise ConfigError(
             f"The sources score task {task!r} by different metrics.",
-            got=told,
+            got=", ".join(f"{metric} in {source}" for metric, source in reversed(told.items())),
             allowed="answers scored by one metric",
             fix="name the metric of lm-eval logs with --metric, or leave one of the sources out.",
         )
-    return next(iter(metrics), "")
+    return max(told, key=len, default="")
 
 
 def _check(task: str, responses: Responses) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, final
 
 import typer
 
@@ -14,8 +14,9 @@ from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
-    from evomerge.calibration.bank import Calibrated, Dimensions, Watcher
+    from evomerge.calibration.bank import Calibrated, Dimensions
 
 _SUFFIXES: Final = (".json", ".npz")
 
@@ -41,9 +42,9 @@ def calibrate(
 
     wanted = _dimensions(dimensions)
     _check_target(to, sources)
-    with _progress() as (watcher, reading):
-        gathered = gather(sources, task=task, metric=metric, reading=reading)
-        banks = [fit_bank(pool, watcher, dimensions=wanted, seed=seed) for pool in gathered.pools]
+    with _progress() as bar:
+        gathered = gather(sources, task=task, metric=metric, reading=bar.reading)
+        banks = [fit_bank(pool, bar, dimensions=wanted, seed=seed) for pool in gathered.pools]
     console = Console()
     for place in {path.parent for path in (to, report) if path is not None}:
         place.mkdir(parents=True, exist_ok=True)
@@ -105,30 +106,36 @@ def _named(to: Path, task: str) -> Path:
     return to.with_name(f"{to.stem}-{plain}{to.suffix}")
 
 
+@final
+class _Bar:
+    """One bar that is told first of the files, then of the fits."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._row = bars.add_task("Reading", total=None)
+
+    def reading(self, path: Path) -> None:
+        self._bars.update(self._row, description=f"Reading {path.name}")
+
+    def begins(self, what: str, total: int) -> None:
+        self._bars.reset(self._row, description=what, total=max(total, 1))
+
+    def step(self) -> None:
+        self._bars.advance(self._row)
+
+
 @contextmanager
-def _progress() -> Iterator[tuple[Watcher, Callable[[Path], None]]]:
-    """A bar for what is under way; where there is no terminal, one line per task."""
+def _progress() -> Iterator[_Bar]:
+    """A bar for what is under way; where there is no terminal, one line."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        row = bars.add_task("Reading", total=None)
-
-        class Bars:
-            def begins(self, what: str, total: int) -> None:
-                bars.reset(row, description=what, total=max(total, 1))
-
-            def step(self) -> None:
-                bars.advance(row)
-
-        def reading(path: Path) -> None:
-            bars.update(row, description=f"Reading {path.name}")
-
         if not console.is_terminal:
             console.print("Calibrating ...", highlight=False)
-        yield Bars(), reading
+        yield _Bar(bars)
 
 
 def _show(bank: Calibrated, console: Console) -> None:
