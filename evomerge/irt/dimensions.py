@@ -102,9 +102,9 @@ def _held_out(responses: Responses, held: Bools, settings: FitSettings) -> Float
     y = np.where(held, responses.scores, expected)
     if bank.link == "logistic":
         p = np.clip(expected, _CERTAIN, 1 - _CERTAIN)
-        return y * np.log(p) + (1 - y) * np.log(1 - p)
+        return np.asarray(y * np.log(p) + (1 - y) * np.log(1 - p), dtype=np.float64)
     variance = _predictive_variance(bank, who.covariance)
-    return -0.5 * (np.log(2 * np.pi * variance) + (y - expected) ** 2 / variance)
+    return np.asarray(-0.5 * (np.log(2 * np.pi * variance) + (y - expected) ** 2 / variance), dtype=np.float64)
 
 
 def _predictive_variance(bank: ItemBank, covariance: Floats) -> Floats:

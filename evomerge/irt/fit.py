@@ -108,7 +108,7 @@ def constant_scores(scores: Floats, at_least: int = 1) -> Floats:
 def fit(
     responses: Responses, settings: FitSettings | None = None, *, provenance: Mapping[str, Any] | None = None
 ) -> Fit:
-    """Fit item parameters and abilities together; equal arguments give equal bits.
+    """Fit item parameters and abilities together; equal arguments give equal bits on one machine and thread count.
 
     One model, one item, items that nobody was asked and matrices of equal answers are all fitted: where the answers say
     nothing, the prior speaks. Items without any answer get the typical item's parameters. Where every item is a
