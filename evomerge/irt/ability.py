@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from evomerge.irt.bank import ItemBank
-from evomerge.irt.responses import Floats
+from evomerge.irt.responses import Floats, Indices
 
+_BLOCK_CELLS = 1 << 17  # rows are solved in blocks that stay in the processor's cache
 _MAX_STEPS = 50
 _HALVINGS = 30
 _STEP_TOLERANCE = 1e-9
@@ -28,6 +29,14 @@ class Abilities:
     covariance: Floats
 
 
+class _Local(NamedTuple):
+    """A log posterior at a point: values `(m,)`, gradients `(m, D)`, negative Hessians `(m, D, D)`."""
+
+    value: Floats
+    gradient: Floats
+    curvature: Floats
+
+
 @dataclass(frozen=True)
 class _Problem:
     """The log posteriors of `m` models over the `k` items that say anything: answers, items, prior."""
@@ -36,83 +45,67 @@ class _Problem:
     seen: Floats
     slopes: Floats
     intercepts: Floats
-    precision_of_noise: Floats
+    noise_precision: Floats
     logistic: bool
     centre: Floats
     precision: Floats
 
-    def rows(self, index: Floats | np.ndarray[tuple[int], np.dtype[np.intp]]) -> _Problem:
-        return _Problem(
-            self.answers[index],
-            self.seen[index],
-            self.slopes,
-            self.intercepts,
-            self.precision_of_noise,
-            self.logistic,
-            self.centre[index],
-            self.precision,
-        )
+    def rows(self, index: Indices | slice) -> _Problem:
+        """The same for some of the models."""
+        return replace(self, answers=self.answers[index], seen=self.seen[index], centre=self.centre[index])
 
-    def value(self, theta: Floats) -> Floats:
-        """Log posterior up to a constant, `(m,)`."""
-        z = theta @ self.slopes.T + self.intercepts
+    def at(self, theta: Floats) -> _Local:
+        """Value (up to a constant), gradient and curvature at `theta (m, D)`."""
+        z = theta @ self.slopes.T
+        z += self.intercepts
         if self.logistic:
-            cells = self.answers * z - np.logaddexp(0.0, z)
+            small = np.exp(-np.abs(z))
+            cells = self.answers * z - self.seen * (np.maximum(z, 0.0) + np.log(1 + small))
+            p = np.where(z >= 0, 1.0, small) / (1 + small)
+            residual, weight = self.answers - self.seen * p, self.seen * (p * (1 - p))
         else:
-            cells = -0.5 * self.precision_of_noise * (self.answers - z) ** 2
-        off = theta - self.centre
-        prior = np.einsum("md,de,me->m", off, self.precision, off)
-        out: Floats = np.sum(self.seen * cells, axis=1) - 0.5 * prior
-        return out
-
-    def derivatives(self, theta: Floats) -> tuple[Floats, Floats]:
-        """Gradient `(m, D)` and negative Hessian `(m, D, D)`."""
-        z = theta @ self.slopes.T + self.intercepts
-        if self.logistic:
-            p = expit(z)
-            residual, weight = self.seen * (self.answers - p), self.seen * p * (1 - p)
-        else:
-            weight = self.seen * self.precision_of_noise
+            weight = self.seen * self.noise_precision
             residual = weight * (self.answers - z)
+            cells = -0.5 * residual * (self.answers - z)
         d = self.slopes.shape[1]
-        gradient = residual @ self.slopes - (theta - self.centre) @ self.precision
+        pull = (theta - self.centre) @ self.precision
+        value = np.sum(cells, axis=1) - 0.5 * np.sum(pull * (theta - self.centre), axis=1)
         outer = (self.slopes[:, :, None] * self.slopes[:, None, :]).reshape(-1, d * d)
-        return gradient, (weight @ outer).reshape(-1, d, d) + self.precision
+        curvature = (weight @ outer).reshape(-1, d, d) + self.precision
+        return _Local(value, residual @ self.slopes - pull, curvature)
 
 
 def _newton(problem: _Problem) -> Abilities:
     """Newton's method on concave functions, halving steps that do not climb; each row stops on its own."""
     theta = problem.centre.copy()
+    curvature = np.tile(problem.precision, (theta.shape[0], 1, 1))
     active = np.arange(theta.shape[0])
+    local = problem.at(theta)
     for _ in range(_MAX_STEPS):
         if active.size == 0:
             break
-        part = problem.rows(active)
-        here = theta[active]
-        gradient, curvature = part.derivatives(here)
-        step = np.asarray(np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0], dtype=np.float64)
-        moved = _climb(part, here, step)
-        theta[active] = moved
-        active = active[np.max(np.abs(moved - here), axis=1) > _STEP_TOLERANCE * (1 + np.max(np.abs(moved), axis=1))]
-    _, curvature = problem.derivatives(theta)
+        part, here = problem.rows(active), theta[active]
+        step = np.asarray(np.linalg.solve(local.curvature, local.gradient[:, :, None])[:, :, 0], dtype=np.float64)
+        moved, local = _climb(part, here, local, step)
+        theta[active], curvature[active] = moved, local.curvature
+        going = np.max(np.abs(moved - here), axis=1) > _STEP_TOLERANCE * (1 + np.max(np.abs(moved), axis=1))
+        active, local = active[going], _Local(*(each[going] for each in local))
     covariance = np.asarray(np.linalg.inv(curvature), dtype=np.float64)
     return Abilities(theta, 0.5 * (covariance + np.swapaxes(covariance, 1, 2)))
 
 
-def _climb(problem: _Problem, theta: Floats, step: Floats) -> Floats:
+def _climb(problem: _Problem, theta: Floats, before: _Local, step: Floats) -> tuple[Floats, _Local]:
     """`theta + step`, each row's step halved until its log posterior does not fall."""
-    before = problem.value(theta)
     length = np.ones(theta.shape[0])
-    falls = np.ones(theta.shape[0], dtype=bool)
+    after = problem.at(theta + step)
+    floor = before.value - 1e-12 * (1 + np.abs(before.value))
     for _ in range(_HALVINGS):
-        index = np.flatnonzero(falls)
-        after = problem.rows(index).value(theta[index] + length[index, None] * step[index])
-        slack = 1e-12 * (1 + np.abs(before[index]))
-        falls[index] = after < before[index] - slack
+        falls = after.value < floor
         if not falls.any():
             break
         length[falls] *= 0.5
-    return theta + length[:, None] * step
+        after = problem.at(theta + length[:, None] * step)
+    return theta + length[:, None] * step, after
 
 
 def abilities(
@@ -127,7 +120,7 @@ def abilities(
         covariance: prior covariance, shape `(D, D)`, positive definite; the bank's population by default.
 
     Returns:
-        One row per model; rows without an informative answer return the prior.
+        One row per model; rows without an informative answer return the prior. Scores of constants are not looked at.
 
     Raises:
         ValueError: when a shape does not fit.
@@ -155,7 +148,10 @@ def abilities(
         np.array(np.broadcast_to(centre, (scores.shape[0], d))),
         precision,
     )
-    return _newton(problem)
+    block = max(1, _BLOCK_CELLS // max(1, problem.answers.shape[1]))
+    blocks = range(0, scores.shape[0], block)
+    parts = [_newton(problem.rows(slice(low, low + block))) for low in blocks] or [_newton(problem)]
+    return Abilities(np.concatenate([p.theta for p in parts]), np.concatenate([p.covariance for p in parts]))
 
 
 def person_fit(bank: ItemBank, theta: Floats, scores: Floats) -> Floats:
