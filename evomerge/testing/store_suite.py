@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import ConfigError, CorruptJournal, RunLocked, StoreError
+from evomerge.runs.race_records import BankFitted, Estimated, EstimateRow, Rung
 from evomerge.runs.records import (
     Asked,
     Baseline,
@@ -39,6 +40,7 @@ def sample_records() -> tuple[Record, ...]:
     a, b = Digest("ab" * 32), Digest("cd" * 32)
     first, second = CandidateId("g0000-i00"), CandidateId("g0000-i01")
     failure = Failure("nan", "NonFinite: a logit is NaN", "Traceback ...", "host")
+    row = EstimateRow(b, {"add": TaskScore(1 / 3, 0.05, 3)}, {"flips of add against math": (0.1, 1 / 30)})
     return (
         Opened(1, False, "host", 42, {"cma": "4.5.0"}, {"budget": {"evaluations": 8}}),
         PhaseBegun("search"),
@@ -47,8 +49,12 @@ def sample_records() -> tuple[Record, ...]:
         Evaluated(first, a, "search", {"add": TaskScore(2 / 3, 0.1, 20)}, "ef" * 32, {"merge": 0.25}, "worker-1", 2),
         Failed(second, b, "search", failure, "worker-0"),
         Told(0),
+        BankFitted(0, "add", "banks/add-000.npz", 5, 1, "run"),
         Asked(1, (Candidate(CandidateId("g0001-i00"), "candidate", a, (0.1, 1 / 3)),)),
         Reused(CandidateId("g0001-i00"), a, "search"),
+        Rung(1, 0, (CandidateId("g0001-i00"),), {"add": (0, 3, 7), "rev": (1,)}),
+        Evaluated(CandidateId("g0001-i01"), Digest("12" * 32), "search", {"add": TaskScore(1.0, 0.0, 3)}, part=1),
+        Estimated(1, "search", (row, EstimateRow(a, {"add": TaskScore(0.5, 0.0, 4)})), {"add": "p-irt"}),
         Note("accepted-drift", "numpy changed", {"genes": 3}),
         Interrupted("SIGTERM"),
         Opened(2, True, "host", 43),

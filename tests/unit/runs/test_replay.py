@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.runs.race_records import ALL_RECORDS, BankFitted, Estimated, EstimateRow, Rung
 from evomerge.runs.records import (
-    RECORDS,
     Asked,
     Candidate,
     Evaluated,
@@ -41,14 +41,14 @@ def _entries(records: Sequence[Record], start: float = 1000.0) -> list[Entry]:
 def test_the_sample_run_is_read_rightly() -> None:
     history = read_history(_entries(sample_records()))
     assert [(b.number, len(b.candidates), b.told) for b in history.batches] == [(0, 2, True), (1, 1, False)]
-    assert history.counts == Counts(asked=3, evaluated=1, reused=1, failed=1, questions=20, repeated=0)
+    assert history.counts == Counts(asked=3, evaluated=2, reused=1, failed=1, questions=23, repeated=0)
     assert history.phase == "select"
     assert history.chosen is not None
     assert history.chosen.why == "knee"
     assert list(history.baselines) == ["math"]
     assert [note.topic for note in history.notes] == ["accepted-drift"]
     assert [life.life for life in history.lives] == [1, 2]
-    assert history.life_times == ((1000.0, 1010.0), (1011.0, 1014.0))
+    assert history.life_times == ((1000.0, 1014.0), (1015.0, 1018.0))
     assert history.wall_s == 13.0
     assert history.state(writing=True) == "finished"
     again = history.batches[1].candidates[0]
@@ -142,6 +142,7 @@ def _records(draw: st.DrawFn) -> Record:
     identity, recipe = CandidateId(draw(_TEXT)), Digest(draw(_TEXT))
     genes = tuple(draw(st.lists(st.floats(0, 1), max_size=5)))
     scores = {draw(_TEXT): TaskScore(draw(_FLOATS), draw(_FLOATS), draw(st.integers(1, 9)))}
+    values, by = {draw(_TEXT): (draw(_FLOATS), draw(_FLOATS))}, {draw(_TEXT): draw(_TEXT)}
     return draw(
         st.sampled_from(
             [
@@ -150,6 +151,10 @@ def _records(draw: st.DrawFn) -> Record:
                 Failed(identity, recipe, "report", Failure("crash", draw(_TEXT), draw(_TEXT), draw(_TEXT)), "w", 3),
                 Note(draw(_TEXT), draw(_TEXT), {draw(_TEXT): [1, draw(_FLOATS), None, True]}),
                 Told(draw(st.integers())),
+                Evaluated(identity, recipe, "search", scores, part=draw(st.integers(1))),
+                Rung(draw(st.integers(0)), 1, (identity,), {draw(_TEXT): tuple(draw(st.lists(st.integers(0, 999))))}),
+                Estimated(-1, "search", (EstimateRow(recipe, scores), EstimateRow(recipe, scores, values)), by),
+                BankFitted(draw(st.integers(-1)), draw(_TEXT), draw(_TEXT), 3, 2, draw(_TEXT)),
             ]
         )
     )
@@ -159,7 +164,7 @@ def _records(draw: st.DrawFn) -> Record:
 @given(_records())
 def test_every_record_survives_json_floats_included(record: Record) -> None:
     payload = json.loads(json.dumps(record.to_json(), allow_nan=False))
-    back = RECORDS[record.tag].from_json(payload)
+    back = ALL_RECORDS[record.tag].from_json(payload)
     expected = (
         replace(record, data={k: tuple(v) for k, v in record.data.items()}) if isinstance(record, Note) else record
     )
