@@ -10,6 +10,8 @@ from evomerge.evaluation.objectives import (
     ConstraintSpec,
     Estimate,
     Objective,
+    ObjectiveSpec,
+    bounded,
     losses,
     objective_values,
     resolve_bound,
@@ -70,8 +72,12 @@ class Goals:
             references: the parents by name, and the base as `base`.
 
         Raises:
+            EvaluationError: when a measure needs a reference that is not there.
             ConfigError: as `resolve_bound`.
         """
         known = References(references)
+        for objective in (*self.objectives, *(bounded(c, self.objectives) for c in self.constraints)):
+            if isinstance(objective, ObjectiveSpec):
+                known.prepare(objective.measure, objective.tasks)
         bounds = tuple(resolve_bound(c, self.objectives, known) for c in self.constraints)
         return BoundGoals(self.objectives, self.constraints, bounds, known)

@@ -138,6 +138,17 @@ class References(Mapping[str, Evaluation]):
     def __len__(self) -> int:
         return len(self._evaluations)
 
+    def prepare(self, measure: Measure, tasks: Sequence[str]) -> None:
+        """Whether a measure can be taken with these references, found out before any candidate is measured.
+
+        Raises:
+            EvaluationError: as `against` for flips, as `bank` for abilities.
+        """
+        if measure.kind == "flips":
+            self.against(measure.against)
+        if measure.kind == "ability":
+            self.bank(tasks, measure.subject)
+
     def bank(self, tasks: Sequence[str], subject: str = "") -> ItemBank:
         """The item bank that the references' common ability is measured with; fitted once.
 
