@@ -49,7 +49,7 @@ def test_the_sample_run_is_read_rightly() -> None:
     assert [note.topic for note in history.notes] == ["accepted-drift"]
     assert [life.life for life in history.lives] == [1, 2]
     assert history.life_times == ((1000.0, 1014.0), (1015.0, 1018.0))
-    assert history.wall_s == 13.0
+    assert history.wall_s == 17.0
     assert history.state(writing=True) == "finished"
     again = history.batches[1].candidates[0]
     assert isinstance(history.outcome(again, "search"), Evaluated)
