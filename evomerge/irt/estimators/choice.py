@@ -33,7 +33,7 @@ class EstimatorChoice:
 
     Attributes:
         name: the single best, see `registry.ESTIMATORS`.
-        errors: name -> root mean square error on held-out calibration models; empty where none could be held out.
+        errors: name -> mean absolute error on held-out calibration models; empty where none could be held out.
         why: one line for the report.
         weights: name -> weight in the blend that `auto` uses; they sum to 1.
     """
@@ -100,12 +100,11 @@ class Auto(Estimator):
         errors = np.stack([check.error for check in checks.values()], axis=1)
         if len(errors) == 0:
             return self._unchecked(names)
-        square = (errors**2).mean(axis=0)
-        share = stacked(errors)
-        best = names[int(np.argmin(square))]
-        why = f"{best} errs least on {len(errors)} held-out calibration models"
-        rms = {name: float(np.sqrt(s)) for name, s in zip(names, square, strict=True)}
-        return EstimatorChoice(best, rms, why, {n: float(w) for n, w in zip(names, share, strict=True) if w > 0})
+        mae = {name: float(e) for name, e in zip(names, np.abs(errors).mean(axis=0), strict=True)}
+        best = min(mae, key=lambda name: mae[name])
+        why = f"{best} errs least ({mae[best]:.3g}) on {len(errors)} held-out calibration models"
+        share = zip(names, stacked(errors), strict=True)
+        return EstimatorChoice(best, mae, why, {name: float(w) for name, w in share if w > 0})
 
     def _unchecked(self, names: tuple[str, ...]) -> EstimatorChoice:
         """What is believed where too few complete calibration models are known to hold some out."""
