@@ -7,37 +7,62 @@ from typing import Final, NamedTuple
 
 from evomerge.archive.knee import knee
 from evomerge.archive.pareto import ArchiveEntry, front_of
+from evomerge.evaluation.beliefs import Beliefs, feasible, losses
 from evomerge.evaluation.goals import BoundGoals
 from evomerge.execution.ledger import Request
 from evomerge.runs.records import Kind
-from evomerge.types import Digest, Evaluation
+from evomerge.types import Digest
 
 FINALISTS: Final = 8
 """With one objective the front is a single, lucky point; this many of the best are compared on the select set."""
 
 
+MILESTONES: Final = 3
+"""Earlier generations whose best is scored on the select set, too."""
+
+
 class Scored(NamedTuple):
-    """A model with its answers to one item set."""
+    """A model with what is believed of it on one item set, and the generation it came from (-1: from none)."""
 
     request: Request
     kind: Kind
-    evaluation: Evaluation
+    beliefs: Beliefs
+    batch: int = -1
 
 
 def finalists(scored: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
     """What is compared on the select set: the front (or the few best), the mean, and every baseline.
 
     Args:
-        scored: all models, with their answers to the search set.
+        scored: all models, on the search set.
         goals: bound on the search set.
     """
-    points = [ArchiveEntry(s.request.id, goals.losses(s.evaluation), goals.feasible(s.evaluation)) for s in scored]
+    points = [ArchiveEntry(s.request.id, losses(goals, s.beliefs), feasible(goals, s.beliefs)) for s in scored]
     if len(goals.objectives) == 1:
         best = sorted((p for p in points if p.feasible), key=lambda p: (p.losses, p.id))[:FINALISTS]
     else:
         best = list(front_of(points))
-    wanted = {p.id for p in best}
+    wanted = {p.id for p in best} | {s.request.id for s in milestones(scored, goals)}
     return [s for s in scored if s.kind != "candidate" or s.request.id in wanted]
+
+
+def milestones(scored: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
+    """The best feasible candidate of the generations at one, two and three quarters of the search.
+
+    Scored on the select set, they show how far the search set was learned by heart: search scores go on to rise where
+    select scores do not.
+    """
+    by_batch: dict[int, list[Scored]] = {}
+    for s in scored:
+        if s.batch >= 0 and feasible(goals, s.beliefs):
+            by_batch.setdefault(s.batch, []).append(s)
+    last = max(by_batch, default=-1)
+    wanted = {round(last * i / (MILESTONES + 1)) for i in range(1, MILESTONES + 1)} - {last}
+    return [
+        min(by_batch[batch], key=lambda s: (losses(goals, s.beliefs), s.request.id))
+        for batch in sorted(wanted)
+        if batch in by_batch
+    ]
 
 
 def choose(
@@ -48,24 +73,24 @@ def choose(
     What is feasible on the select set, too, goes first: a merge may have met a bound by luck.
 
     Args:
-        selected: the finalists, with their answers to the select set.
-        on_search: the same models and more, with their answers to the search set.
+        selected: the finalists, on the select set.
+        on_search: the same models and more, on the search set.
         goals: bound on the search set.
         again: bound on the select set.
     """
-    lucky = [s for s in selected if goals.feasible(on_search[s.request.digest].evaluation)]
-    feasible = [s for s in lucky if again.feasible(s.evaluation)] or lucky
-    front = front_of([ArchiveEntry(s.request.id, goals.losses(s.evaluation)) for s in feasible])
+    lucky = [s for s in selected if feasible(goals, on_search[s.request.digest].beliefs)]
+    usable = [s for s in lucky if feasible(again, s.beliefs)] or lucky
+    front = front_of([ArchiveEntry(s.request.id, losses(again, s.beliefs)) for s in usable])
     if not front:
         return None
     chosen = front[knee([p.losses for p in front])].id
-    return next(s for s in feasible if s.request.id == chosen)
+    return next(s for s in usable if s.request.id == chosen)
 
 
 def compared_with(selected: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
     """The baselines that the choice is compared with: parents, the soup, and the best task arithmetic."""
     arithmetic = [s for s in selected if s.kind == "task-arithmetic"]
-    best = min(arithmetic, key=lambda s: (sum(goals.losses(s.evaluation)), s.request.id), default=None)
+    best = min(arithmetic, key=lambda s: (sum(losses(goals, s.beliefs)), s.request.id), default=None)
     return [s for s in selected if s.kind in ("parent", "soup") or s is best]
 
 

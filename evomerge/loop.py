@@ -7,15 +7,19 @@ run ends: resume is replay. (The module is not called `search`: that name of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
 
 from evomerge.choosing import Scored, choose, compared_with, finalists, rule
 from evomerge.errors import ResumeMismatch
+from evomerge.evaluation.beliefs import Beliefs, believed, losses, violations
 from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.execution.ledger import Ledger, Request, Watcher
 from evomerge.optimizers.base import Optimizer, Told
+from evomerge.racing.questioner import Pool, Questioner
+from evomerge.racing.race import Race
+from evomerge.racing.spec import ALL, QuestionsSpec
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.serialize import recipe_digest, recipe_to_json
 from evomerge.runs.records import Asked, Baseline, Candidate, Chosen, Kind, Note, Phase, PhaseBegun
@@ -23,7 +27,7 @@ from evomerge.runs.records import Told as ToldRecord
 from evomerge.runs.replay import Batch, History, compare_genes
 from evomerge.runs.store import RunStore
 from evomerge.space.space import SearchSpace
-from evomerge.types import CandidateId, Digest, Evaluation, Outcome, Vector
+from evomerge.types import CandidateId, Digest, Evaluation, Vector
 
 IDLE_BATCHES: Final = 25
 """So many batches in a row that ask nothing new end the search: the optimizer has converged on the grid."""
@@ -64,6 +68,9 @@ class SearchSetup:
         make_optimizer: a fresh optimizer; called once per life.
         budget: models scored on the search set, the distribution's mean included.
         accept_history: learn from recorded genes that this installation would not have asked.
+        questions: how many questions candidates are asked, and which.
+        pool: the search set's items, for `questions`; needed unless every candidate is asked everything.
+        seed: of the run, for the choice of questions.
     """
 
     space: SearchSpace
@@ -73,6 +80,9 @@ class SearchSetup:
     make_optimizer: Callable[[], Optimizer]
     budget: int
     accept_history: bool = False
+    questions: QuestionsSpec = field(default_factory=lambda: QuestionsSpec(number=ALL))
+    pool: Pool = field(default_factory=lambda: Pool({}, {}))
+    seed: int = 0
 
 
 PHASES: Final[tuple[Phase, ...]] = ("search", "select", "report")
@@ -90,6 +100,16 @@ class Search:
         self._watcher = watcher
         self._batches = {batch.number: batch for batch in history.batches}
         self._scored: dict[Digest, Scored] = {}
+        questioner = Questioner(setup.questions, setup.pool, setup.seed)
+        self._race = Race(
+            spec=setup.questions,
+            questioner=questioner,
+            store=store,
+            history=history,
+            ledger=ledger,
+            items=setup.pool.items,
+            seed=setup.seed,
+        )
         self._drift_noted = False
 
     def run(self) -> str:
@@ -104,12 +124,11 @@ class Search:
         goals = self._score_known()
         optimizer = self._setup.make_optimizer()
         why = self._generations(optimizer, goals)
-        self._score_mean(optimizer)
-        selected = self._compare(finalists(list(self._scored.values()), goals), "select")
-        again = self._bound({s.request.digest: s.evaluation for s in selected})
+        self._score_mean(optimizer, goals)
+        selected, again = self._select(finalists(list(self._scored.values()), goals))
         chosen = choose(selected, self._scored, goals, again)
         if chosen is not None:
-            rivals = compared_with(selected, goals)
+            rivals = compared_with(selected, again)
             if self._history.chosen is None or self._history.chosen.recipe != chosen.request.digest:
                 compared = tuple(r.request.id for r in rivals)
                 self._store.append(Chosen(chosen.request.id, chosen.request.digest, rule(goals), compared))
@@ -129,9 +148,13 @@ class Search:
         for model, request in zip(known, requests, strict=True):
             self._introduce(request, model.kind, model.name, model.vector)
         outcomes = self._ledger.score(requests, "search", limit=self._setup.budget)
-        for model, request, outcome in zip(known, requests, outcomes, strict=True):
-            self._keep(request, model.kind, outcome)
-        return self._bound({r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)})
+        self._race.learn(requests, outcomes)
+        scored = {r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)}
+        goals = self._bound(scored)
+        for model, request in zip(known, requests, strict=True):
+            if request.digest in scored:
+                self._keep(request, model.kind, believed(goals, scored[request.digest]))
+        return goals
 
     def _bound(self, scored: Mapping[Digest, Evaluation]) -> BoundGoals:
         """The goals with bounds taken from the parents' scores on one item set."""
@@ -150,12 +173,13 @@ class Search:
                 return stop
             batch = self._ask(optimizer, number)
             requests = [self._request(candidate) for candidate in batch.candidates]
-            outcomes = self._ledger.score(requests, "search", limit=budget - spent)
-            for request, outcome in zip(requests, outcomes, strict=True):
-                self._keep(request, "candidate", outcome)
-            if None in outcomes:
+            result = self._race.run(number, requests, goals, limit=budget - spent)
+            for request in requests:
+                if request.digest in result.beliefs:
+                    self._keep(request, "candidate", result.beliefs[request.digest], number)
+            if None in result.outcomes:
                 return spent_up
-            optimizer.tell([_told(c, o, goals) for c, o in zip(batch.candidates, outcomes, strict=True)])
+            optimizer.tell([_told(c, result.beliefs.get(c.recipe), goals) for c in batch.candidates])
             if not batch.told:
                 self._store.append(ToldRecord(number))
             self._watcher.batch(number)
@@ -195,7 +219,7 @@ class Search:
     def _request(self, candidate: Candidate) -> Request:
         return Request(candidate.id, candidate.recipe, recipe_to_json(self._setup.recipe_of(candidate.vector)))
 
-    def _score_mean(self, optimizer: Optimizer) -> None:
+    def _score_mean(self, optimizer: Optimizer, goals: BoundGoals) -> None:
         """Score the centre of the last distribution: under noise a better pick than the luckiest sample."""
         mean = optimizer.mean()
         if mean is None or self._ledger.spent >= self._setup.budget:
@@ -204,7 +228,8 @@ class Search:
         model = Known(CandidateId(f"mean-{self._ledger.spent}"), "mean", "mean", self._setup.recipe_of(vector), vector)
         self._introduce(model.request, "mean", model.name, vector)
         (outcome,) = self._ledger.score([model.request], "search")
-        self._keep(model.request, "mean", outcome)
+        if isinstance(outcome, Evaluation):
+            self._keep(model.request, "mean", believed(goals, outcome))
 
     def _introduce(self, request: Request, kind: Kind, name: str, vector: Vector | None) -> None:
         """Journal a model that no optimizer asked for."""
@@ -212,22 +237,29 @@ class Search:
             genes = () if vector is None else tuple(float(gene) for gene in vector)
             self._store.append(Baseline(request.id, kind, request.digest, request.recipe, genes, name))
 
-    def _keep(self, request: Request, kind: Kind, outcome: Outcome | None) -> None:
-        """Remember a success; the first to ask for a recipe gives it its id."""
-        if isinstance(outcome, Evaluation):
-            self._scored.setdefault(request.digest, Scored(request, kind, outcome))
+    def _keep(self, request: Request, kind: Kind, beliefs: Beliefs, batch: int = -1) -> None:
+        """Remember a success: the first to ask for a recipe gives it its id, the last answers decide its scores."""
+        first = self._scored.setdefault(request.digest, Scored(request, kind, beliefs, batch))
+        self._scored[request.digest] = first._replace(beliefs=beliefs)
 
     # -- the two unseen sets ----------------------------------------------------------------------------------------
 
-    def _compare(self, models: Iterable[Scored], set_name: Phase) -> list[Scored]:
+    def _select(self, models: Sequence[Scored]) -> tuple[list[Scored], BoundGoals]:
+        """The finalists on the select set, and the goals with that set's bounds."""
+        answers = self._compare(models, "select")
+        again = self._bound(answers)
+        found = [s for s in models if s.request.digest in answers]
+        return [s._replace(beliefs=believed(again, answers[s.request.digest])) for s in found], again
+
+    def _compare(self, models: Iterable[Scored], set_name: Phase) -> dict[Digest, Evaluation]:
         """Score models on an unseen set; those that fail drop out."""
-        again = list(models)
-        self._begin(set_name, len(again), sum(self._ledger.known(s.request.digest, set_name) for s in again))
-        outcomes = self._ledger.score([s.request for s in again], set_name)
-        return [Scored(s.request, s.kind, o) for s, o in zip(again, outcomes, strict=True) if isinstance(o, Evaluation)]
+        requests = [s.request for s in models]
+        self._begin(set_name, len(requests), sum(self._ledger.known(r.digest, set_name) for r in requests))
+        outcomes = self._ledger.score(requests, set_name)
+        return {r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)}
 
 
-def _told(candidate: Candidate, outcome: Outcome | None, goals: BoundGoals) -> Told:
-    if not isinstance(outcome, Evaluation):
+def _told(candidate: Candidate, beliefs: Beliefs | None, goals: BoundGoals) -> Told:
+    if beliefs is None:
         return Told(candidate.vector, None)
-    return Told(candidate.vector, goals.losses(outcome), goals.violations(outcome))
+    return Told(candidate.vector, losses(goals, beliefs), violations(goals, beliefs))

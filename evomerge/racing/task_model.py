@@ -1,0 +1,224 @@
+"""One task's part of the race: its item bank, what is uncertain now, and what few answers say about all items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple, final
+
+import numpy as np
+
+from evomerge.irt.ability import abilities, person_fit
+from evomerge.irt.bank import ItemBank
+from evomerge.irt.estimators.base import Calibration, Estimated, Estimator
+from evomerge.irt.estimators.choice import choose_estimator
+from evomerge.irt.estimators.registry import make_estimator
+from evomerge.irt.fit import fit
+from evomerge.irt.responses import Bools, Floats
+from evomerge.irt.weighted import uncertainty
+from evomerge.racing.answers import AnswerTable
+from evomerge.types import Digest
+
+RECENT_MODELS: Final = 64
+"""Partly asked models that a bank is fitted to, the latest first: items are to be known at the present ability."""
+
+GROWTH: Final = 1.3
+"""A bank is fitted anew when there are so many times the models it was fitted to."""
+
+FEWEST_MODELS: Final = 5
+"""With fewer models no bank is fitted."""
+
+MISFIT: Final = -3.0
+"""Person-fit below which a candidate's score is not predicted but taken from its own answers."""
+
+SEARCH_ESTIMATORS: Final = ("stratified", "p-irt", "gp-irt", "ridge")
+"""What `estimator: auto` chooses among in a search: parents-centred ones shrink better merges to their parents."""
+
+_LEAST_SPREAD: Final = 0.15
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A bank with what was chosen on its account.
+
+    Attributes:
+        bank: its population is the recent generation's; None where the estimator needs none.
+        calibration: what it was fitted to.
+        estimator: in use.
+        errors: mean absolute error of the estimators on held-out models, empty when none was compared.
+        n_models: how many models it was fitted to.
+    """
+
+    bank: ItemBank | None
+    calibration: Calibration
+    estimator: Estimator
+    errors: Mapping[str, float]
+    n_models: int
+
+
+class Report(NamedTuple):
+    """What a fit has come to, for the journal and for people."""
+
+    n_models: int
+    dimensions: int
+    estimator: str
+    errors: Mapping[str, float]
+
+
+@final
+class TaskModel:
+    """See the module docstring.
+
+    Args:
+        table: the task's answers, shared with whoever enters them.
+        estimator: a name, or `auto`.
+        imported: a bank from elsewhere that holds exactly these items in this order; None fits one from the answers.
+        seed: of the run.
+        banked: whether a bank is wanted; without one only the estimators `mean` and `stratified` work.
+    """
+
+    def __init__(
+        self,
+        table: AnswerTable,
+        *,
+        estimator: str = "auto",
+        imported: ItemBank | None = None,
+        seed: int = 0,
+        banked: bool = True,
+    ) -> None:
+        self.table = table
+        self._wanted = estimator
+        self._banked = banked
+        self._imported = imported
+        self._seed = seed
+        self._fitted: Fitted | None = None
+
+    @property
+    def fitted(self) -> Fitted | None:
+        """The present bank, None before the first fit."""
+        return self._fitted
+
+    def is_due(self) -> bool:
+        """Whether there is enough that is new to fit again."""
+        n = len(self.table.recipes)
+        if n < (FEWEST_MODELS if self._banked else 1):
+            return False
+        return self._fitted is None or n >= GROWTH * self._fitted.n_models
+
+    def refit(self, recent: Sequence[Digest], asked: Bools, inclusion: Floats | None) -> Report:
+        """Fit the bank to the answers and choose the estimator by held-out models.
+
+        Args:
+            recent: the latest generation; the population that the next one is expected to come from.
+            asked: shape `(n,)`, a typical choice of items, for the held-out check.
+            inclusion: shape `(n,)`, the chances with which they were chosen.
+        """
+        models = self._models()
+        responses = self.table.responses(models)
+        if not self._banked:
+            plain = Calibration(responses, None, (), self._seed)
+            estimator = make_estimator(self._wanted, plain)
+            self._fitted = Fitted(None, plain, estimator, {}, len(self.table.recipes))
+            return Report(len(models), 0, self._wanted, {})
+        bank = fit(responses).bank if self._imported is None else self._imported
+        bank = self._centred(bank, recent)
+        calibration = Calibration(responses, bank, (), self._seed)
+        errors: Mapping[str, float] = {}
+        name = self._wanted
+        if name == "auto":
+            choice = choose_estimator(calibration, asked, inclusion=inclusion, names=SEARCH_ESTIMATORS)
+            # a bank also says what to ask; another estimator must be clearly better than its own prediction
+            name, errors = choice.name, choice.errors
+            if errors and errors["p-irt"] <= 1.1 * errors[name]:
+                name = "p-irt"
+        estimator = make_estimator(name, calibration)
+        self._fitted = Fitted(bank, calibration, estimator, errors, len(self.table.recipes))
+        return Report(len(models), bank.dimensions, name, errors)
+
+    def _models(self) -> tuple[Digest, ...]:
+        """Complete models and the latest others, in the order of learning."""
+        complete = set(self.table.complete)
+        others = [r for r in self.table.recipes if r not in complete and self.table.asked(r).any()]
+        kept = complete | set(others[-RECENT_MODELS:])
+        return tuple(r for r in self.table.recipes if r in kept)
+
+    def _centred(self, bank: ItemBank, recent: Sequence[Digest]) -> ItemBank:
+        """The bank with the recent models as its population."""
+        if not recent:
+            return bank
+        found = abilities(bank, self.table.rows(recent))
+        centre = found.theta.mean(axis=0)
+        spread = (found.theta - centre).T @ (found.theta - centre) / len(recent)
+        spread = spread + found.covariance.mean(axis=0) + _LEAST_SPREAD * np.eye(bank.dimensions)
+        return replace(bank, mean=centre, covariance=spread)
+
+    def uncertainty(self, recent: Sequence[Digest]) -> Floats:
+        """Shape `(n,)`: how uncertain an answer to each item is among the recent models (`weighted.uncertainty`)."""
+        if self._fitted is None or self._fitted.bank is None:
+            return np.ones(len(self.table.items))
+        return uncertainty(self._fitted.bank, self._theta(self._fitted.bank, recent))
+
+    def theta(self, recent: Sequence[Digest]) -> Floats:
+        """Shape `(m, D)`: abilities of the recent models, the population's mean when there are none.
+
+        Raises:
+            RuntimeError: without a bank.
+        """
+        bank = self._need().bank
+        if bank is None:
+            raise RuntimeError(f"there is no bank of {self.table.task}")
+        return self._theta(bank, recent)
+
+    def _theta(self, bank: ItemBank, recent: Sequence[Digest]) -> Floats:
+        return abilities(bank, self.table.rows(recent)).theta if recent else bank.mean[None, :]
+
+    def answer_variance(self, means: Floats | None = None) -> Floats | float:
+        """Variance of a single answer: `v (1 - v)` at right-or-wrong scores of mean v, else that of the calibration.
+
+        Args:
+            means: shape `(m,)`, estimated mean scores; None where a model's mean is not known.
+        """
+        known = self._need().calibration
+        if means is not None and known.responses.link == "logistic":
+            return np.clip(means * (1 - means), 0.0, 0.25)
+        return known.answer_variance
+
+    def estimate(
+        self, recipes: Sequence[Digest], *, inclusion: Floats | None = None, target: Floats | None = None
+    ) -> Estimated:
+        """A weighted sum over all items (the mean by default) from what each model has answered.
+
+        Candidates whose answers do not fit the bank (`MISFIT`) are estimated from their own answers alone.
+
+        Args:
+            recipes: models with rows in the table.
+            inclusion: shape `(n,)`, the chances with which the items were chosen; None: a simple random sample.
+            target: shape `(n,)`, the weights.
+        """
+        fitted = self._need()
+        scores = self.table.rows(recipes)
+        found = fitted.estimator.estimate(scores, inclusion=inclusion, target=target)
+        strange = self._strange(fitted, scores)
+        if not strange.any():
+            return found
+        own = make_estimator("mean", fitted.calibration).estimate(scores, inclusion=inclusion, target=target)
+        return Estimated(np.where(strange, own.value, found.value), np.where(strange, own.se, found.se))
+
+    @staticmethod
+    def _strange(fitted: Fitted, scores: Floats) -> Bools:
+        if fitted.bank is None:
+            return np.zeros(len(scores), dtype=np.bool_)
+        theta = abilities(fitted.bank, scores).theta
+        enough = (~np.isnan(scores)).sum(axis=1) >= FEWEST_MODELS
+        strange: Bools = enough & (person_fit(fitted.bank, theta, scores) < MISFIT)
+        return strange
+
+    def report(self) -> dict[str, Any]:
+        """The present fit, for the journal."""
+        fitted = self._need()
+        return {"estimator": fitted.estimator.name, "errors": dict(fitted.errors), "models": fitted.n_models}
+
+    def _need(self) -> Fitted:
+        if self._fitted is None:
+            raise RuntimeError(f"the bank of {self.table.task} is asked before it was fitted")
+        return self._fitted
