@@ -40,13 +40,18 @@ def _leading(excess: Floats, first: Floats, k: int) -> tuple[Floats, Floats]:
     _, vectors = scipy.linalg.eigh(small, subset_by_index=[size - found, size - 1])
     vectors = vectors[:, ::-1]
     u, v = (vectors, left.T @ vectors) if m <= n else (left @ vectors, vectors)
+    u, v = _sized(u), _sized(v)
+    signs = np.where(np.sum(v**3, axis=0) < 0, -1.0, 1.0)
     theta, slopes = np.zeros((m, k)), np.zeros((n, k))
-    theta[:, :found], slopes[:, :found] = _sized(u), _sized(v)
+    theta[:, :found], slopes[:, :found] = signs * u, signs * v
     return theta, slopes
 
 
 def _sized(columns: Floats) -> Floats:
-    """Columns scaled to root mean square 1/2: away from the saddle at 0, not far into the tails."""
+    """Columns scaled to root mean square 1/2: away from the saddle at 0, not far into the tails.
+
+    Rounded, because the last bits of eigenvectors depend on the number of threads, and a starting point needs none.
+    """
     rms = np.sqrt(np.mean(columns**2, axis=0))
-    out: Floats = 0.5 * columns / np.where(rms > 1e-12, rms, 1.0)
+    out: Floats = np.round(0.5 * columns / np.where(rms > 1e-12, rms, 1.0), 5)
     return out
