@@ -105,6 +105,8 @@ def _items(bank: Calibrated) -> str:
         parts.append(f"<div><h3>Items that are named in the charts</h3>{_named(bank, axis, shown)}</div>")
     intro = (
         "A steep curve separates models whose ability is near its middle, and tells nothing about those far from it."
+        if logistic
+        else "Scores that are no probabilities follow straight lines: an item tells as much about every ability."
     )
     if fitted.dimensions > 1:
         intro += f" The bank has {fitted.dimensions} dimensions; drawn is the direction in which its items agree most."

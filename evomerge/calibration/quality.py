@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from evomerge.calibration.sheets import counted
 from evomerge.irt.ability import abilities
 from evomerge.irt.bank import ItemBank
 from evomerge.irt.fit import FitSettings, fit
@@ -106,10 +107,10 @@ def measure(
     """
     m, n = responses.scores.shape
     if n_folds(responses) == 0:
-        return Quality(why_not=f"{m} models and {n} items are too few to hold some out")
+        return Quality(why_not=f"{counted(m, 'model')} and {counted(n, 'item')} are too few to hold some out")
     order = generator(seed, "calibrate", "folds").permutation(m)
     parts = np.array_split(order, 5)[: n_folds(responses)]
-    sizes = asked_sizes(n)
+    sizes = asked_sizes(int(np.median(responses.seen.sum(axis=1))))
     offs: list[Floats] = []
     new_models: list[_Cells] = []
     new_answers: list[_Cells] = []
@@ -142,9 +143,13 @@ def n_folds(responses: Responses) -> int:
     return 1 if responses.scores.size > _MANY_CELLS else min(5, m)
 
 
-def asked_sizes(n_items: int) -> tuple[int, ...]:
-    """Those of `ASKED` that leave half of the items to predict; half of the items where none does."""
-    return tuple(k for k in ASKED if 2 * k <= n_items) or (n_items // 2,)
+def asked_sizes(n_answered: int) -> tuple[int, ...]:
+    """Those of `ASKED` that leave half of the answers to predict; half of the answers where none does.
+
+    Args:
+        n_answered: how many items a usual model answered.
+    """
+    return tuple(k for k in ASKED if 2 * k <= n_answered) or (max(1, n_answered // 2),)
 
 
 def _drawn(seen: Bools, k: int, rng: np.random.Generator) -> Bools:

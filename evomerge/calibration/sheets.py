@@ -68,6 +68,11 @@ class Pool:
     notes: tuple[str, ...] = ()
 
 
+def counted(n: int, what: str) -> str:
+    """`1 model`, `1,319 items`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def pool_sheets(task: str, sheets: Sequence[Sheet]) -> Pool:
     """Join sheets of one task: models and items in order of appearance; of two answers the first counts.
 
@@ -145,7 +150,7 @@ def _check(task: str, responses: Responses) -> None:
     if m < 2:
         raise ConfigError(
             f"There are too few models to calibrate task {task!r}.",
-            got=f"answers of {m} model{'s' if m != 1 else ''} to {n} items",
+            got=f"answers of {counted(m, 'model')} to {counted(n, 'item')}",
             allowed="at least 2 models; from about 30 on a bank is good",
             fix="add logs, runs or matrices of other models that answered the same items.",
         )
@@ -161,7 +166,7 @@ def _check(task: str, responses: Responses) -> None:
     if _constant_items(responses).all():
         raise ConfigError(
             f"Nothing can be learned about the items of task {task!r}.",
-            got=f"every one of {n} items was answered alike by all models that were asked it",
+            got=f"{counted(n, 'item')}, each answered alike by all models that were asked it",
             allowed="items that some models answer better than others",
             fix="add models that differ more, or a task that is neither too easy nor too hard for them.",
         )
@@ -189,9 +194,9 @@ def _constant_items(responses: Responses) -> Bools:
 def _conflict_notes(conflicts: int, silent: int) -> list[str]:
     notes = []
     if conflicts:
-        notes.append(f"{conflicts} answers were given twice with different scores; the first ones count.")
+        notes.append(f"Given twice with different scores: {counted(conflicts, 'answer')}; the first ones count.")
     if silent:
-        notes.append(f"{silent} models without any answer were left out.")
+        notes.append(f"Left out: {counted(silent, 'model')} without any answer.")
     return notes
 
 
@@ -200,5 +205,5 @@ def _constant_notes(responses: Responses) -> list[str]:
     n = int(np.sum((low == high) & (responses.seen.sum(axis=1) > 1)))
     if not n:
         return []
-    who = "1 model" if n == 1 else f"{n} models"
-    return [f"{who} answered every item alike: all that is known of their ability is that it is very low or very high."]
+    known = "all that is known of their ability is that it is very low or very high"
+    return [f"{counted(n, 'model')} answered every item alike: {known}."]

@@ -143,18 +143,22 @@ def _show(bank: Calibrated, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
+    from evomerge.calibration.sheets import counted
     from evomerge.calibration.words import KINDS, verdict
 
     responses, fitted = bank.pool.responses, bank.fit.bank
     constant = int((~fitted.fitted).sum())
     told = [
-        f"{bank.pool.task}: {len(responses.models):,} models, {len(responses.items):,} items"
+        f"{bank.pool.task}: {counted(len(responses.models), 'model')}, {counted(len(responses.items), 'item')}"
         + (f" ({constant:,} answered alike by all)" if constant else ""),
         f"{int(responses.seen.sum()):,} answers ({responses.seen.mean():.0%} of the matrix)"
         + (f", metric {bank.pool.metric}" if bank.pool.metric else ""),
-        f"{fitted.dimensions} dimension{'s' if fitted.dimensions > 1 else ''}, {fitted.link}"
+        f"{counted(fitted.dimensions, 'dimension')}, {fitted.link}"
         + ("" if bank.fit.converged else "; the fit stopped before it converged"),
-        *(f"{s.name} ({KINDS[s.kind]}): {s.models:,} models, {s.answers:,} answers" for s in bank.pool.sources),
+        *(
+            f"{s.name} ({KINDS[s.kind]}): {counted(s.models, 'model')}, {counted(s.answers, 'answer')}"
+            for s in bank.pool.sources
+        ),
         *(f"Note: {note}" for note in bank.pool.notes),
     ]
     for line in told:

@@ -52,11 +52,19 @@ def test_scores_of_any_size_are_measured(answers: Simulate) -> None:
     assert len(found.new_models.bins) == 10
 
 
-@pytest.mark.parametrize(("m", "n"), [(3, 30), (30, 1)])
-def test_too_little_to_hold_out(answers: Simulate, m: int, n: int) -> None:
+@pytest.mark.parametrize(("m", "n", "why"), [(3, 30, "3 models and 30 items"), (30, 1, "30 models and 1 item")])
+def test_too_little_to_hold_out(answers: Simulate, m: int, n: int, why: str) -> None:
     found = q.measure(answers(m, n), FitSettings())
     assert found.errors == ()
-    assert f"{m} models and {n} items are too few" in found.why_not
+    assert found.why_not == f"{why} are too few to hold some out"
+
+
+def test_with_holes_no_more_is_asked_than_half_of_what_was_answered(answers: Simulate) -> None:
+    full = answers(30, 60)
+    hole = np.random.default_rng(0).random(full.scores.shape) > 0.5
+    found = q.measure(Responses(np.where(hole, np.nan, full.scores), full.models, full.items), FitSettings())
+    assert [e.asked for e in found.errors] == [10]
+    assert np.isfinite(found.errors[0].bank)
 
 
 def test_the_smallest_matrix_that_is_measured(answers: Simulate) -> None:

@@ -31,7 +31,7 @@ def test_sheets_are_joined_by_key_and_item() -> None:
 def test_of_two_answers_the_first_counts_and_a_difference_is_told() -> None:
     pool = pool_sheets("t", [sheet([[1, 0], [0, 0]], "mn", "xy"), sheet([[0, 0]], "m", "xy", source="b")])
     assert pool.responses.scores.tolist() == [[1, 0], [0, 0]]
-    assert "1 answers were given twice with different scores; the first ones count." in pool.notes
+    assert "Given twice with different scores: 1 answer; the first ones count." in pool.notes
 
 
 def test_different_models_of_one_name_stay_apart() -> None:
@@ -43,7 +43,7 @@ def test_different_models_of_one_name_stay_apart() -> None:
 def test_rows_and_columns_without_answers_go() -> None:
     pool = pool_sheets("t", [sheet([[1, 0, HOLE], [0, 1, HOLE], [HOLE, HOLE, HOLE]], "mno", "xyz")])
     assert pool.responses.scores.shape == (2, 2)
-    assert "1 models without any answer were left out." in pool.notes
+    assert "Left out: 1 model without any answer." in pool.notes
 
 
 def test_constant_rows_are_kept_and_told() -> None:
@@ -78,5 +78,5 @@ def test_models_without_common_items_are_refused() -> None:
 
 
 def test_items_that_all_answer_alike_teach_nothing() -> None:
-    with pytest.raises(ConfigError, match=r"Nothing can be learned(.|\n)*every one of 2 items"):
+    with pytest.raises(ConfigError, match=r"Nothing can be learned(.|\n)*2 items, each answered alike"):
         pool_sheets("t", [sheet([[1, 0], [1, 0]], "mn", "xy")])
