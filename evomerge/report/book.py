@@ -98,7 +98,7 @@ class Book:
 
     def is_estimated(self, record: Evaluated) -> bool:
         """Whether a record's scores are what the search believed, from the answers to a part of the set."""
-        return (record.recipe, record.set_name) in self.history.estimates
+        return self.history.estimate(record.recipe, record.set_name) is not None
 
     def answers(self, record: Evaluated) -> Evaluation:
         """Per-item answers, all that were given on that set; in plan order where it is known.

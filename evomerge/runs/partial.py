@@ -86,9 +86,15 @@ def pooled(scores: Sequence[TaskScore]) -> TaskScore:
     if len(scores) == 1:
         return scores[0]
     n = sum(s.n for s in scores)
-    mean = sum(s.n * s.mean for s in scores) / n
+    mean = sum(_total(s) for s in scores) / n
     squares = sum((s.n - 1) * s.n * s.se**2 + s.n * (s.mean - mean) ** 2 for s in scores)
     return TaskScore(mean, math.sqrt(squares / (n - 1) / n), n)
+
+
+def _total(score: TaskScore) -> float:
+    """The sum of a part's item scores; exact for right and wrong answers, so that equal shares have equal means."""
+    total = score.n * score.mean
+    return float(round(total)) if round(total) / score.n == score.mean else total
 
 
 def merged_record(parts: Sequence[Evaluated]) -> Evaluated:

@@ -26,6 +26,7 @@ from evomerge.runs.records import (
     PhaseBegun,
     Record,
     Reused,
+    TaskScore,
     Told,
 )
 from evomerge.runs.store import Entry
@@ -92,6 +93,7 @@ class History:
         estimates: by recipe digest and set, what the search believed last.
         estimated: by batch.
         banks: by the batch after which they were fitted, and task.
+        sizes: by set, how many items each task has, as the first model shows that was asked the whole set.
     """
 
     batches: tuple[Batch, ...]
@@ -112,6 +114,7 @@ class History:
     estimates: Mapping[Key, EstimateRow]
     estimated: Mapping[int, Estimated]
     banks: Mapping[tuple[int, str], BankFitted]
+    sizes: Mapping[SetName, Mapping[str, int]]
 
     @property
     def wall_s(self) -> float:
@@ -130,19 +133,33 @@ class History:
         """What came of a candidate on a set, None when it was not scored there."""
         return self.outcomes.get((candidate.recipe, set_name))
 
+    def estimate(self, recipe: Digest, set_name: SetName) -> EstimateRow | None:
+        """What the search believed last of a model, None without an estimate, or where it knows every answer since."""
+        row, found = self.estimates.get((recipe, set_name)), self.outcomes.get((recipe, set_name))
+        if row is None or not isinstance(found, Evaluated):
+            return row
+        return None if self._is_whole(found.tasks, set_name) and not self._is_whole(row.tasks, set_name) else row
+
+    def _is_whole(self, tasks: Mapping[str, TaskScore], set_name: SetName) -> bool:
+        """Whether scores are of every item of a set."""
+        sizes = self.sizes.get(set_name, {})
+        return bool(sizes) and all(task in tasks and tasks[task].n >= n for task, n in sizes.items())
+
     def record(self, recipe: Digest, set_name: SetName) -> Evaluated | None:
         """A model's scores on a set as the search knew them, None without a score.
 
         Where the search has recorded an estimate, its task scores (over the whole set, with the number of items that
-        were asked) and its values stand in place of what the answered items alone would say.
+        were asked) and its values stand in place of what the answered items alone would say. A model in a race that
+        goes on has no score: what it was asked so far says little, and would look as sure as the scores of others.
         """
         found = self.outcomes.get((recipe, set_name))
         if not isinstance(found, Evaluated):
             return None
-        row = self.estimates.get((recipe, set_name))
-        if row is None:
-            return found
-        return replace(found, tasks={**found.tasks, **row.tasks}, values={**found.values, **row.values})
+        row = self.estimate(recipe, set_name)
+        if row is not None:
+            return replace(found, tasks={**found.tasks, **row.tasks}, values={**found.values, **row.values})
+        is_scored = found.part == 0 or set_name not in self.sizes or self._is_whole(found.tasks, set_name)
+        return found if is_scored else None
 
 
 def _life_times(entries: Sequence[Entry]) -> tuple[tuple[float, float], ...]:
@@ -196,7 +213,17 @@ def read_history(entries: Iterable[Entry]) -> History:
         estimates={(row.recipe, e.set_name): row for e in estimated for row in e.rows},
         estimated={r.batch: r for r in estimated},
         banks={(r.after_batch, r.task): r for r in records if isinstance(r, BankFitted)},
+        sizes=_sizes(scored),
     )
+
+
+def _sizes(scored: Sequence[Scored]) -> dict[SetName, dict[str, int]]:
+    """`History.sizes`."""
+    found: dict[SetName, dict[str, int]] = {}
+    for record in scored:
+        if isinstance(record, Evaluated) and record.part == 0 and record.set_name not in found:
+            found[record.set_name] = {task: score.n for task, score in record.tasks.items()}
+    return found
 
 
 def _parts(scored: Sequence[Scored]) -> dict[Key, tuple[Scored, ...]]:

@@ -183,7 +183,7 @@ class _Projector:
         key = (record.recipe, record.set_name)
         evaluation = self.store.load_answers(self.history.parts[key])
         goals = self.goals
-        if key not in self.history.estimates:
+        if self.history.estimate(*key) is None:
             return [e.value for e in goals.values(evaluation).values()], goals.violations(evaluation)
 
         def value(objective: Objective) -> Estimate:

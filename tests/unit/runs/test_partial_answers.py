@@ -76,6 +76,14 @@ def test_pooling_single_items_is_the_sample_formula() -> None:
     assert found == pytest.approx((np.mean(scores), np.std(scores, ddof=1) / 2, 4))
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), min_size=2, max_size=5))
+def test_equal_shares_have_equal_means_however_they_were_asked(parts: list[tuple[int, int]]) -> None:
+    counts = [(n, min(right, n)) for n, right in parts]
+    found = pooled([TaskScore(right / n, 0.1, n) for n, right in counts])
+    assert found.mean == sum(right for _, right in counts) / sum(n for n, _ in counts)
+
+
 def test_without_a_plan_the_order_of_asking_stays() -> None:
     merged = merge_evaluations([evaluation(add=[5, 1]), evaluation(rev=[2], add=[0])])
     assert merged.answers["add"].items == ("a5", "a1", "a0")

@@ -92,6 +92,25 @@ def test_without_estimate_a_record_is_the_outcome() -> None:
     assert history.record(A, "search") is history.outcomes[KEY]
 
 
+def test_all_answers_are_better_than_an_older_estimate_and_few_are_no_score() -> None:
+    other = replace(part(0, 0.3, 30), recipe=B)
+    row = EstimateRow(A, {"add": TaskScore(0.7, 0.05, 10)})
+    racing = fold(other, part(1))
+    assert racing.sizes == {"search": {"add": 30}}
+    assert racing.record(A, "search") is None
+    raced = fold(other, part(1), Estimated(0, "search", (row,)))
+    believed = raced.record(A, "search")
+    assert believed is not None
+    assert (believed.tasks, raced.estimate(A, "search")) == (row.tasks, row)
+    promoted = fold(other, part(1), Estimated(0, "search", (row,)), part(2, 0.5, 20))
+    assert promoted.estimate(A, "search") is None
+    assert promoted.record(A, "search") == promoted.outcomes[KEY]
+    whole = EstimateRow(A, {"add": TaskScore(0.5, 0.0, 30)})
+    told = fold(other, part(1), part(2, 0.5, 20), Estimated(0, "search", (whole,))).record(A, "search")
+    assert told is not None
+    assert told.tasks == whole.tasks
+
+
 def test_rungs_and_banks_are_found_by_where_they_stand() -> None:
     rung = Rung(2, 1, (CandidateId("c"),), {"add": (0, 5)})
     bank = BankFitted(1, "add", "banks/add.npz", 12, 1, "run")
