@@ -34,9 +34,11 @@ class DesignBased(Estimator):
             certain = asked & (pi >= 1)
             rest = np.flatnonzero(~certain)
             answers = matrix[rows]
-            sampled = self._rest(answers, rest, asked, pi, weights)
-            value[rows] = answers[:, certain] @ weights[certain] + sampled.value
-            variance[rows] = sampled.widened()
+            value[rows] = answers[:, certain] @ weights[certain]
+            if rest.size:
+                sampled = self._rest(answers, rest, asked, pi, weights)
+                value[rows] += sampled.value
+                variance[rows] = sampled.widened()
         return Estimated(value, np.sqrt(variance))
 
     def _rest(self, answers: Floats, rest: Indices, asked: Bools, pi: Floats, weights: Floats) -> Sampled:

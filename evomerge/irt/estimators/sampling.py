@@ -39,10 +39,8 @@ def expand(
 
     The difference form `mu W + sum_s w_i / pi_i (y_i - mu)` with `W` the sum of the weights and `mu` the mean of the
     sample weighted by `|w_i| / pi_i`: with equal weights the sample mean times W, with weights of one sign the ratio
-    (Hajek) estimator, whose bias vanishes where weights are equal or 0. Its variance is
-    `sum_s (1 - pi_i) (w_i / pi_i)^2 s^2` (Sarndal, Swensson and Wretman 1992, ch. 5): the finite-population correction
-    for a simple random sample, and exactly 0 where all is asked. `s^2` is drawn to the given variance, so that a sample
-    of equal answers does not claim to be certain.
+    (Hajek) estimator, whose bias vanishes where weights are equal or 0 (Sarndal, Swensson and Wretman 1992, ch. 5).
+    `s^2` is drawn to the given variance, so that a sample of equal answers does not claim to be certain.
 
     Args:
         answers: shape `(m, g)`, anything where not chosen.
@@ -59,7 +57,7 @@ def expand(
     expanded = weights[chosen] / inclusion[chosen]
     size = np.abs(expanded)
     if r == 0 or size.sum() == 0:
-        everything = total**2 * variance
+        everything = (total**2 + float((weights**2).sum())) * variance
         return Sampled(np.full(m, centre * total), np.full(m, everything), PRIOR_ANSWERS)
     sample = answers[:, chosen]
     mu = sample @ size / size.sum()
@@ -68,4 +66,19 @@ def expand(
     freedom = r - 1 + PRIOR_ANSWERS
     spread = (residual**2) @ size**2 / (size**2).sum()
     s2 = (r * spread + PRIOR_ANSWERS * variance) / freedom
-    return Sampled(value, ((1 - inclusion[chosen]) * expanded**2).sum() * s2, freedom)
+    return Sampled(value, s2 * _leverage(chosen, inclusion, weights), freedom)
+
+
+def _leverage(chosen: Bools, inclusion: Floats, weights: Floats) -> float:
+    """Variance of the expansion per unit variance of the answers.
+
+    Weights of one sign: `V^2 sum_s v^2 / (sum_s v)^2 + sum_rest w^2` with `v = |w| / pi` and V the sum of the weights
+    that were not asked. For a simple random sample and equal weights that is the textbook's with its finite-population
+    correction, and it is 0 where all that counts was asked. Else the design's own `sum_s (1 - pi) (w / pi)^2`.
+    """
+    expanded = weights[chosen] / inclusion[chosen]
+    if np.any(weights > 0) and np.any(weights < 0):
+        return float(((1 - inclusion[chosen]) * expanded**2).sum())
+    left = weights[~chosen]
+    mean = float((expanded**2).sum() / expanded.sum() ** 2)
+    return float(left.sum() ** 2 * mean + (left**2).sum())
