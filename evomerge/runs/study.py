@@ -99,13 +99,19 @@ def _trials(store: RunStore, space: SearchSpace, goals: Goals) -> Iterator[Froze
     history = read_history(entries)
     models: list[Baseline | Candidate] = [*history.baselines.values()]
     models += [candidate for batch in history.batches for candidate in batch.candidates]
-    found = [(model, record) for model in models if (record := history.outcome(model, "search")) is not None]
+    found = [(model, record) for model in models if (record := _scored(history, model)) is not None]
     if not found:
         return
     distributions = {d.name: _distribution(d) for d in space.dimensions}
     projector = _Projector(store, history, space, distributions, _bound(store, history, goals), _times(entries))
     for model, record in found:
         yield projector.trial(model, record)
+
+
+def _scored(history: History, model: Baseline | Candidate) -> Evaluated | Failed | None:
+    """A model's scores as the search knew them, or its failure; None before either."""
+    outcome = history.outcome(model, "search")
+    return outcome if isinstance(outcome, Failed) else history.record(model.recipe, "search")
 
 
 def _times(entries: list[Entry]) -> dict[Digest, tuple[float, float]]:
@@ -154,9 +160,8 @@ class _Projector:
         values: list[float] | None = None
         violations: tuple[float, ...] = ()
         if isinstance(record, Evaluated):
-            found = self.history.record(record.recipe, "search") or record
-            values, violations = self._judged(found)
-            attributes |= {f"task {name}": score.mean for name, score in found.tasks.items()}
+            values, violations = self._judged(record)
+            attributes |= {f"task {name}": score.mean for name, score in record.tasks.items()}
         else:
             attributes["failure"] = f"{record.failure.kind}: {record.failure.message}"
         began, ended = (datetime.fromtimestamp(t) for t in self.times[record.recipe])
