@@ -36,7 +36,7 @@ from evomerge.runs.records import Interrupted as InterruptedRecord
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
 from evomerge.runs.study import write_study
-from evomerge.types import Outcome, SetName
+from evomerge.types import SET_NAMES, Outcome, SetName
 
 Resume = Literal["never", "auto", "must"]
 
@@ -166,6 +166,7 @@ def _run(
             failure_share=float(job.budget.failures),
             watcher=watcher,
             custom=[o for o in assembled.goals.objectives if isinstance(o, CustomObjective)],
+            order={name: assembled.plan.items(name) for name in SET_NAMES},
         )
         try:
             why = Search(assembled.setup(accept_history=accept_history), store, history, ledger, watcher).run()

@@ -36,6 +36,11 @@ def preset_names(kind: Kind, subfolder: str = "") -> list[str]:
     return sorted(p.stem for p in (data_folder(kind) / subfolder).glob("*.yaml"))
 
 
+def bank_files() -> list[Path]:
+    """The item banks that ship with this installation, sorted by name."""
+    return sorted(p for p in (data_folder("evaluators") / "banks").glob("*") if p.suffix in (".json", ".npz"))
+
+
 def preset_path(kind: Kind, name: str, subfolder: str = "") -> Path:
     """The file of a shipped preset.
 

@@ -14,6 +14,7 @@ from evomerge.checkpoints.finite import check_finite
 from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
 from evomerge.config.goals import build_goals, check_goals_measurable
 from evomerge.config.load import ResolvedJob, read_text
+from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.strict_yaml import Path as YamlPath
 from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.goals import Goals
@@ -24,6 +25,7 @@ from evomerge.loop import Known, SearchSetup
 from evomerge.optimizers.auto import Choice, choose
 from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.optimizers.registry import OPTIMIZERS, make_optimizer
+from evomerge.racing.spec import load_questions
 from evomerge.recipe.baselines import parent_recipe, soup_recipe, task_arithmetic_recipe
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
@@ -86,6 +88,7 @@ class Assembled:
         optimizer: name, options and why.
         problem: what the optimizer is given.
         known: baselines and injected recipes.
+        questions: how many questions candidates are asked, and which.
     """
 
     resolved: ResolvedJob
@@ -97,6 +100,7 @@ class Assembled:
     optimizer: Choice
     problem: Problem
     known: tuple[Known, ...]
+    questions: Questions
 
     def setup(self, *, accept_history: bool) -> SearchSetup:
         """What the search loop is given."""
@@ -108,6 +112,9 @@ class Assembled:
             make_optimizer=self.make_optimizer,
             budget=self.resolved.job.budget.evaluations,
             accept_history=accept_history,
+            questions=self.questions.spec,
+            pool=self.questions.pool,
+            seed=self.resolved.job.seed,
         )
 
     def make_optimizer(self) -> Optimizer:
@@ -176,6 +183,8 @@ def assemble(
     """
     with resolved.document.placing("optimizer"):
         _check_optimizer(resolved.optimizer.name)
+    with resolved.document.placing("suite", "questions"):
+        spec = load_questions(resolved.suite.model_dump(mode="json")["questions"])
     suite = build_suite(resolved)
     goals = build_goals(resolved.job, suite.names, functions or {}, resolved.document)
     parents = open_parents(resolved)
@@ -184,12 +193,14 @@ def assemble(
         check_finite(checkpoint)
     known = _known(resolved, parents, space)
     plan = _compile(suite, parents)
+    with resolved.document.placing("suite", "questions"):
+        questions = choose_questions(spec, plan, goals)
     check_goals_measurable(goals, plan, resolved.document)
     problem = _problem(resolved, space, goals, known, sized_for)
-    choice = _choice(resolved, space, problem, _n_questions(goals, plan))
+    choice = _choice(resolved, space, problem, questions.per_candidate(_judged_tasks(goals, plan)))
     with resolved.document.placing("optimizer"):  # options that do not fit are refused before anything runs
         make_optimizer(choice.name, problem, choice.options)
-    return Assembled(resolved, parents, space, suite, plan, goals, choice, problem, known)
+    return Assembled(resolved, parents, space, suite, plan, goals, choice, problem, known, questions)
 
 
 def build_suite(resolved: ResolvedJob) -> SuiteSpec:
@@ -199,7 +210,7 @@ def build_suite(resolved: ResolvedJob) -> SuiteSpec:
         EvaluationError: for what its schema cannot say: tasks that stand twice, impossible splits.
     """
     with resolved.document.placing("suite"):
-        return load_suite(resolved.suite.model_dump(mode="json", exclude_none=True))
+        return load_suite(resolved.suite.model_dump(mode="json", exclude_none=True, exclude={"questions"}))
 
 
 def _compile(suite: SuiteSpec, parents: Parents) -> EvalPlan:
@@ -292,11 +303,11 @@ def _problem(
     )
 
 
-def _n_questions(goals: Goals, plan: EvalPlan) -> int:
-    """How many items of the search set stand behind the objectives."""
+def _judged_tasks(goals: Goals, plan: EvalPlan) -> tuple[str, ...]:
+    """The tasks behind the objectives."""
     named = {t for o in goals.objectives if isinstance(o, ObjectiveSpec) for t in o.tasks}
     custom = any(isinstance(o, CustomObjective) for o in goals.objectives)
-    return sum(len(t.sets["search"]) for t in plan.tasks if custom or t.name in named)
+    return tuple(t.name for t in plan.tasks if custom or t.name in named)
 
 
 def _choice(resolved: ResolvedJob, space: CandidateSpace, problem: Problem, n_questions: int) -> Choice:

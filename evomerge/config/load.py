@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from evomerge.config.overrides import apply_overrides
 from evomerge.config.problems import not_a_mapping, validate
-from evomerge.config.schema import Job, OptimizerChoice, Suite
+from evomerge.config.schema import Job, OptimizerChoice, Questions, Suite
 from evomerge.config.spaces import plain, plugin_space, space_plugins
 from evomerge.config.strict_yaml import Document, dump_yaml, parse_yaml
 from evomerge.digest import digest_text
@@ -263,7 +263,13 @@ def _suite(job: Job, document: Document, folder: Path) -> tuple[Suite, Origin]:
     else:
         suite, origin, at = job.suite, Origin("inline", ""), ["suite"]
     include = [_placed_path(p, document, (*at, "include", i), home) for i, p in enumerate(suite.include)]
-    return suite.model_copy(update={"include": include}), origin
+    update: dict[str, Any] = {"include": include}
+    if isinstance(suite.questions, Questions):
+        banks = [
+            _placed_path(p, document, (*at, "questions", "banks", i), home) for i, p in enumerate(suite.questions.banks)
+        ]
+        update["questions"] = suite.questions.model_copy(update={"banks": banks})
+    return suite.model_copy(update=update), origin
 
 
 def _suite_path(name: str, folder: Path) -> Path:

@@ -92,6 +92,24 @@ class Split(Strict):
     report: Number = Field(400, description="Items scored once, for what is reported.")
 
 
+class Questions(Strict):
+    """How many questions candidates are asked, and how they are chosen."""
+
+    number: Annotated[_Text | _Number, Discriminator(_branch)] = Field(
+        "auto", description="Mean per candidate and task: a count, a share (up to 1.0), auto, or all."
+    )
+    race: StrictStr = Field("auto", description="auto, halving, elimination, or none.")
+    order: StrictStr = Field("auto", description="auto, uncertainty, information, stratified, or random.")
+    estimator: StrictStr = Field("auto", description="auto, or a name of docs/evaluation.md.")
+    rotate: StrictBool = Field(True, description="Draw the random items of every generation anew.")
+    calibrate: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        None, description="Models that answer everything first; the baselines and the first generation by default."
+    )
+    refit: Annotated[StrictInt, Field(ge=1)] = Field(1, description="Generations between two fits of the bank.")
+    alpha: Annotated[Number, Field(gt=0, lt=1)] = Field(0.05, description="Error of paired elimination.")
+    banks: list[StrictStr] = Field(default=[], description="Bank files of `evomerge calibrate`.")
+
+
 class Suite(Strict):
     """What candidates are asked."""
 
@@ -108,6 +126,9 @@ class Suite(Strict):
     gen_kwargs: dict[StrictStr, Any] | None = Field(None, description="Generation arguments of every task.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Dtype of the scored model.")
     trust_task_code: StrictBool = Field(False, description="Let the Python code of the included folders run.")
+    questions: Annotated[_Text | _Number | Annotated[Questions, Tag("<mapping>")], Discriminator(_branch)] = Field(
+        "auto", description="Questions per candidate and task: auto, all, a count, a share, or a mapping of details."
+    )
     description: StrictStr | None = Field(None, description="What the suite measures.")
     cost: StrictStr | None = Field(None, description="What it costs, in words.")
     public_test_split: StrictBool = Field(False, description="It searches on a public test split; the report says so.")

@@ -1,0 +1,103 @@
+"""A job's questions against its plan: which tasks are asked in part, how much each matters, which banks fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from evomerge.digest import digest_file
+from evomerge.errors import ConfigError
+from evomerge.evaluation.goals import Goals
+from evomerge.evaluation.objectives import CustomObjective
+from evomerge.evaluation.plan import EvalPlan
+from evomerge.irt.bank import ItemBank
+from evomerge.irt.bank_files import bank_for, read_bank
+from evomerge.racing.importance import importance_of, margin_tasks
+from evomerge.racing.questioner import Pool
+from evomerge.racing.spec import ALL, AUTO, QuestionsSpec
+from evomerge.resources import bank_files
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What the search is told about questions.
+
+    Attributes:
+        spec: as wanted, or `all` where less is not possible.
+        pool: the search set.
+        notes: sentences for people: banks that were used or ignored, why everything is asked.
+        digests: task -> sha256 of the bank file in use; a resumed run must find the same.
+    """
+
+    spec: QuestionsSpec
+    pool: Pool
+    notes: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def per_candidate(self, tasks: Sequence[str]) -> int:
+        """Mean questions per candidate over some tasks."""
+        return sum(self.spec.per_task(len(self.pool.items[t])) for t in tasks)
+
+    @property
+    def partial(self) -> bool:
+        """Whether candidates are asked less than the whole search set."""
+        return any(self.spec.per_task(len(items)) < len(items) for items in self.pool.items.values())
+
+
+def choose_questions(spec: QuestionsSpec, plan: EvalPlan, goals: Goals) -> Questions:
+    """The spec against a plan.
+
+    Raises:
+        ConfigError: for a bank file that is named in the job and cannot be read.
+    """
+    notes = []
+    custom = any(isinstance(o, CustomObjective) for o in goals.objectives)
+    if custom and spec.number == AUTO:
+        spec = replace(spec, number=ALL)
+        notes.append("Every candidate is asked everything: an objective is a Python function of all answers.")
+    items = plan.items("search")
+    banks: dict[str, ItemBank] = {}
+    digests: dict[str, str] = {}
+    if not spec.whole:
+        found = _banks(spec.banks, items, notes)
+        banks = {task: bank for task, (bank, _) in found.items()}
+        digests = {task: digest for task, (_, digest) in found.items()}
+    pool = Pool(items, importance_of(goals, tuple(items)), margin_tasks(goals), banks)
+    return Questions(spec, pool, tuple(notes), digests)
+
+
+def _banks(
+    named: Iterable[Path], items: Mapping[str, tuple[str, ...]], notes: list[str]
+) -> dict[str, tuple[ItemBank, str]]:
+    """Task -> the first bank that holds all of its search items; the job's own before shipped ones."""
+    found: dict[str, tuple[ItemBank, str]] = {}
+    own = list(named)
+    for path in [*own, *bank_files()]:
+        bank, digest = _read(path)
+        matches = {task: bank_for(bank, hashes) for task, hashes in items.items()}
+        fits = [task for task, match in matches.items() if match.bank is not None]
+        for task in fits:
+            match = matches[task].bank
+            if match is not None and task not in found:
+                found[task] = (match, digest)
+                notes.append(f"The bank {path.name} ({bank.n_models} models) is used for {task}.")
+        if not fits and path in own:
+            best = max(matches.values(), key=lambda m: m.n_found)
+            notes.append(
+                f"The bank {path.name} is ignored: it holds {best.n_found} of {best.n_wanted} search items of a task, "
+                "so it was made from other questions, other prompts or an older version of the task."
+            )
+    return found
+
+
+def _read(path: Path) -> tuple[ItemBank, str]:
+    try:
+        return read_bank(path), digest_file(path)
+    except OSError as error:
+        raise ConfigError(
+            "A bank file cannot be read.",
+            got=f"{path}: {error.strerror or error}",
+            allowed="a file that `evomerge calibrate` has written",
+            fix="correct suite.questions.banks.",
+        ) from error
