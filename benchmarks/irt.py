@@ -47,7 +47,7 @@ FEWEST: Final = 10
 Z90: Final = 1.6448536269514722
 
 Figures = dict[str, float]
-Table = dict[str, dict[str, Figures | None]]
+Table = dict[str, dict[str, Figures] | None]
 
 
 @dataclass
@@ -243,11 +243,11 @@ def of_parents(matrix: Matrix, known: Calibration, pair: tuple[int, ...]) -> dic
 
 
 def figures(board: Mapping[str, Mapping[int, Errors]]) -> Table:
-    """Name -> size -> figures; null where nothing was measured."""
-    return {
-        name: {str(n): errors.figures() if errors.error else None for n, errors in sizes.items()}
-        for name, sizes in board.items()
+    """Name -> size -> figures; None for estimators of which nothing was measured, no entry for sizes beyond the pool."""
+    told = {
+        name: {str(n): errors.figures() for n, errors in sizes.items() if errors.error} for name, sizes in board.items()
     }
+    return {name: sizes or None for name, sizes in told.items()}
 
 
 def readable(found: Mapping[str, Any]) -> str:
@@ -260,17 +260,16 @@ def readable(found: Mapping[str, Any]) -> str:
     return "\n\n".join(f"{title}\n{_table(keys, rows)}" for title, keys, rows in blocks)
 
 
-def _table(keys: Sequence[str], rows: Mapping[str, Mapping[str, Mapping[str, float] | None]]) -> str:
-    present = {key for sizes in rows.values() for told in sizes.values() if told for key in told}
+def _table(keys: Sequence[str], rows: Mapping[str, Mapping[str, Mapping[str, float]] | None]) -> str:
+    present = {key for sizes in rows.values() if sizes for told in sizes.values() for key in told}
     columns = [key for key in keys if key in present]
     lines = [f"{'':20}{'N':>5}" + "".join(f"{key:>12}" for key in columns)]
     for name, sizes in rows.items():
-        if not any(sizes.values()):
+        if sizes is None:
             lines.append(f"{name:20}    -  (needs the models' parents)")
             continue
         for n, told in sizes.items():
-            if told:
-                lines.append(f"{name:20}{n:>5}" + "".join(f"{told[key]:12.4f}" for key in columns))
+            lines.append(f"{name:20}{n:>5}" + "".join(f"{told[key]:12.4f}" for key in columns))
     return "\n".join(lines)
 
 
