@@ -149,7 +149,7 @@ class RunStoreSuite:
         ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
         copy = tmp_path / "copy"
         shutil.copytree(run, copy)
-        for cut in {*range(0, len(whole), 7), *ends, *(end - 1 for end in ends), *(end + 1 for end in ends[:-1])}:
+        for cut in {*range(0, len(whole), 11), *ends, *(end - 1 for end in ends), *(end + 1 for end in ends[:-1])}:
             (copy / JOURNAL).write_bytes(whole[:cut])
             with reopen(copy, write=True) as store:
                 store.append(Note("resumed"))
