@@ -21,8 +21,9 @@ class Design:
         order: shape `(n,)`, a permutation of the items, asked from the front.
         ranking: shape `(n,)`, the purposeful order.
         frontier: shape `(n + 1,)`, how many items of `ranking` are certain after k questions; not decreasing.
-        chance: shape `(n,)`, the random part's own order; what was asked already is passed over.
-        groups: shape `(n,)`, the stratum of each item for the random part.
+        chance: shape `(n,)`, a shuffle of the items: the random part's order within each group.
+        groups: shape `(n,)`, the stratum of each item for the random part, 0 .. H - 1.
+        starts: shape `(H,)`, in [0, 1): which groups the random part begins with.
     """
 
     order: Indices
@@ -30,6 +31,7 @@ class Design:
     frontier: Indices
     chance: Indices
     groups: Indices
+    starts: Floats
 
     def __post_init__(self) -> None:
         n = self.order.size
@@ -39,6 +41,11 @@ class Design:
                 raise ValueError(f"{name} has shape {value.shape}, expected {(size,)}")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
+        starts = np.array(self.starts, dtype=np.float64)
+        if starts.shape != (int(self.groups.max(initial=0)) + 1,) or np.any(self.groups < 0):
+            raise ValueError(f"{starts.size} starts for groups 0 to {int(self.groups.max(initial=0))}")
+        starts.setflags(write=False)
+        object.__setattr__(self, "starts", starts)
         everything = np.arange(n)
         if not all(np.array_equal(np.sort(p), everything) for p in (self.order, self.ranking, self.chance)):
             raise ValueError("an order holds every item once")
@@ -70,9 +77,10 @@ class Design:
     def inclusion(self, k: int) -> Floats:
         """Shape `(n,)`: probability of each item to be among the first k, given how many of each group are.
 
-        1 for the certain ones; `r / s` in a group of which r of s uncertain items were asked. As long as some group
-        has uncertain items but none asked, groups are pooled (`r / s` over all), so that no probability is 0 once
-        anything random was asked; with nothing random asked it is 0 for all that are not certain.
+        1 for the certain ones; `r / s` in a group of which r of s uncertain items were asked. While some group has
+        uncertain items of which none was asked, it is `r / s` over all groups, so that no probability is 0 once
+        anything random was asked: exact with one group, else as soon as there is a random question in each group.
+        With nothing random asked it is 0 for all that are not certain.
 
         Raises:
             ValueError: when k is not in [0, n].

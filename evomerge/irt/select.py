@@ -20,9 +20,9 @@ def usable_information(bank: ItemBank, theta: Floats) -> Floats:
     """What each item tells about the ability, shape `(n,)`: 0 where it tells nothing or misleads.
 
     The trace of the Fisher information in units of the population (`ItemBank.information`), averaged over the
-    abilities. Items whose expected score falls where all others rise (a negative slope along the direction in which
-    the mean score rises) count as 0: their information is as large as that of good items, because it holds the
-    squared slope, yet what they reward is not what the benchmark rewards.
+    abilities. Items whose expected score falls where the others rise count as 0 (a negative slope; with several
+    dimensions, along the direction in which the mean score rises): their information is as large as that of good
+    items, because it holds the squared slope, yet what they reward is not what the benchmark rewards.
 
     Args:
         bank: n items.
@@ -32,8 +32,10 @@ def usable_information(bank: ItemBank, theta: Floats) -> Floats:
         ValueError: when theta has another shape or is not finite.
     """
     abilities = _abilities(bank, theta)
-    gradients = np.einsum("kn,nd->kd", bank.sensitivity(abilities), bank.slopes)
-    rises = bank.slopes @ bank.covariance @ gradients.mean(axis=0)
+    up = np.ones(1)
+    if bank.dimensions > 1:
+        up = np.einsum("kn,nd->d", bank.sensitivity(abilities), bank.slopes)
+    rises = bank.slopes @ bank.covariance @ up
     return np.where(bank.fitted & (rises > 0), bank.information(abilities).mean(axis=0), 0.0)
 
 
@@ -120,9 +122,10 @@ def mixed_design(
     purpose = _purpose(bank, theta, share, floor)
     difficulty = bank.predict(_abilities(bank, theta)).mean(axis=0)
     groups = _groups(difficulty, strata)
-    chance = _random_turns(groups, rng, offset)
-    n = chance.size
-    return interleave(purpose, Design(chance, chance, np.zeros(n + 1, dtype=np.intp), chance, groups), 0)
+    chance = _shuffled(groups, rng, offset)
+    starts = rng.random(int(groups.max(initial=0)) + 1)
+    nothing = np.zeros(chance.size + 1, dtype=np.intp)
+    return interleave(purpose, Design(chance, chance, nothing, chance, groups, starts), 0)
 
 
 def continued_design(
@@ -168,8 +171,10 @@ class Purpose(NamedTuple):
 def interleave(purpose: Purpose, before: Design, k: int) -> Design:
     """The first k questions of a design, then turns between the purposeful ranking and the design's random order.
 
-    A turn takes the first item of its list that was not asked yet. j questions after k, the purposeful turns since
-    are the integer nearest to `share * j` (halves up), as long as worthy items are left.
+    A purposeful turn takes the first item that was not asked yet; j questions after k there were as many such turns
+    as the integer nearest to `share * j` (halves up), as long as worthy items are left. A random turn takes the first
+    unasked item of the group of which the smallest part of its uncertain items was drawn. Neither looks at which
+    uncertain items were drawn, only at how many: that is what makes `Design.inclusion` right.
     """
     n = before.order.size
     certain = before.ranking[: before.frontier[k]]
@@ -177,23 +182,51 @@ def interleave(purpose: Purpose, before: Design, k: int) -> Design:
     rest = rest[np.argsort(~purpose.worth[rest], kind="stable")]
     ranking = np.concatenate([certain, rest])
     end = certain.size + int(purpose.worth[rest].sum())
-    asked, order, frontier = before.asked(k).tolist(), before.order.copy(), before.frontier.copy()
-    by_rank, by_chance = ranking.tolist(), before.chance.tolist()  # plain numbers: this loop is not numpy's
-    best, random, turns = certain.size, 0, 0
+    turns = _Turns(before, k)
+    order, frontier = before.order.copy(), before.frontier.copy()
+    by_rank = ranking.tolist()
+    best, purposeful = certain.size, 0
     for j in range(k, n):
-        frontier[j + 1], item = frontier[j], -1
-        if turns < math.floor(purpose.share * (j + 1 - k) + 0.5):
-            while best < end and asked[by_rank[best]]:
+        item = -1
+        if purposeful < math.floor(purpose.share * (j + 1 - k) + 0.5):
+            purposeful += 1
+            while best < end and item < 0:
+                item = turns.settle(by_rank[best])
                 best += 1
-            item = by_rank[best] if best < end else -1
-            best, turns = min(best + 1, end), turns + 1
-            frontier[j + 1] = best
-        if item < 0:
-            while asked[by_chance[random]]:
-                random += 1
-            item = by_chance[random]
-        asked[item], order[j] = True, item
-    return Design(order, ranking, frontier, before.chance, before.groups)
+        frontier[j + 1] = best
+        order[j] = item if item >= 0 else turns.draw()
+    return Design(order, ranking, frontier, before.chance, before.groups, before.starts)
+
+
+class _Turns:
+    """The state of `interleave`: what was asked, and of each group how much is uncertain and how much of it drawn."""
+
+    def __init__(self, design: Design, k: int) -> None:
+        asked, certain = design.asked(k), design.certain(k)
+        groups = design.starts.size
+        self._asked: list[bool] = asked.tolist()
+        self._group: list[int] = design.groups.tolist()
+        self._left: list[int] = np.bincount(design.groups[~certain], minlength=groups).tolist()
+        self._drawn: list[int] = np.bincount(design.groups[asked & ~certain], minlength=groups).tolist()
+        self._starts: list[float] = design.starts.tolist()
+        self._circles = [iter(design.chance[design.groups[design.chance] == g].tolist()) for g in range(groups)]
+
+    def settle(self, item: int) -> int:
+        """An item becomes certain: the item itself when it has to be asked now, -1 when chance had asked it."""
+        group, known = self._group[item], self._asked[item]
+        self._left[group] -= 1
+        self._drawn[group] -= known
+        self._asked[item] = True
+        return -1 if known else item
+
+    def draw(self) -> int:
+        """The next random item; there must be one."""
+        open_groups = [g for g, left in enumerate(self._left) if self._drawn[g] < left]
+        group = min(open_groups, key=lambda g: (self._drawn[g] + self._starts[g]) / self._left[g])
+        item: int = next(i for i in self._circles[group] if not self._asked[i])
+        self._drawn[group] += 1
+        self._asked[item] = True
+        return item
 
 
 def _purpose(bank: ItemBank, theta: Floats, share: float, floor: float) -> Purpose:
@@ -205,21 +238,14 @@ def _purpose(bank: ItemBank, theta: Floats, share: float, floor: float) -> Purpo
     return Purpose(information_order(bank, theta), worth, share)
 
 
-def _random_turns(groups: Indices, rng: np.random.Generator, offset: int) -> Indices:
-    """The random part's order: strata take turns in proportion to their size, within a stratum the order is uniform.
+def _shuffled(groups: Indices, rng: np.random.Generator, offset: int) -> Indices:
+    """A shuffle of the items, group by group; every group is a circle that is turned by its part of `offset`.
 
-    Every item has a place on a shuffled circle, turned by `offset`: moving on by what a generation asks at random
-    shows the next generation another window of the same shuffle.
+    Moving on by what a generation asks at random shows the next generation another window of the same shuffle.
     """
-    n = groups.size
-    keys = (rng.permutation(n) - offset) % max(n, 1)
-    strata = int(groups.max(initial=0)) + 1
-    tie = rng.permutation(strata)
-    within = np.empty(n)
-    for group in range(strata):
-        members = np.flatnonzero(groups == group)
-        within[members[np.argsort(keys[members])]] = (np.arange(members.size) + 0.5) / max(members.size, 1)
-    return np.lexsort((tie[groups], within))
+    shuffle = rng.permutation(groups.size)
+    circles = (shuffle[groups[shuffle] == group] for group in range(int(groups.max(initial=0)) + 1))
+    return np.concatenate([np.roll(circle, -(offset * circle.size // max(groups.size, 1))) for circle in circles])
 
 
 def _abilities(bank: ItemBank, theta: Floats) -> Floats:
@@ -241,11 +267,11 @@ def _groups(difficulty: Floats, strata: int) -> Indices:
 
 
 def _van_der_corput(n: int, rng: np.random.Generator) -> Indices:
-    """A permutation of `range(n)`: bit-reversed counting with a random flip per node, numbers >= n left out."""
+    """A permutation of `range(n)`: bit-reversed counting with a random flip per node, spread over the n."""
     places = np.zeros(1, dtype=np.intp)
-    size = 1
-    while size < n:
+    while places.size < n:
         flip = rng.integers(2, size=places.size)
         places = np.concatenate([2 * places + flip, 2 * places + 1 - flip])
-        size *= 2
-    return places[places < n]
+    spread = places * n // places.size
+    first: Indices = np.sort(np.unique(spread, return_index=True)[1])
+    return spread[first[:n]] if n else np.zeros(0, dtype=np.intp)
