@@ -16,6 +16,8 @@ from evomerge.report.svg import Box, Scale, axes, escape, figure, line, marker, 
 HIGH: Final = 320.0
 _GRID: Final = np.linspace(-3.0, 3.0, 61)
 _MAX_CURVES: Final = 120
+_MAX_POINTS: Final = 3000
+"""More would make the page heavy and show nothing more; every k-th item is drawn then."""
 _X_LABEL: Final = "ability, in standard deviations of the calibration models"
 
 
@@ -98,14 +100,14 @@ def information_curve(axis: AbilityAxis, positions: Floats) -> str:
 
 
 def item_map(axis: AbilityAxis, shown: Sequence[Shown]) -> str:
-    """Every item at its difficulty and slope; what lies outside is drawn at the edge."""
+    """Items at their difficulty and slope; what lies outside is drawn at the edge."""
     difficulties, slopes = axis.difficulties, axis.slopes
     known = np.flatnonzero(~np.isnan(difficulties))
     top = max(float(np.quantile(slopes[known], 0.99)) * 1.15, 0.5) if known.size else 1.0
     x, y, frame = _frame(0.0, top, "difficulty, on the same scale", "slope (how sharply it separates)")
     names = dict(shown)
     parts, taken, labels = [frame], [], []
-    for item in known:
+    for item in np.union1d(known[:: known.size // _MAX_POINTS + 1], np.array([*names], dtype=np.intp)):
         at, slope = float(difficulties[item]), float(slopes[item])
         spot = (x(min(max(at, -3.0), 3.0)), y(min(slope, top)))
         title = f"{axis.bank.items[item][:16]}: difficulty {number(at)}, slope {number(slope)}"
@@ -115,7 +117,7 @@ def item_map(axis: AbilityAxis, shown: Sequence[Shown]) -> str:
             taken.append(Box(spot[0] - 5, spot[1] - 5, spot[0] + 5, spot[1] + 5))
             labels.append((*spot, names[int(item)]))
     parts.append(place_labels(labels, Box(x.start, y.end, x.end, y.start), taken))
-    return figure(HALF, HIGH, "Slope against difficulty of every item", *parts)
+    return figure(HALF, HIGH, "Slope against difficulty of the items", *parts)
 
 
 def calibration_chart(series: Sequence[tuple[Predictions, str]], *, logistic: bool) -> str:

@@ -101,7 +101,7 @@ def _items(bank: Calibrated) -> str:
     if logistic:
         positions = axis.positions(bank.fit.theta)
         parts.append(_figure(information_curve(axis, positions), "Where the items measure well; bars: the models"))
-        parts.append(_figure(item_map(axis, shown), "Every item by difficulty and slope"))
+        parts.append(_figure(item_map(axis, shown), "The items by difficulty and slope"))
         parts.append(f"<div><h3>Items that are named in the charts</h3>{_named(bank, axis, shown)}</div>")
     intro = (
         "A steep curve separates models whose ability is near its middle, and tells nothing about those far from it."
