@@ -8,8 +8,8 @@ import numpy as np
 
 from evomerge.irt.ability import abilities, person_fit
 from evomerge.irt.bank import ItemBank
-from evomerge.irt.estimators.base import Calibration
-from evomerge.irt.responses import Bools, Floats, Indices
+from evomerge.irt.estimators.calibration import Calibration, Fold
+from evomerge.irt.responses import Bools, Floats
 
 ODD: Final = -4.0
 """Standard deviations below the held-out models' mean at which a model counts as unlike them."""
@@ -27,19 +27,20 @@ def unlike(calibration: Calibration, scores: Floats, asked: Bools) -> Bools:
         scores: shape `(m, n)`, all rows asked the same items.
         asked: shape `(n,)`, these items.
     """
-    known = [
-        _fit_of(fold.calibration.fitted_bank, _masked(calibration, fold.rows, asked)) for fold in calibration.folds
-    ]
+    fits = _fit_of(calibration.fitted_bank, scores)
+    if not np.any(fits < ODD):  # the held-out models can only make the alarm less sensitive
+        return np.zeros(len(fits), dtype=bool)
+    known = [_fit_of(fold.calibration.fitted_bank, _masked(calibration, fold, asked)) for fold in calibration.folds]
     centre, spread = 0.0, 1.0
     if known:
         reference = np.concatenate(known)
         centre, spread = min(float(reference.mean()), 0.0), max(float(reference.std()), 1.0)
-    odd: Bools = (_fit_of(calibration.fitted_bank, scores) - centre) / spread < ODD
+    odd: Bools = (fits - centre) / spread < ODD
     return odd
 
 
-def _masked(calibration: Calibration, rows: Indices, asked: Bools) -> Floats:
-    return np.where(asked, calibration.responses.scores[rows], np.nan)
+def _masked(calibration: Calibration, fold: Fold, asked: Bools) -> Floats:
+    return np.where(asked, calibration.responses.scores[fold.rows], np.nan)
 
 
 def _fit_of(bank: ItemBank, scores: Floats) -> Floats:

@@ -18,7 +18,7 @@ PSEUDO_MODELS: Final = 2.0
 
 FOLDS: Final = 5
 FEWEST_HELD_OUT: Final = 5
-MOST_HELD_OUT: Final = 200
+MOST_HELD_OUT: Final = 120
 
 
 class Fold(NamedTuple):
@@ -94,13 +94,17 @@ class Calibration:
         """`variance_within` all items."""
         return self.variance_within(np.arange(self.n))
 
+    @cached_property
+    def _guessed_variance(self) -> float:
+        seen = self.responses.scores[self.responses.seen]
+        return 0.25 if self.responses.link == "logistic" else float(seen.var())
+
     def variance_within(self, group: Indices) -> float:
         """Mean variance of a model's answers between the items of a group, smoothed by one model's weight of guess.
 
         The guess is 1/4 for scores in [0, 1], else the variance of all answers.
         """
-        seen = self.responses.scores[self.responses.seen]
-        guess = 0.25 if self.responses.link == "logistic" else float(seen.var())
+        guess = self._guessed_variance
         if len(group) < 2:
             return guess
         return float((self.filled[:, group].var(axis=1, ddof=1).sum() + guess) / (len(self.filled) + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from evomerge.irt.responses import Bools, Floats
 
@@ -28,7 +28,7 @@ class Sampled(NamedTuple):
 
     def widened(self) -> Floats:
         """Shape `(m,)`: the variance for which a normal 90 % interval is as wide as Student's."""
-        wide: Floats = self.variance * (t.ppf(0.95, self.freedom) / norm.ppf(0.95)) ** 2
+        wide: Floats = self.variance * float(stdtrit(self.freedom, 0.95) / ndtri(0.95)) ** 2
         return wide
 
 
