@@ -1,9 +1,10 @@
 """Selection of the best among siblings from few answers: fixed subsets by several rules, and races.
 
 Imported by `benchmarks/irt.py`. In each draw some test models are siblings; the truth is their mean over the pool. All
-rules know the calibration models' bank and nothing else: where information is used, everybody first answers
-`OPENING` questions that are informative at the calibration models' mean ability (they count), and the rest is ordered
-by what these answers said.
+rules know the calibration models' bank and nothing else: where information is used, everybody first answers `OPENING`
+questions that are informative at the calibration models' mean ability (they count), and the rest is ordered by what
+these answers said; races order every batch anew, for those who are left. Candidates are compared by p-IRT (MAP), in
+`random_mean` by the mean of their answers. `elimination` stops at its last look at the latest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from evomerge.irt.select import continued_design, mixed_design, stratified_order
 SIZES = (10, 20, 50, 100)
 MEAN_QUESTIONS = (26, 52)
 OPENING = 5
+BATCH = 5
 LOOKS = (10, 20, 40, 80, 160)
 ALPHA = 0.1
 
@@ -114,16 +116,17 @@ def fixed(siblings: Siblings, order: Indices, n: int, value: Value = Siblings.p_
 
 
 def halving(siblings: Siblings, design: Design, rungs: tuple[Rung, ...], share: float | None) -> Picked:
-    """Successive halving; with a share, what follows a rung is ordered by the abilities of those who go on."""
+    """Successive halving; with a share, each batch is ordered by the abilities of those who are still in the race."""
     worth = np.full(len(siblings.scores), -np.inf)
-    alive = siblings.all
+    alive, done = siblings.all, OPENING
     for step, rung in enumerate(rungs):
         alive = alive[survivors(-worth[alive], rung.keep)] if step else alive
-        if share is not None and step:
-            done = rungs[step - 1].questions
+        while share is not None and done < rung.questions:
             theta = siblings.theta(alive, design.order[:done])
             design = continued_design(design, done, siblings.bank, theta, share=share)
+            done += BATCH
         worth[alive] = siblings.p_irt(alive, design.order[: rung.questions]) + 10.0 * step
+        done = rung.questions
     return Picked(worth, mean_cost(rungs))
 
 

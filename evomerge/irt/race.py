@@ -48,9 +48,8 @@ def halving_schedule(
         ValueError: when an argument is out of the range above.
     """
     if n_candidates < 1 or pool < 1 or final < 1 or multiple < 1:
-        raise ValueError(
-            f"needs candidates, questions, finalists and a batch, not {n_candidates, pool, final, multiple}"
-        )
+        got = (n_candidates, pool, final, multiple)
+        raise ValueError(f"candidates, questions, final field and batch must be at least 1, not {got}")
     if not factor > 1 or not mean_questions > 0:
         raise ValueError(f"factor > 1 and mean_questions > 0, not {factor} and {mean_questions}")
     if mean_questions >= pool:
@@ -96,7 +95,7 @@ def _fields(n_candidates: int, factor: float, final: int) -> Indices:
 def _steps(keep: Indices, growth: Floats, mean_questions: float, pool: int, multiple: int) -> Indices:
     """Cumulative questions per rung: near a geometric series, within the budget, in whole batches, at most the pool."""
     budget = mean_questions * keep[0]
-    weights = keep - np.append(keep[1:], 0)  # cost = sum of questions * (those who stop there)
+    weights = keep - np.append(keep[1:], 0)  # the cost is the sum of questions times those who stop there
 
     def rounded(first: float) -> Indices:
         ideal = np.minimum(first * growth, pool)
@@ -109,8 +108,7 @@ def _steps(keep: Indices, growth: Floats, mean_questions: float, pool: int, mult
         low, high = (middle, high) if rounded(middle) @ weights <= budget else (low, middle)
     steps = rounded(low)
     for rung in range(len(steps) - 1, -1, -1):
-        larger = min(int(steps[rung]) + multiple, pool)
         limit = int(steps[rung + 1]) if rung + 1 < len(steps) else pool
-        if larger <= limit and steps @ weights + (larger - steps[rung]) * weights[rung] <= budget:
-            steps[rung] = larger
+        affordable = int((budget - steps @ weights) / (weights[rung] * multiple) + 1e-9)
+        steps[rung] = min(int(steps[rung]) + multiple * max(affordable, 0), limit)
     return steps

@@ -49,8 +49,8 @@ def expected_ranks(
     """
     values, errors, p = _checked(losses, se, feasible_p, shared)
     failed = np.isnan(values).any(axis=1)
-    ranks = np.full(len(values), float(max(len(values) - 1, 0)))
     fine = ~failed
+    ranks = np.full(len(values), fine.sum() + (failed.sum() - 1) / 2)
     if not fine.any():
         return ranks
     if values.shape[1] == 1:
@@ -60,8 +60,6 @@ def expected_ranks(
         noise = _noise((draws, int(fine.sum())), root, rng, shared)
         drawn, feasible = values[fine] + errors[fine] * noise, rng.random(noise.shape[:2]) < p[fine]
         ranks[fine] = dominance_ranks(drawn, feasible, p[fine]).mean(axis=0)
-    if failed.any():
-        ranks[failed] = fine.sum() + (failed.sum() - 1) / 2
     return ranks
 
 

@@ -127,12 +127,12 @@ def test_weighting_by_inclusion_is_unbiased(strata: int, k: int) -> None:
     bank = make_bank(5, 24)
     scores = bank.predict(CENTRE) + np.where(bank.slopes[:, 0] > 1.3, 0.3, 0.0)
     weighted, plain = [], []
-    for seed in range(1000):
+    for seed in range(400):
         design = mixed_design(bank, CENTRE, np.random.default_rng(seed), strata=strata)
         asked = design.asked(k)
         weighted.append(np.sum(scores[asked] / design.inclusion(k)[asked]) / 24)
         plain.append(scores[asked].mean())
-    error = np.std(weighted) / np.sqrt(1000)
+    error = np.std(weighted) / np.sqrt(400)
     assert abs(np.mean(weighted) - scores.mean()) < 4 * error
     assert abs(np.mean(plain) - scores.mean()) > 20 * error
 
@@ -142,7 +142,7 @@ def test_pooling_groups_leaves_little_bias() -> None:
     bank = make_bank(5, 40)
     scores = bank.predict(CENTRE)
     weighted = []
-    for seed in range(1000):
+    for seed in range(400):
         design = mixed_design(bank, CENTRE, np.random.default_rng(seed), strata=8)
         weighted.append(np.sum(scores[design.asked(12)] / design.inclusion(12)[design.asked(12)]) / 40)
     assert abs(np.mean(weighted) - scores.mean()) < 0.2 * np.std(weighted)
@@ -178,10 +178,10 @@ def test_rotation_within_strata_overlaps_less_than_fresh_draws() -> None:
 def test_a_rotated_design_is_as_random_as_any() -> None:
     bank = make_bank(7, 12)
     counts = np.zeros(12)
-    for seed in range(1500):
+    for seed in range(700):
         design = mixed_design(bank, CENTRE, np.random.default_rng(seed), share=0.0, offset=5, strata=3)
-        counts += design.asked(4) / 1500
-    assert np.all(np.abs(counts - 4 / 12) < 5 * np.sqrt(2 / 9 / 1500))
+        counts += design.asked(4) / 700
+    assert np.all(np.abs(counts - 4 / 12) < 5 * np.sqrt(2 / 9 / 700))
 
 
 @settings(deadline=None, max_examples=40)
