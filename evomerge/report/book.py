@@ -76,6 +76,16 @@ class Book:
                 found.setdefault(model.recipe, model)
         return {m.id: m for m in found.values()}
 
+    @property
+    def chosen(self) -> Model | None:
+        """What the run has chosen, found by its recipe.
+
+        The recipe of the distribution's mean may have been asked for before, in the part of the last batch that was
+        behind the end of the budget: then its score belongs to that candidate here.
+        """
+        chosen = self.history.chosen
+        return next((m for m in self.models.values() if chosen is not None and m.recipe == chosen.recipe), None)
+
     def _asked(self) -> Iterator[Model]:
         known = self.history.baselines.values()
         yield from (Model(b.id, b.kind, b.recipe, b.name) for b in known if b.kind != "mean")

@@ -41,7 +41,7 @@ def summarise(folder: Path) -> RunSummary:
 def summary_of(book: Book) -> RunSummary:
     """The summary of an open book."""
     history = book.history
-    chosen = None if history.chosen is None else book.models.get(history.chosen.id)
+    chosen = book.chosen
     front = front_of([book.entry(m) for m in book.models.values()])
     return RunSummary(
         state=history.state(writing=writer_of(book.folder) is not None),
@@ -111,7 +111,7 @@ def entry(book: Book, model: Model) -> Entry:
 def _is_reported(book: Book, model: Model) -> bool:
     """Whether the present choice is this model, or was compared with it; an earlier choice of a run may be neither."""
     chosen = book.history.chosen
-    return chosen is not None and model.id in (chosen.id, *chosen.compared)
+    return chosen is not None and (model.recipe == chosen.recipe or model.id in chosen.compared)
 
 
 def _scores_on(book: Book, model: Model, set_name: SetName) -> Scores | None:

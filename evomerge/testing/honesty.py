@@ -13,6 +13,7 @@ from evomerge.report.collect import summary_of
 from evomerge.report.details import details_of
 from evomerge.report.summary import Difference, Entry, ObjectiveScore, RunSummary, Scores
 from evomerge.report.words import recommendation
+from evomerge.runs.records import Evaluated
 from evomerge.testing.responders import ability_for
 from evomerge.testing.simulated_jobs import MODELS, OBJECTIVE, SimulatedJob, Truth, candidate_recipe
 from evomerge.types import CandidateId
@@ -143,5 +144,6 @@ def _is_claim(difference: Difference) -> bool:
 
 def _asked(book: Book) -> Mapping[str, int]:
     """How many questions of the search set were asked, and of how many models."""
-    models = [book.record(m.recipe, "search") for m in book.models.values()]
-    return {"questions": sum(t.n for r in models if r is not None for t in r.tasks.values()), "models": len(models)}
+    parts = [p for (_, set_name), p in book.history.parts.items() if set_name == "search"]
+    records = [record for part in parts for record in part if isinstance(record, Evaluated)]
+    return {"questions": sum(t.n for r in records for t in r.tasks.values()), "models": len(parts)}

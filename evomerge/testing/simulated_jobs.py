@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -29,6 +29,9 @@ from evomerge.loop import Known, Search, SearchSetup
 from evomerge.optimizers.auto import choose
 from evomerge.optimizers.base import Problem
 from evomerge.optimizers.registry import make_optimizer
+from evomerge.racing.importance import importance_of
+from evomerge.racing.questioner import Pool
+from evomerge.racing.spec import load_questions
 from evomerge.recipe.baselines import parent_recipe, soup_recipe, task_arithmetic_recipe
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.recipe.serialize import recipe_from_json
@@ -40,7 +43,7 @@ from evomerge.seeds import generator
 from evomerge.space.language import parse_space
 from evomerge.space.merge_space import MergeSpace
 from evomerge.testing.responders import Floats, Responders, ability_for
-from evomerge.types import CandidateId, EvalTask, Evaluation, Outcome, SetName, Vector
+from evomerge.types import SET_NAMES, CandidateId, EvalTask, Evaluation, Outcome, SetName, Vector
 
 MODELS: Final = ("a", "b", "c")
 BASE: Final = "base"
@@ -92,7 +95,7 @@ class SimulatedJob:
         """`t0`, `t1`, ..."""
         return tuple(f"t{i}" for i in range(self.tasks))
 
-    @property
+    @cached_property
     def responders(self) -> Responders:
         """The items and who answers them."""
         sizes: Mapping[SetName, int] = {"search": self.search, "select": self.select, "report": self.report}
@@ -205,9 +208,20 @@ def search_setup(job: SimulatedJob) -> SearchSetup:
         seed=job.seed,
         injected=tuple(injected.values()),
     )
-    chosen = choose(problem, False, job.tasks * job.search)
+    questions = load_questions(job.questions)
+    chosen = choose(problem, False, job.tasks * questions.per_task(job.search))
     make = partial(make_optimizer, chosen.name, problem, chosen.options)
-    return SearchSetup(space, partial(candidate_recipe, job.depth), known, _goals(job), make, problem.budget)
+    return SearchSetup(
+        space=space,
+        recipe_of=partial(candidate_recipe, job.depth),
+        known=known,
+        goals=_goals(job),
+        make_optimizer=make,
+        budget=problem.budget,
+        questions=questions,
+        pool=Pool(job.responders.items("search"), importance_of(_goals(job), job.task_names)),
+        seed=job.seed,
+    )
 
 
 def _files(job: SimulatedJob) -> dict[str, str]:
@@ -263,5 +277,6 @@ def run_simulated(job: SimulatedJob, folder: Path) -> None:
             drain_s=0.0,
             failure_share=0.5,
             watcher=quiet,
+            order={name: job.responders.items(name) for name in SET_NAMES},
         )
         Search(search_setup(job), store, history, ledger, quiet).run()

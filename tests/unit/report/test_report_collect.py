@@ -12,13 +12,15 @@ from evomerge.archive.hypervolume import hypervolume
 from evomerge.errors import ConfigError, StoreError
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import ConstraintSpec, ObjectiveSpec
+from evomerge.recipe.serialize import recipe_digest
 from evomerge.report.book import Book
 from evomerge.report.collect import summarise, summary_of
 from evomerge.report.details import details_of, recorded_recipe, run_details
 from evomerge.report.write import write_report
-from evomerge.runs.records import Interrupted, Note
+from evomerge.runs.records import Chosen, Interrupted, Note, PhaseBegun
 from evomerge.runs.store import RunStore
 from evomerge.testing.sample_journal import CHOSEN, FRONT, N_ITEMS, SKILLS, TASKS, sample_recipe_of, write_sample_run
+from evomerge.types import CandidateId
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,15 @@ def test_the_summary_of_a_finished_run(run: Path) -> None:
     n_models = {"search": 6, "select": 5, "report": 4}
     assert c.questions == sum(n_models[s] * n * len(TASKS) for s, n in N_ITEMS.items())
     assert summary.timing.lives == 1
+
+
+def test_a_choice_under_a_later_name_of_its_recipe_is_found(tmp_path: Path) -> None:
+    """The mean may be what the last batch asked for behind the end of the budget: the candidate has the score then."""
+    recipe = recipe_digest(sample_recipe_of(CHOSEN))
+    choice = Chosen(CandidateId("mean-6"), recipe, "knee", (CandidateId("soup"),))
+    summary = summarise(write_sample_run(tmp_path / "run", PhaseBegun("select"), choice, done=False))
+    assert summary.chosen is not None
+    assert summary.chosen.id == CHOSEN
 
 
 def test_scores_are_the_shares_of_right_answers(run: Path) -> None:
