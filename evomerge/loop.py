@@ -27,7 +27,7 @@ from evomerge.runs.records import Told as ToldRecord
 from evomerge.runs.replay import Batch, History, compare_genes
 from evomerge.runs.store import RunStore
 from evomerge.space.space import SearchSpace
-from evomerge.types import CandidateId, Digest, Evaluation, Vector
+from evomerge.types import CandidateId, Digest, Evaluation, Failure, Vector
 
 IDLE_BATCHES: Final = 25
 """So many batches in a row that ask nothing new end the search: the optimizer has converged on the grid."""
@@ -174,9 +174,11 @@ class Search:
             batch = self._ask(optimizer, number)
             requests = [self._request(candidate) for candidate in batch.candidates]
             result = self._race.run(number, requests, goals, limit=budget - spent)
-            for request in requests:
+            for request, outcome in zip(requests, result.outcomes, strict=True):
                 if request.digest in result.beliefs:
                     self._keep(request, "candidate", result.beliefs[request.digest], number)
+                elif isinstance(outcome, Failure):  # perhaps after it had been scored in part
+                    self._scored.pop(request.digest, None)
             if None in result.outcomes:
                 return spent_up
             optimizer.tell([_told(c, result.beliefs.get(c.recipe), goals) for c in batch.candidates])

@@ -109,7 +109,8 @@ class Race:
         outcomes, asked = self._rungs(batch, requests, goals, limit) if partial else self._whole(requests, limit)
         self.learn(requests, outcomes)
         scored = {r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)}
-        beliefs = self._believe(batch, scored, goals, asked)
+        # a batch that the budget cut is raced again, whole, should the run go on with a larger one
+        beliefs = self._believe(-2 - batch if None in outcomes else batch, scored, goals, asked)
         self._questioner.generation(tuple(scored))
         return Result(outcomes, beliefs)
 
@@ -144,6 +145,8 @@ class Race:
                 asked_of[requests[i].digest] = asked
             self.learn(requests, outcomes)
             alive = [i for i in alive if isinstance(outcomes[i], Evaluation)]
+            if None in outcomes:
+                break
         return tuple(outcomes), asked_of
 
     def _recorded(

@@ -71,7 +71,7 @@ class Estimated(Record):
     """What the search believed of a batch when it learned from it.
 
     Attributes:
-        batch: of the optimizer; -1 for the models before the first batch.
+        batch: of the optimizer; -1 for the models before the first batch, -2 - b for a batch b that the budget cut.
         set_name: the set that is estimated.
         rows: one per model.
         by: task -> name of the estimator.
