@@ -136,6 +136,22 @@ class Calibration:
             bank = fit(self.responses.rows(kept), FitSettings(dimensions=bank.dimensions)).bank
         return self.subset(kept, bank)
 
+    def variance_between(self, group: Indices) -> float:
+        """Variance of the models' mean answers to the items of a group, smoothed by one model's weight of guess.
+
+        The guess is half of what single answers vary by.
+        """
+        guess = 0.5 * self._guessed_variance
+        if len(self.filled) == 0 or len(group) == 0:
+            return guess
+        means = self.filled[:, group].mean(axis=1)
+        return float((((means - means.mean()) ** 2).sum() + guess) / len(means))
+
+    @property
+    def n_models(self) -> int:
+        """How many models stand behind what is known of the items."""
+        return max(len(self.responses.models), 0 if self.bank is None else self.bank.n_models)
+
     def subset(self, rows: Indices, bank: ItemBank | None) -> Calibration:
         """Some of the models (parents that are not among them are parents no more) with a bank fitted to them."""
         place = {int(row): i for i, row in enumerate(rows)}

@@ -13,7 +13,7 @@ from evomerge.errors import ConfigError, suggest
 from evomerge.irt.estimators.alarm import unlike
 from evomerge.irt.estimators.base import Calibration, Estimated, Estimator, HeldOut, checked, patterns
 from evomerge.irt.estimators.design import Mean
-from evomerge.irt.estimators.modelled import inflation
+from evomerge.irt.estimators.modelled import inflation, optimism
 from evomerge.irt.estimators.table import CLASSES, members
 from evomerge.irt.responses import Bools, Floats
 
@@ -117,7 +117,7 @@ class Auto(Estimator):
         checks = self._checks(asked, inclusion, weights)
         share = self._chosen(checks).weights
         parts = [(w, self._members[name].raw(scores, inclusion, weights)) for name, w in share.items()]
-        factor = inflation(_blend_checks(checks, share))
+        factor = inflation(_blend_checks(checks, share)) * optimism(self.calibration, asked, inclusion)
         value = np.sum([w * part.value for w, part in parts], axis=0)
         se = np.sum([w * part.se for w, part in parts], axis=0) * factor
         odd = unlike(self.calibration, scores, asked)

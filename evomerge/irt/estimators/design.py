@@ -58,6 +58,7 @@ class DesignBased(Estimator):
             weights[group],
             centre=centre,
             variance=known.variance_within(group),
+            between=known.variance_between(group),
         )
 
 
@@ -145,5 +146,6 @@ class Ppi(DesignBased):
             weights[rest],
             centre=float(np.mean(others[:, rest])),
             variance=variance,
+            between=float(np.var(others[:, rest].mean(axis=1))) + variance / known.n,
         )
         return Sampled(part.value + float(control[rest] @ weights[rest]), part.variance, part.freedom)

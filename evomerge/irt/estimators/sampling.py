@@ -33,7 +33,14 @@ class Sampled(NamedTuple):
 
 
 def expand(
-    answers: Floats, chosen: Bools, inclusion: Floats, weights: Floats, *, centre: float, variance: float
+    answers: Floats,
+    chosen: Bools,
+    inclusion: Floats,
+    weights: Floats,
+    *,
+    centre: float,
+    variance: float,
+    between: float,
 ) -> Sampled:
     """Estimates `sum_i weights_i y_i` over a group of items from a random sample of them.
 
@@ -49,6 +56,7 @@ def expand(
         weights: shape `(g,)`.
         centre: expected answer where none of the chosen items has a weight.
         variance: expected variance of an answer around the centre.
+        between: expected variance of a model's mean answer in this group, for where no answer tells.
     """
     m, total = len(answers), float(weights.sum())
     r = int(chosen.sum())
@@ -57,7 +65,7 @@ def expand(
     expanded = weights[chosen] / inclusion[chosen]
     size = np.abs(expanded)
     if r == 0 or size.sum() == 0:
-        everything = (total**2 + float((weights**2).sum())) * variance
+        everything = total**2 * between + float((weights**2).sum()) * variance
         return Sampled(np.full(m, centre * total), np.full(m, everything), PRIOR_ANSWERS)
     sample = answers[:, chosen]
     mu = sample @ size / size.sum()
