@@ -273,9 +273,9 @@ class Compared(NamedTuple):
         arms: `first - second`.
         pairs: how many.
         difference: their mean.
-        t: Student's interval over pairs.
+        t: Student's interval over pairs; None with one pair.
         bootstrap: percentile interval over pairs.
-        t_zoos: Student's interval over zoos.
+        t_zoos: Student's interval over zoos; None with one zoo.
         fewer: questions of the second over those of the first.
         faster: seconds of the second over those of the first.
     """
@@ -283,9 +283,9 @@ class Compared(NamedTuple):
     arms: str
     pairs: int
     difference: float
-    t: Interval
+    t: Interval | None
     bootstrap: Interval
-    t_zoos: Interval
+    t_zoos: Interval | None
     fewer: float
     faster: float
 
@@ -308,9 +308,9 @@ def _compared(outcomes: Sequence[Outcome], first: Arm, second: Arm) -> Compared:
     )
 
 
-def _t_interval(values: Sequence[float]) -> Interval:
+def _t_interval(values: Sequence[float]) -> Interval | None:
     if len(values) < 2:
-        return Interval(-math.inf, math.inf)
+        return None
     half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return Interval(fmean(values) - half, fmean(values) + half)
 
