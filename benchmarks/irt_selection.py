@@ -3,8 +3,8 @@
 Imported by `benchmarks/irt.py`. In each draw some test models are siblings; the truth is their mean over the pool. All
 rules know the calibration models' bank and nothing else: where information is used, everybody first answers `OPENING`
 questions that are informative at the calibration models' mean ability (they count), and the rest is ordered by what
-these answers said; races order every batch anew, for those who are left. Candidates are compared by p-IRT (MAP), in
-`random_mean` by the mean of their answers. `elimination` stops at its last look at the latest.
+these answers said; races order the rest anew after every rung, for those who are left. Candidates are compared by
+p-IRT (MAP), in `random_mean` by the mean of their answers. `elimination` stops at its last look at the latest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from evomerge.irt.select import continued_design, mixed_design, stratified_order
 SIZES = (10, 20, 50, 100)
 MEAN_QUESTIONS = (26, 52)
 OPENING = 5
-BATCH = 5
+FINALISTS = 2
 LOOKS = (10, 20, 40, 80, 160)
 ALPHA = 0.1
 
@@ -116,17 +116,17 @@ def fixed(siblings: Siblings, order: Indices, n: int, value: Value = Siblings.p_
 
 
 def halving(siblings: Siblings, design: Design, rungs: tuple[Rung, ...], share: float | None) -> Picked:
-    """Successive halving; with a share, each batch is ordered by the abilities of those who are still in the race."""
+    """Successive halving; with a share, what follows a rung is ordered by the abilities of those who go on."""
     worth = np.full(len(siblings.scores), -np.inf)
-    alive, done = siblings.all, OPENING
+    alive = siblings.all
     for step, rung in enumerate(rungs):
-        alive = alive[survivors(-worth[alive], rung.keep)] if step else alive
-        while share is not None and done < rung.questions:
+        if step:
+            alive = alive[survivors(-worth[alive], rung.keep)]
+        if step and share is not None:
+            done = rungs[step - 1].questions
             theta = siblings.theta(alive, design.order[:done])
             design = continued_design(design, done, siblings.bank, theta, share=share)
-            done += BATCH
         worth[alive] = siblings.p_irt(alive, design.order[: rung.questions]) + 10.0 * step
-        done = rung.questions
     return Picked(worth, mean_cost(rungs))
 
 
@@ -158,7 +158,7 @@ def rules(siblings: Siblings) -> Iterator[tuple[str, str, Picked]]:
         for name, order in orders.items():
             yield name, str(n), fixed(siblings, order, n)
     for mean in MEAN_QUESTIONS:
-        rungs = halving_schedule(c, pool, mean_questions=mean)
+        rungs = halving_schedule(c, pool, mean_questions=mean, final=FINALISTS)
         yield "halving_random", str(mean), halving(siblings, random, rungs, None)
         yield "halving_mixed", str(mean), halving(siblings, mixed, rungs, 0.5)
         yield "halving_information", str(mean), halving(siblings, informed, rungs, 1.0)
