@@ -155,6 +155,8 @@ def _run(
     job = assembled.resolved.job
     _check_budget(job, history)
     store.append(_opened(job, history, accept_history=accept_history))
+    for text in () if history.lives else assembled.questions.notes:
+        store.append(Note("questions", text))
     with open_pool(assembled, store.folder, self_check=not _is_checked(history)) as pool:
         ledger = Ledger(
             store,

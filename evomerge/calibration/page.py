@@ -6,17 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evomerge.calibration.axis import AbilityAxis
 from evomerge.calibration.bank import Calibrated
-from evomerge.calibration.curves import (
-    calibration_chart,
-    characteristic_curves,
-    information_curve,
-    item_map,
-    shown_items,
-)
+from evomerge.calibration.curves import calibration_chart
 from evomerge.calibration.quality import Quality
 from evomerge.calibration.words import KINDS, verdict
+from evomerge.irt.axis import AbilityAxis
+from evomerge.report.item_curves import characteristic_curves, information_curve, item_map, shown_items
 from evomerge.report.style import CSS
 from evomerge.report.svg import escape, marker, number
 from evomerge.report.tables import table

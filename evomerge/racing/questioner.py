@@ -146,6 +146,11 @@ class Questioner:
     def _all_models(self) -> list[tuple[str, TaskModel]]:
         return [*self._models.items(), *self._margin_models.items()]
 
+    @property
+    def imported(self) -> frozenset[str]:
+        """Tasks whose bank came from elsewhere."""
+        return frozenset(self._pool.banks)
+
     def bank(self, task: str) -> ItemBank | None:
         """The present bank of a task."""
         fitted = self._models[task].fitted

@@ -104,6 +104,8 @@ class BankFitted(Record):
         n_models: how many models' answers it was fitted to.
         dimensions: of the ability.
         source: `run` when the run fitted it, else where it came from.
+        estimator: what is in use from now on; empty in older journals.
+        errors: mean absolute error of the estimators that held-out models compared, empty where none was.
     """
 
     tag: ClassVar[str] = "bank-fitted"
@@ -113,6 +115,8 @@ class BankFitted(Record):
     n_models: int
     dimensions: int
     source: str
+    estimator: str = ""
+    errors: Mapping[str, float] = field(default_factory=dict)
 
 
 _RACE_RECORDS: Final[tuple[type[Record], ...]] = (Rung, Estimated, BankFitted)

@@ -10,15 +10,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from evomerge.calibration.axis import AbilityAxis
 from evomerge.calibration.bank import Calibrated, calibrate
-from evomerge.calibration.curves import characteristic_curves, information_curve, item_map, shown_items
 from evomerge.calibration.page import render_page
 from evomerge.calibration.quality import Error, Quality
 from evomerge.calibration.sheets import Pool, SourceFacts
 from evomerge.calibration.words import verdict
+from evomerge.irt.axis import AbilityAxis
 from evomerge.irt.bank import ItemBank
 from evomerge.irt.responses import Responses
+from evomerge.report.item_curves import characteristic_curves, information_curve, item_map, shown_items
 
 Simulate = Callable[..., Responses]
 POSITIONS = np.linspace(-2, 2, 9)
