@@ -52,10 +52,8 @@ class Beliefs:
             name: the objective's name or the constraint's label.
             objective: what is valued.
         """
-        if name in self.values:
-            return self.values[name]
-        if not isinstance(objective, ObjectiveSpec):
-            raise LookupError(f"nothing is recorded of {name}")
+        if not (isinstance(objective, ObjectiveSpec) and objective.measure.plain):
+            return self.values[name]  # an objective and a task that is bounded may share a name
         return combine(objective, [Estimate(self.tasks[t].value, self.tasks[t].se) for t in objective.tasks])
 
 

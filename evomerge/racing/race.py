@@ -126,7 +126,7 @@ class Race:
     ) -> tuple[tuple[Outcome | None, ...], Mapping[Digest, Asked]]:
         """Ask rung after rung; who drops out keeps the answers that it gave. Also what each was asked."""
         asking = self._questioner.asking(batch)
-        schedule = self._schedule(len(requests))
+        schedule = self._schedule(len(requests), several=len(goals.objectives) > 1)
         alive = list(range(len(requests)))
         outcomes: list[Outcome | None] = [None] * len(requests)
         asked_of: dict[Digest, Asked] = {}
@@ -163,10 +163,14 @@ class Race:
             self._store.append(RungRecord(batch, number, names, dict(asked.items)))
         return alive, asked
 
-    def _schedule(self, n: int) -> tuple[Rung, ...]:
-        """Questions per candidate, cumulative, and how many go on."""
+    def _schedule(self, n: int, *, several: bool) -> tuple[Rung, ...]:
+        """Questions per candidate, cumulative, and how many go on. With several objectives the default is no race.
+
+        Where points of a front are sought, most candidates are worth the same attention, and optimizers that compare
+        generations suffer from those that left early: the unlucky ones, whose estimates are too low.
+        """
         mean, pool = self._questioner.mean_questions, self._questioner.n_items
-        if self._spec.race == "none" or n < 4:
+        if self._spec.race == "none" or (self._spec.race == "auto" and several) or n < 4:
             return (Rung(mean, n),)
         if self._spec.race == "elimination":
             steps = np.unique(np.linspace(mean / 2, min(pool, 2 * mean), LOOKS).round().astype(int))
@@ -226,7 +230,9 @@ class Race:
             return
         for task, report in self._questioner.refit(batch).items():
             if (batch - 1, task) not in self._history.banks:
-                self._store.append(BankFitted(batch - 1, task, "", report.n_models, report.dimensions, "run"))
+                source = "imported" if task in self._questioner.imported else "run"
+                found = (report.n_models, report.dimensions, source, report.estimator, dict(report.errors))
+                self._store.append(BankFitted(batch - 1, task, "", *found))
 
     def _believe(
         self, batch: int, scored: Mapping[Digest, Evaluation], goals: BoundGoals, asked: Mapping[Digest, Asked]

@@ -13,8 +13,7 @@ def recorded_value(objective: Objective, record: Evaluated) -> Estimate | None:
         objective: of the job, or `bounded` of one of its constraints.
         record: from `History.record`, so that an estimate stands where the search had one.
     """
-    if objective.name in record.values:
-        return Estimate(*record.values[objective.name])
     if isinstance(objective, ObjectiveSpec) and objective.measure.plain:
         return combine(objective, [Estimate(record.tasks[t].mean, record.tasks[t].se) for t in objective.tasks])
-    return None
+    # looked up last: an objective may have the name of a task that is bounded
+    return Estimate(*record.values[objective.name]) if objective.name in record.values else None
