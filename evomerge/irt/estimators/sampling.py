@@ -74,7 +74,7 @@ def expand(
     freedom = r - 1 + PRIOR_ANSWERS
     spread = (residual**2) @ size**2 / (size**2).sum()
     s2 = (r * spread + PRIOR_ANSWERS * variance) / freedom
-    return Sampled(value, s2 * _leverage(chosen, inclusion, weights), freedom)
+    return Sampled(value, s2 * _leverage(chosen, inclusion, weights), max(r - 1.0, PRIOR_ANSWERS))
 
 
 def _leverage(chosen: Bools, inclusion: Floats, weights: Floats) -> float:
