@@ -121,7 +121,11 @@ class TaskModel:
             estimator = make_estimator(self._wanted, plain)
             self._fitted = Fitted(None, plain, estimator, {}, len(self.table.recipes))
             return Report(len(models), 0, self._wanted, {})
-        bank = fit(responses).bank if self._imported is None else self._imported
+        bank = (
+            fit(responses, provenance={"source": "run", "task": self.table.task}).bank
+            if self._imported is None
+            else self._imported
+        )
         bank = self._centred(bank, recent)
         calibration = Calibration(responses, bank, (), self._seed)
         errors: Mapping[str, float] = {}

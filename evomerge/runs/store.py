@@ -7,6 +7,7 @@ its job and manifest. Files other than the journal are replaced atomically.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
 
 from evomerge.errors import ConfigError, CorruptJournal, SchemaTooNew, StoreError
 from evomerge.files import disk_full_is_told, fsync_folder, write_atomic
@@ -26,10 +27,14 @@ from evomerge.runs.records import MIGRATIONS, SCHEMA_VERSION, Evaluated, Failed,
 from evomerge.runs.responses import load_responses, save_responses
 from evomerge.types import Digest, Evaluation
 
+if TYPE_CHECKING:
+    from evomerge.irt.bank import ItemBank
+
 JOURNAL: Final = "journal.jsonl"
 RESPONSES: Final = "responses"
 LOGS: Final = "logs"
 EXPORTS: Final = "exports"
+BANKS: Final = "banks"
 _FOLDERS: Final = (RESPONSES, LOGS, EXPORTS)
 
 
@@ -232,6 +237,22 @@ class RunStore:
             DiskFull: when there is no space.
         """
         return save_responses(self.folder / RESPONSES, recipe, evaluation)
+
+    def save_bank(self, task: str, bank: ItemBank) -> str:
+        """Keep a task's item bank in place of an earlier one; returns its path relative to the run directory.
+
+        Like the study and the report it can be made anew from the answers; `suite.questions.banks` of another job may
+        name it.
+
+        Raises:
+            DiskFull: when there is no space.
+        """
+        from evomerge.irt.bank_files import write_bank  # scipy: not for those who only read
+
+        name = f"{BANKS}/{re.sub(r'[^A-Za-z0-9._-]', '_', task)}.npz"
+        (self.folder / BANKS).mkdir(exist_ok=True)
+        write_bank(self.folder / name, bank)
+        return name
 
     def load_responses(self, record: Evaluated) -> Evaluation:
         """The per-item answers behind a record.
