@@ -155,6 +155,7 @@ POINTS: Final[tuple[tuple[str, Callable[[Findings], float]], ...]] = (
     ("chosen: search score minus truth", lambda j: j.search - j.truth),
     ("chosen: select score minus truth", lambda j: j.select - j.truth),
     ("chosen: report score minus truth", lambda j: j.report - j.truth),
+    ("chosen: told differences minus true ones", lambda j: j.difference_error),
     ("best on the search set: score minus truth", lambda j: j.top_search - j.top_truth),
 )
 

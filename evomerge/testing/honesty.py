@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.serialize import recipe_from_json
@@ -39,6 +40,7 @@ class Findings:
         covers_items: whether it holds the expected score on the very items of the report set.
         differences: comparisons of the objective.
         differences_covered: how many of their intervals hold the true difference.
+        difference_error: the mean of their told minus true differences; 0 when the chosen model is compared with none.
         search_covers: whether the interval of the search set's score holds the truth, which nobody promises.
         search: the chosen model's score on the search set.
         select: on the select set.
@@ -62,6 +64,7 @@ class Findings:
     covers_items: bool
     differences: int
     differences_covered: int
+    difference_error: float
     search_covers: bool
     search: float
     select: float
@@ -107,6 +110,7 @@ def findings_of(job: SimulatedJob, folder: Path) -> Findings:
         covers_items=report.low <= on_items <= report.high,
         differences=len(mine),
         differences_covered=sum(d.low <= gap <= d.high for d, gap in mine),
+        difference_error=fmean([d.mean - gap for d, gap in mine] or [0.0]),
         search_covers=search.low <= ours <= search.high,
         search=search.value,
         select=_objective(chosen.select).value,
