@@ -232,6 +232,8 @@ class Search:
         (outcome,) = self._ledger.score([model.request], "search")
         if isinstance(outcome, Evaluation):
             self._keep(model.request, "mean", believed(goals, outcome))
+        else:  # perhaps after it had been scored in part
+            self._scored.pop(model.request.digest, None)
 
     def _introduce(self, request: Request, kind: Kind, name: str, vector: Vector | None) -> None:
         """Journal a model that no optimizer asked for."""

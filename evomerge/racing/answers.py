@@ -30,12 +30,12 @@ class AnswerTable:
         self._rows: dict[Digest, Floats] = {}
 
     def learn(self, recipe: Digest, evaluation: Evaluation) -> None:
-        """Enter all answers of an evaluation; a task without answers leaves a row of holes."""
+        """Enter all answers of an evaluation; a task without answers or margins leaves a row of holes."""
         row = self._rows.setdefault(recipe, np.full(len(self.items), np.nan))
         answers = evaluation.answers.get(self.task)
-        if answers is None:
+        values = () if answers is None else answers.scores if self.channel == "score" else answers.margins
+        if answers is None or not values:  # whoever values the margins says that there are none
             return
-        values = answers.scores if self.channel == "score" else answers.margins
         row[[self._index[item] for item in answers.items]] = values
 
     def rows(self, recipes: Sequence[Digest]) -> Floats:

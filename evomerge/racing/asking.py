@@ -118,16 +118,18 @@ class SplitAsking(Asking):
 
 
 def divided(total: int, numbers: Sequence[int], limits: Sequence[int]) -> tuple[int, ...]:
-    """A total in given proportions (largest remainders), each at least 1 and within its limit.
+    """A total in given proportions, each at least 1 and within its limit; a larger total takes from none.
+
+    One by one to whoever is the furthest behind, in the order of `number / (2 part + 1)` (Sainte-Lague; the method of
+    largest remainders may give a larger house fewer seats of a party). A multiple of the proportions is met exactly.
 
     Args:
         total: to be divided; what exceeds all limits is dropped.
         numbers: the proportions, positive.
         limits: the most of each, at least 1.
     """
-    exact = np.array(numbers, dtype=np.float64) * total / sum(numbers)
-    parts = np.clip(np.floor(exact).astype(np.intp), 1, limits)
-    while parts.sum() < min(total, sum(limits)):
-        behind = np.where(parts < np.array(limits), exact - parts, -np.inf)
-        parts[int(np.argmax(behind))] += 1
+    share, most = np.array(numbers, dtype=np.float64), np.array(limits)
+    parts = np.ones(len(numbers), dtype=np.intp)
+    for _ in range(min(total, int(most.sum())) - len(numbers)):
+        parts[int(np.argmax(np.where(parts < most, share / (2 * parts + 1), -1.0)))] += 1
     return tuple(int(p) for p in parts)

@@ -116,7 +116,7 @@ class Questioner:
         if not self.partial:
             return False
         if not self.needs_bank:
-            return True
+            return all(model.fitted is not None for _, model in self._all_models())
         complete = len(next(iter(self._tables.values())).complete)
         if self._spec.calibrate is not None:
             return complete >= max(self._spec.calibrate, FEWEST_MODELS)
@@ -239,6 +239,10 @@ class Questioner:
     def _values(
         self, model: TaskModel, recipes: Sequence[Digest], inclusion: Floats | None, target: Floats | None
     ) -> list[Estimate]:
+        if inclusion is not None:
+            # an item that an earlier generation was asked speaks for itself when this design could not have chosen it
+            known = ~np.isnan(model.table.rows(recipes)).all(axis=0)
+            inclusion = np.where(known & (inclusion <= 0), 1.0, inclusion)
         found = model.estimate(recipes, inclusion=inclusion, target=target)
         n = len(model.table.items)
         weights = np.full(n, 1.0 / n) if target is None else target

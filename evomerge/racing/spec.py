@@ -91,8 +91,8 @@ AUTO_SHARE: Final = 0.15
 AUTO_LEAST: Final = 8
 
 
-def _is_amount(number: int | float) -> bool:
-    if isinstance(number, bool) or not math.isfinite(number):
+def _is_amount(number: Any) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         return False
     return number >= 1 if isinstance(number, int) else 0 < number <= 1
 
