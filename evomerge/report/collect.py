@@ -12,6 +12,7 @@ from evomerge.evaluation.measures import NO_REFERENCES
 from evomerge.evaluation.objectives import Estimate, Objective, ObjectiveSpec
 from evomerge.evaluation.statistics import CONFIDENCE, normal_quantile, objective_interval
 from evomerge.report.book import Book, Model
+from evomerge.report.race import candidate_counts
 from evomerge.report.summary import (
     ConstraintInfo,
     Counts,
@@ -43,6 +44,7 @@ def summary_of(book: Book) -> RunSummary:
     history = book.history
     chosen = book.chosen
     front = front_of([book.entry(m) for m in book.models.values()])
+    candidate_questions, full_questions = candidate_counts(book)
     return RunSummary(
         state=history.state(writing=writer_of(book.folder) is not None),
         name=book.manifest["name"],
@@ -53,6 +55,8 @@ def summary_of(book: Book) -> RunSummary:
             reused=history.counts.reused,
             failed=history.counts.failed,
             questions=history.counts.questions,
+            candidate_questions=candidate_questions,
+            full_questions=full_questions,
         ),
         timing=_timing(book),
         objectives=tuple(ObjectiveInfo(o.name, o.direction) for o in book.goals.objectives),

@@ -12,12 +12,16 @@ from evomerge.evaluation.objectives import Objective, ObjectiveSpec
 from evomerge.evaluation.statistics import compare_all, selection_note
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.serialize import recipe_from_json, recipe_to_json
+from evomerge.report.asked import AskedQuestions
+from evomerge.report.banks import banks_of
 from evomerge.report.book import Book, Model
 from evomerge.report.collect import summary_of
 from evomerge.report.genes import merge_genes
+from evomerge.report.overfit import selected_models
+from evomerge.report.race import asked_questions
 from evomerge.report.summary import Difference, EvaluationRow, MergeGenes, RunDetails, RunSummary
 from evomerge.runs.records import Evaluated, Failed
-from evomerge.types import CandidateId, Digest, SetName
+from evomerge.types import SET_NAMES, CandidateId, Digest, SetName
 
 RecipeOf = Callable[[Model], Recipe | None]
 """Rebuilds a model's recipe; None where it cannot be had (parents gone)."""
@@ -46,6 +50,7 @@ def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetai
     manifest = book.manifest
     job = (book.folder / "job.yaml").read_text(encoding="utf-8")
     chosen = None if summary.chosen is None else recipe_of(book.models[CandidateId(summary.chosen.id)])
+    asked = asked_questions(book, banks_of(book))
     cluster = book.history.lives[-1].settings.get("cluster", {}) if book.history.lives else {}
     return RunDetails(
         evaluations=evaluation_rows(book),
@@ -58,11 +63,13 @@ def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetai
         versions=manifest["versions"],
         host=", ".join(sorted({life.host for life in book.history.lives})),
         notes=_notes(book),
-        selection=_selection(book, summary),
+        selection=_selection(book, summary, asked),
         recipe="" if chosen is None else json.dumps(recipe_to_json(chosen), indent=1, ensure_ascii=False),
         job=job,
         run_folder=str(book.folder),
         workers=int(cluster.get("workers", 0)),
+        asked=asked,
+        selected=selected_models(book),
     )
 
 
@@ -165,11 +172,14 @@ def _report(book: Book, id_: CandidateId) -> Evaluated | None:
     return book.record(book.history.baselines[id_].recipe, set_name)
 
 
-def _selection(book: Book, summary: RunSummary) -> str:
+def _selection(book: Book, summary: RunSummary, asked: AskedQuestions) -> str:
     if summary.chosen is None or book.history.chosen is None:
         return ""
     tried = summary.counts.evaluated + summary.counts.failed
-    return selection_note(tried, len(book.history.chosen.compared))
+    models = [sum(found == name for _, found in book.history.outcomes) for name in SET_NAMES]
+    spent = [f"{asked.by_set.get(s, 0):,} of the {s} set on {n}" for s, n in zip(SET_NAMES, models, strict=True)]
+    note = selection_note(tried, len(book.history.chosen.compared))
+    return f"{note} Questions spent: {spent[0]} models, {spent[1]}, {spent[2]}."
 
 
 def _notes(book: Book) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evomerge.report.blocks import captioned, legend, section
 from evomerge.report.genes import constant_of, gene_map, largest, map_width
 from evomerge.report.intervals import difference_rows, interval_rows
 from evomerge.report.marks import FULL, HALF
+from evomerge.report.overfit import overfit_section
 from evomerge.report.plots import interval_scatter, outside_search_scatter, parallel_coordinates, search_scatter
 from evomerge.report.progress import hypervolume_progress, objective_progress
+from evomerge.report.questions import bank_section, questions_section
 from evomerge.report.style import CSS
 from evomerge.report.summary import Entry, RunDetails, RunSummary
 from evomerge.report.svg import cross, escape, line, marker, number
@@ -35,6 +38,8 @@ def render_report(summary: RunSummary, details: RunDetails) -> str:
         _front(summary, details),
         _progress(summary, details),
         _tasks(summary, details),
+        overfit_section(summary, details.selected),
+        "" if details.asked is None else questions_section(summary, details.asked) + bank_section(details.asked),
         _genes(details),
         _failures(details),
         _cost(summary, details),
@@ -45,16 +50,6 @@ def render_report(summary: RunSummary, details: RunDetails) -> str:
     head = f'<!doctype html><html lang="en"><head>{meta}<title>{title}</title><style>{CSS}</style></head>'
     foot = f"<footer>Written by evomerge. Result digest <code>{summary.result_digest}</code></footer>"
     return f"{head}<body><main>{''.join(sections)}{foot}</main></body></html>\n"
-
-
-def _section(title: str, intro: str, *parts: str) -> str:
-    told = f'<p class="soft">{intro}</p>' if intro else ""
-    return f"<section><h2>{title}</h2>{told}{''.join(parts)}</section>"
-
-
-def _figure(svg: str, caption: str = "") -> str:
-    told = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f"<figure>{told}{svg}</figure>"
 
 
 def _head(summary: RunSummary, details: RunDetails) -> str:
@@ -92,19 +87,12 @@ def _differences(summary: RunSummary, details: RunDetails) -> str:
     sentences = "".join(f"<li>{escape(s)}</li>" for s in plainly(summary, details))
     parts = [f"<ul>{sentences}</ul>" if sentences else ""]
     if main:
-        parts.append(_figure(difference_rows(main)))
+        parts.append(captioned(difference_rows(main)))
     if tasks:
         opened = "" if main else " open"
-        parts.append(f"<details{opened}><summary>Task by task</summary>{_figure(difference_rows(tasks))}</details>")
+        parts.append(f"<details{opened}><summary>Task by task</summary>{captioned(difference_rows(tasks))}</details>")
     intro = "Paired differences over the same questions of the report set, with intervals."
-    return _section("Is it better than its parents?", f"{intro} {escape(details.selection)}", *parts)
-
-
-def _legend(*items: tuple[str, str]) -> str:
-    drawn = "".join(
-        f'<span><svg viewBox="0 0 16 16" aria-hidden="true">{mark}</svg>{name}</span>' for mark, name in items
-    )
-    return f'<div class="legend">{drawn}</div>'
+    return section("Is it better than its parents?", f"{intro} {escape(details.selection)}", *parts)
 
 
 def _kinds_legend(summary: RunSummary) -> str:
@@ -118,7 +106,7 @@ def _kinds_legend(summary: RunSummary) -> str:
     items += [(marker(k, 8, 8, "baseline", radius=5), k.replace("-", " ")) for k in kinds]
     if summary.chosen:
         items.append((marker(summary.chosen.kind, 8, 8, "chosen", radius=5), "chosen"))
-    return _legend(*items)
+    return legend(*items)
 
 
 def _front(summary: RunSummary, details: RunDetails) -> str:
@@ -130,16 +118,16 @@ def _front(summary: RunSummary, details: RunDetails) -> str:
     if n == 2:
         parts.append(_two_objectives(summary, details))
     elif n > 2:
-        parts.append(_figure(parallel_coordinates(summary, details)))
+        parts.append(captioned(parallel_coordinates(summary, details)))
     else:
-        parts.append(_figure(objective_progress(summary, details, summary.objectives[0], wide=FULL, high=400)))
+        parts.append(captioned(objective_progress(summary, details, summary.objectives[0], wide=FULL, high=400)))
     parts += [_kinds_legend(summary), front_table(summary)]
     constraints = "; ".join(
         c.rule + (f" (= {number(c.bound)})" if c.bound is not None and "parent" in c.rule else "")
         for c in summary.constraints
     )
     intro = f"Under the constraints: {escape(constraints)}." if constraints else ""
-    return _section("The front beside the baselines" if n > 1 else "Candidates beside the baselines", intro, *parts)
+    return section("The front beside the baselines" if n > 1 else "Candidates beside the baselines", intro, *parts)
 
 
 def _two_objectives(summary: RunSummary, details: RunDetails) -> str:
@@ -149,10 +137,10 @@ def _two_objectives(summary: RunSummary, details: RunDetails) -> str:
     caption = "Search set, all candidates"
     caption += f"; {outside} that scored far from all others are drawn at the edge" if outside else ""
     if not later:
-        return _figure(search_scatter(summary, details, wide=FULL, high=520), caption)
-    big = _figure(search_scatter(summary, details, wide=600, high=660), caption)
+        return captioned(search_scatter(summary, details, wide=FULL, high=520), caption)
+    big = captioned(search_scatter(summary, details, wide=600, high=660), caption)
     small = [
-        _figure(interval_scatter(summary, s, wide=410, high=318), f"{s.capitalize()} set, with intervals")
+        captioned(interval_scatter(summary, s, wide=410, high=318), f"{s.capitalize()} set, with intervals")
         for s in later
     ]
     return f'<div class="front-grid">{big}<div>{"".join(small)}</div></div>'
@@ -163,10 +151,10 @@ def _progress(summary: RunSummary, details: RunDetails) -> str:
     if len(summary.objectives) > 1:
         for o in summary.objectives:
             chart = objective_progress(summary, details, o, wide=HALF, high=300)
-            parts.append(_figure(chart, f"{escape(o.name)}, search set"))
+            parts.append(captioned(chart, f"{escape(o.name)}, search set"))
     if details.hypervolume:
         chart = hypervolume_progress(details, wide=HALF, high=300)
-        parts.append(_figure(chart, "Hypervolume of the feasible front, search set"))
+        parts.append(captioned(chart, "Hypervolume of the feasible front, search set"))
     if not parts:
         return ""
     items = [
@@ -174,7 +162,7 @@ def _progress(summary: RunSummary, details: RunDetails) -> str:
         (line(1, 8, 15, 8, "baseline-line"), "baselines"),
         (cross(8, 8, "failure", ""), "failed"),
     ]
-    return _section("Progress", "", f'<div class="pair">{"".join(parts)}</div>', _legend(*items))
+    return section("Progress", "", f'<div class="pair">{"".join(parts)}</div>', legend(*items))
 
 
 def _compared(summary: RunSummary) -> Sequence[Entry]:
@@ -189,11 +177,11 @@ def _tasks(summary: RunSummary, details: RunDetails) -> str:
     if not compared:
         return ""
     wide = FULL if len(summary.objectives) == 1 else HALF
-    charts = [_figure(interval_rows(summary, o, compared, wide=wide), escape(o.name)) for o in summary.objectives]
+    charts = [captioned(interval_rows(summary, o, compared, wide=wide), escape(o.name)) for o in summary.objectives]
     items = [(marker("candidate", 8, 8, f"set-{s}", radius=4), f"{s} set") for s in ("search", "select", "report")]
     parts = [
         f'<div class="pair">{"".join(charts)}</div>' if len(charts) > 1 else charts[0],
-        _legend(*items),
+        legend(*items),
         task_table(summary, compared),
         split_table(details),
     ]
@@ -201,7 +189,7 @@ def _tasks(summary: RunSummary, details: RunDetails) -> str:
         "The search was guided by the search set and the choice made on the select set; "
         "the report set was scored once, at the end."
     )
-    return _section("Scores with intervals", intro, *parts)
+    return section("Scores with intervals", intro, *parts)
 
 
 def _genes(details: RunDetails) -> str:
@@ -220,7 +208,7 @@ def _genes(details: RunDetails) -> str:
             parts.append(f'<p class="soft small">Everywhere: {told}</p>')
         for table in genes.tables:
             if constant_of(table) is None:
-                parts.append(_figure(gene_map(table, full[table.parameter]), escape(table.parameter)))
+                parts.append(captioned(gene_map(table, full[table.parameter]), escape(table.parameter)))
         blocks.append(f"<div>{''.join(parts)}</div>")
     more = len(details.genes) - _MAX_GENES
     intro = (
@@ -229,20 +217,20 @@ def _genes(details: RunDetails) -> str:
     )
     told = f'<p class="soft">{more} more members of the front are not drawn.</p>' if more > 0 else ""
     layout = "pair" if all(map_width(t) <= HALF for g in shown for t in g.tables) else "one"
-    return _section("Genes", intro, f'<div class="{layout}">{"".join(blocks)}</div>', told)
+    return section("Genes", intro, f'<div class="{layout}">{"".join(blocks)}</div>', told)
 
 
 def _failures(details: RunDetails) -> str:
     failed = [r for r in details.evaluations if r.failure is not None]
     if not failed:
-        return _section("Failures", "None: every candidate was scored.")
+        return section("Failures", "None: every candidate was scored.")
     told = f"{len(failed)} of {len(details.evaluations)} candidates have no score."
     intro = f"{told} They count as infeasible, never as a number."
-    return _section("Failures", intro, failure_table(failed))
+    return section("Failures", intro, failure_table(failed))
 
 
 def _cost(summary: RunSummary, details: RunDetails) -> str:
-    return _section("Cost and throughput", "", timing_table(summary, details))
+    return section("Cost and throughput", "", timing_table(summary, details))
 
 
 def _reproduce(summary: RunSummary, details: RunDetails) -> str:
@@ -259,4 +247,4 @@ def _reproduce(summary: RunSummary, details: RunDetails) -> str:
         parts.append(f"<details><summary>The resolved job</summary><pre>{escape(details.job)}</pre></details>")
     if details.versions:
         parts.append(f"<details><summary>Versions</summary>{versions_table(details)}</details>")
-    return _section("How to reproduce", "", *parts)
+    return section("How to reproduce", "", *parts)

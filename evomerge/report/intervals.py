@@ -15,7 +15,8 @@ _VERDICT_CLASS: Final = {"better": "good", "worse": "bad", "not separable": "neu
 VERDICT_WORDS: Final = {"better": "better", "worse": "worse", "not separable": "no significant gain"}
 
 
-def _grid(x: Scale, top: float, bottom: float, form: str) -> list[str]:
+def grid(x: Scale, top: float, bottom: float, form: str) -> list[str]:
+    """Vertical lines with their numbers below."""
     ticks = nice_ticks(x.low, x.high, max(2, int((x.end - x.start) / 65)))
     lines = [line(x(t), bottom, x(t), top, "grid") for t in ticks]
     return lines + [label(x(t), bottom + 16, format(t, form) if t else "0", "tick", anchor="middle") for t in ticks]
@@ -28,7 +29,7 @@ def interval_rows(summary: RunSummary, objective: ObjectiveInfo, entries: Sequen
     known = [s.objectives[objective.name] for e in entries for n in SET_NAMES if (s := e.scores(n)) is not None]
     x = Scale.around([v for s in known for v in (s.low, s.high)], left, wide - 14)
     bottom = 14 + _ROW * len(entries)
-    parts = _grid(x, 14, bottom, "g")
+    parts = grid(x, 14, bottom, "g")
     for row, (entry, name) in enumerate(zip(entries, names, strict=True)):
         middle = 14 + _ROW * (row + 0.5)
         css = "label strong" if role_of(entry, summary) == "chosen" else "label"
@@ -51,7 +52,7 @@ def difference_rows(differences: Sequence[Difference]) -> str:
     left = 20 + max([text_width(n) for n in names] + [60])
     x = Scale.around([0.0, *(v for d in differences for v in (d.low, d.high))], left, FULL - 290)
     bottom = 14 + 24.0 * len(differences)
-    parts = _grid(x, 14, bottom, "+g")
+    parts = grid(x, 14, bottom, "+g")
     parts.append(line(x(0), bottom + 2, x(0), 8, "zero"))
     for row, (d, name) in enumerate(zip(differences, names, strict=True)):
         middle, css = 14 + 24 * row + 12.0, _VERDICT_CLASS[d.verdict]

@@ -42,20 +42,20 @@ def shown_items(axis: AbilityAxis) -> tuple[Shown, ...]:
     return tuple(Shown(int(item), "ABCDE"[k]) for k, item in enumerate(middle))
 
 
-def _spread(axis: AbilityAxis) -> Indices:
-    """At most `_MAX_CURVES` fitted items, evenly from easy to hard."""
+def _spread(axis: AbilityAxis, most: int) -> Indices:
+    """At most so many fitted items, evenly from easy to hard."""
     at_mean = axis.bank.predict(axis.bank.mean)
     fitted = np.flatnonzero(axis.bank.fitted)
     ordered = fitted[np.argsort(at_mean[fitted], kind="stable")]
-    if ordered.size <= _MAX_CURVES:
+    if ordered.size <= most:
         return ordered
-    return ordered[np.linspace(0, ordered.size - 1, _MAX_CURVES).astype(np.intp)]
+    return ordered[np.linspace(0, ordered.size - 1, most).astype(np.intp)]
 
 
-def characteristic_curves(axis: AbilityAxis, shown: Sequence[Shown]) -> str:
-    """Expected score of every item over the ability; a few items by name."""
+def characteristic_curves(axis: AbilityAxis, shown: Sequence[Shown], most: int = _MAX_CURVES) -> str:
+    """Expected score over the ability of every item, or of `most` from easy to hard; a few items by name."""
     curves = axis.bank.predict(axis.thetas(_GRID))
-    drawn = _spread(axis)
+    drawn = _spread(axis, most)
     logistic = axis.bank.link == "logistic"
     span = (0.0, 1.0) if logistic else air(curves[:, drawn])
     x, y, frame = _frame(*span, _X_LABEL, "probability of a right answer" if logistic else "expected score")

@@ -65,7 +65,7 @@ polygon,circle.front,circle.chosen{stroke:var(--card);stroke-width:1}
 .baseline-line{stroke:var(--base);stroke-width:1.2;stroke-dasharray:5 4}
 .failure{fill:none;stroke:var(--bad);stroke-width:1.5}
 .whisker{stroke-width:1.6}.pair .whisker.baseline,.front-grid .whisker.baseline{stroke-opacity:.6}
-.whisker.front{stroke:var(--front)}.whisker.baseline{stroke:var(--base)}.whisker.chosen{stroke:var(--chosen)}
+.whisker.candidate{stroke:var(--cloud)}.whisker.front{stroke:var(--front)}.whisker.baseline{stroke:var(--base)}.whisker.chosen{stroke:var(--chosen)}
 .whisker.good{stroke:var(--good)}.whisker.bad{stroke:var(--bad)}.whisker.neutral{stroke:var(--faint)}
 .good{fill:var(--good)}.bad{fill:var(--bad)}.neutral{fill:var(--faint)}
 .set-search{fill:var(--cloud)}.whisker.set-search{stroke:var(--cloud)}
@@ -74,6 +74,10 @@ polygon,circle.front,circle.chosen{stroke:var(--card);stroke-width:1}
 .thread{fill:none;stroke-width:1;stroke-opacity:.35}.thread.candidate,.thread.infeasible{stroke:var(--cloud)}
 .thread.infeasible{stroke-dasharray:2 3}.thread.front{stroke:var(--front);stroke-opacity:.8}
 .thread.baseline{stroke:var(--base);stroke-opacity:.9;stroke-width:1.4}.thread.chosen{stroke:var(--chosen);stroke-opacity:1;stroke-width:2.4}
+.stem{stroke-width:1;stroke-opacity:.4}.stem.candidate{stroke:var(--cloud)}.stem.front{stroke:var(--front)}
+.stem.baseline{stroke:var(--base)}.stem.chosen{stroke:var(--chosen);stroke-opacity:1}
+.joined{fill:none;stroke-width:1.4;stroke-opacity:.8}.joined.set-search{stroke:var(--cloud)}.joined.set-select{stroke:var(--front)}
+.joined.set-gap{stroke:var(--faint)}
 text.neutral{fill:var(--soft)}
 .heat{fill:var(--heat)}.heat-minus{fill:var(--minus)}.heat-none{fill:none;stroke:var(--rule)}
 @media print{body{background:#fff}section,.tile{break-inside:avoid}pre{max-height:none}}

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from evomerge.digest import digest_json
+from evomerge.report.asked import AskedQuestions
 from evomerge.types import Digest, SetName
 
 SCHEMA_VERSION = 1
@@ -128,13 +129,25 @@ class ConstraintInfo:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much work was done: candidates asked, evaluated, reused, failed; questions answered."""
+    """How much work was done.
+
+    Attributes:
+        asked: candidates that the optimizer asked for.
+        evaluated: models with a score on the search set.
+        reused: candidates whose recipe had been scored before.
+        failed: models without a score.
+        questions: answers on all sets.
+        candidate_questions: answers of the optimizer's candidates to the search set.
+        full_questions: what asking the same candidates everything would have taken.
+    """
 
     asked: int = 0
     evaluated: int = 0
     reused: int = 0
     failed: int = 0
     questions: int = 0
+    candidate_questions: int = 0
+    full_questions: int = 0
 
 
 @dataclass(frozen=True)
@@ -324,6 +337,14 @@ class MergeGenes:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """A model that was scored on the select set, and its generation: -1 for what no search selected."""
+
+    entry: Entry
+    batch: int
+
+
+@dataclass(frozen=True)
 class RunDetails:
     """What the report shows beside the summary.
 
@@ -343,6 +364,8 @@ class RunDetails:
         job: the resolved job file's text.
         run_folder: as the user would type it.
         workers: how many scored candidates at once; 0 where unknown.
+        asked: how many questions models were asked on the search set; None where that was not collected.
+        selected: what was scored on the select set, baselines first, then in the order of the search.
     """
 
     evaluations: tuple[EvaluationRow, ...] = ()
@@ -360,3 +383,5 @@ class RunDetails:
     job: str = ""
     run_folder: str = ""
     workers: int = 0
+    asked: AskedQuestions | None = None
+    selected: tuple[Selected, ...] = ()

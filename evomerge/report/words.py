@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from evomerge.report.summary import Difference, RunDetails, RunSummary
+from evomerge.report.summary import Counts, Difference, RunDetails, RunSummary
 
 
 def duration(seconds: float) -> str:
@@ -17,6 +17,17 @@ def duration(seconds: float) -> str:
     if whole < 172_800:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def asked_share(counts: Counts) -> str:
+    """How much less than everything the candidates were asked; empty when they were asked everything."""
+    if not 0 < counts.candidate_questions < counts.full_questions:
+        return ""
+    share = counts.candidate_questions / counts.full_questions
+    return (
+        f"candidates were asked {counts.candidate_questions:,} questions of the search set, {share:.0%} of the "
+        f"{counts.full_questions:,} of full evaluations"
+    )
 
 
 def _listed(names: list[str]) -> str:
