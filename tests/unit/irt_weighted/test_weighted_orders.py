@@ -82,7 +82,7 @@ def test_chances_grow_with_the_number(size: Floats, data: st.DataObject) -> None
 
 
 def exact_chances(size: Floats, k: int, grid: int = 4000) -> Floats:
-    """P(item i is among the k smallest u / size): the count of smaller others is Poisson-binomial, integrated over u."""
+    """P(item i is among the k smallest u / size): the number of smaller others is Poisson-binomial; integral over u."""
     found = np.zeros(size.size)
     u = (np.arange(grid) + 0.5) / grid
     for i in range(size.size):
