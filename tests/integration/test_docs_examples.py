@@ -1,18 +1,30 @@
-"""The Python examples of the documentation run as they stand, beside a toy zoo."""
+"""The Python examples of the documentation run as they stand, beside a toy zoo; its tables and pictures are true."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from evomerge.config import schema
+from evomerge.irt.estimators.registry import ESTIMATORS
+from evomerge.irt.race import halving_schedule
+from evomerge.racing.spec import AUTO_LEAST, AUTO_SHARE, ORDERS, RACES, SMALL_TASK, QuestionsSpec, load_questions
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_YAML = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_NUMBER = re.compile(r"-?\d*\.?\d+")
+EVALUATION = ROOT / "docs" / "evaluation.md"
 
 JOB = """\
 name: readme
@@ -30,6 +42,17 @@ cluster: {backend: local, workers: 1}
 
 def python_blocks(path: Path) -> list[str]:
     return _BLOCK.findall(path.read_text(encoding="utf-8"))
+
+
+def yaml_blocks(path: Path) -> list[str]:
+    return _YAML.findall(path.read_text(encoding="utf-8"))
+
+
+def table_rows(path: Path, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its head."""
+    below = path.read_text(encoding="utf-8").split(f"\n{heading}\n", 1)[1]
+    rows = re.split(r"\n(?!\|)", below[below.index("\n|") + 1 :], maxsplit=1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
 
 
 def run(code: str, folder: Path) -> str:
@@ -58,7 +81,7 @@ def example(tmp_path_factory: pytest.TempPathFactory, small_zoo: Path) -> tuple[
     # the README merges into the same folder name; its recipe.json is the one that the page has just written
     readme = [block.replace('"merged"', '"merged-again"') for block in python_blocks(ROOT / "README.md")]
     method = [block for block in blocks if "MergeMethodSuite" in block]
-    assert (len(blocks), len(readme), len(method)) == (4, 1, 1)
+    assert (len(blocks), len(readme), len(method)) == (5, 1, 1)
     checks = f"""
 import pathlib, pytest
 pathlib.Path("method.py").write_text({method[0]!r})
@@ -71,7 +94,14 @@ assert code == 0, code
 @pytest.mark.zoo
 def test_examples_run_and_say_what_they_promise(example: tuple[Path, str]) -> None:
     folder, printed = example
-    for said in ("search: 20 evaluations", "select:", "report:", "generation 1 is done", "passed"):
+    for said in (
+        "search: 20 evaluations",
+        "select:",
+        "report:",
+        "generation 1 is done",
+        "score after 5 answers: ",
+        "passed",
+    ):
         assert said in printed
     assert "failed" not in printed
     for merged in ("merged", "merged-again"):
@@ -116,3 +146,84 @@ def test_commands_need_no_function_but_resume_does(example: tuple[Path, str]) ->
     assert resumed.returncode == 2
     assert "The objective 'weakest' does not say what it is about" in resumed.stderr
     assert "evomerge.search(objectives=...)" in " ".join(resumed.stderr.split())
+
+
+def _suites(path: Path) -> list[dict[str, Any]]:
+    return [found["suite"] for block in yaml_blocks(path) if "suite" in (found := yaml.safe_load(block))]
+
+
+def test_every_suite_of_the_pages_is_one_that_a_job_may_have() -> None:
+    suites = [*_suites(EVALUATION), *_suites(ROOT / "docs" / "job-file.md")]
+    asked = [s["questions"] for s in suites if "questions" in s]
+    assert len(suites) >= 5
+    assert len(asked) >= 4
+    for suite in suites:
+        schema.Suite.model_validate(suite)
+    for questions in asked:
+        load_questions(questions)
+
+
+def test_values_that_are_commented_out_are_allowed() -> None:
+    block = next(b for b in yaml_blocks(EVALUATION) if "# questions: all" in b)
+    found = [yaml.safe_load(v) for v in re.findall(r"# questions: (\S+)", block)]
+    assert [load_questions(v).per_task(100) for v in found] == [100, 20, 25]
+
+
+def test_the_table_of_settings_is_complete_and_its_defaults_are_right() -> None:
+    rows = {row[0].strip("`"): row for row in table_rows(EVALUATION, "### Settings")}
+    known = {f.name: f.default for f in fields(QuestionsSpec)}
+    shown = {True: "`true`", None: "unset", (): "none"}
+    assert list(rows) == list(known)
+    for name, default in known.items():
+        wanted = f"`{default}`" if isinstance(default, int | float | str) and default is not True else shown[default]
+        assert rows[name][2] == wanted
+    assert [v.strip("`") for v in rows["race"][1].split(", ")] == list(RACES)
+    assert [v.strip("`") for v in rows["order"][1].split(", ")] == list(ORDERS)
+    assert f"{AUTO_SHARE:.0%}".replace("%", " %") in rows["number"][3]
+    assert f"at least {AUTO_LEAST}" in rows["number"][3]
+    assert f"fewer than {SMALL_TASK} items" in rows["number"][3]
+
+
+def test_every_estimator_is_explained() -> None:
+    assert sorted(row[0].strip("`") for row in table_rows(EVALUATION, "### Estimators")) == sorted(ESTIMATORS)
+
+
+def test_the_rungs_that_are_told_are_those_of_a_race() -> None:
+    text = " ".join(EVALUATION.read_text(encoding="utf-8").split())
+    rungs = halving_schedule(12, 400, mean_questions=60, final=3)
+    assert [r.questions for r in rungs] == [30, 60, 120]
+    assert [r.keep for r in rungs] == [12, 6, 3]
+    assert "the rungs are 30, 60 and 120 questions, for 12, 6 and 3 candidates" in text
+
+
+def test_pictures_are_what_the_program_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "docs" / "images"
+    spec = importlib.util.spec_from_file_location("draw", folder / "draw.py")
+    assert spec is not None
+    assert spec.loader is not None
+    draw = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "draw", draw)  # as an import would
+    spec.loader.exec_module(draw)
+    page = EVALUATION.read_text(encoding="utf-8")
+    assert sorted(p.name for p in folder.glob("*.svg")) == sorted(draw.PICTURES)
+    for name, make in draw.PICTURES.items():
+        drawn, kept = make(), (folder / name).read_text(encoding="utf-8")
+        assert _NUMBER.sub("", drawn) == _NUMBER.sub("", kept), f"run python docs/images/draw.py: {name} is old"
+        # another numeric library may round a coordinate the other way
+        numbers = [[float(n) for n in _NUMBER.findall(text)] for text in (drawn, kept)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=0.11)
+        assert f"](images/{name})" in page
+
+
+@pytest.mark.parametrize("name", [p.name for p in sorted((ROOT / "docs").glob("*.md"))])
+def test_links_between_the_pages_lead_somewhere(name: str) -> None:
+    page = ROOT / "docs" / name
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        other = page.parent / file if file else page
+        assert other.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
