@@ -10,6 +10,9 @@ from evomerge.cli.working import working
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.load import ResolvedJob
 from evomerge.config.workers import n_workers
+from evomerge.racing.forecast import Field, Forecast, forecast
+from evomerge.racing.questioner import Questioner
+from evomerge.recipe.serialize import recipe_digest
 from evomerge.types import SET_NAMES
 
 _MIB = 2**20
@@ -69,7 +72,6 @@ def _questions(assembled: Assembled) -> Table:
 
 def _search(assembled: Assembled) -> Table:
     job, parents = assembled.resolved.job, assembled.parents
-    questions = assembled.plan.n_questions("search")
     parent_bytes = sum(
         e.stop - e.start for c in parents.checkpoints.values() for e in (c.entry(t.name) for t in c.layout.tensors)
     )
@@ -81,7 +83,8 @@ def _search(assembled: Assembled) -> Table:
         "genes": str(assembled.space.space.dim),
         "optimizer": f"{assembled.optimizer.name}: {assembled.optimizer.why}",
         "generation 0": ", ".join(k.id for k in assembled.known),
-        "evaluations": f"{job.budget.evaluations} of {questions} questions = {job.budget.evaluations * questions:,}",
+        "evaluations": str(job.budget.evaluations),
+        "questions": _asked(job.budget.evaluations, plan_questions(assembled)),
         "workers": f"{n_workers(assembled)} on {job.cluster.backend}",
         "memory": (
             f"{_bytes(parent_bytes)} of parents, mapped and shared by the workers of a host; "
@@ -90,4 +93,36 @@ def _search(assembled: Assembled) -> Table:
     }
     for key, value in rows.items():
         table.add_row(key, value)
+    for note in assembled.questions.notes:
+        table.add_row("note", note)
     return table
+
+
+def _asked(budget: int, asked: Forecast) -> str:
+    """What will be asked on the search set, and what asking everybody everything would take."""
+    everything = f"{budget} of {asked.full} = {asked.everything:,}"
+    if asked.at_most >= asked.everything:
+        return f"{everything} of the search set"
+    return (
+        f"{asked.each} of {asked.full} per candidate on average, all of them for {asked.whole} models that show what "
+        f"each question tells (baselines, the first candidates): at most about {asked.at_most:,} of the search set; "
+        f"asking every model everything would take {everything}"
+    )
+
+
+def plan_questions(assembled: Assembled) -> Forecast:
+    """What the search will ask on the search set."""
+    setup = assembled.setup(accept_history=False)
+    optimizer = setup.make_optimizer()
+    has_mean = optimizer.mean() is not None
+    first = optimizer.ask()
+    known = {k.request.digest for k in setup.known}
+    fresh = {recipe_digest(setup.recipe_of(setup.space.quantise(vector))) for vector in first} - known
+    n_injected = len(assembled.problem.injected)
+    n_fresh = len(first) - n_injected
+    # a first generation of many baselines has half a population of new points (`optimizers.protocol.n_fresh`)
+    population = max(1, len(first) if n_injected <= n_fresh else 2 * n_fresh)
+    field = Field(setup.budget, len(known), len(fresh), population, has_mean)
+    questioner = Questioner(setup.questions, setup.pool, setup.seed)
+    imported = set(setup.pool.items) <= set(setup.pool.banks)
+    return forecast(questioner, setup.questions, field, imported=imported)

@@ -92,6 +92,11 @@ class Questioner:
         return sum(map(len, self._pool.items.values()))
 
     @property
+    def n_tasks(self) -> int:
+        """Tasks of the search set."""
+        return len(self._pool.items)
+
+    @property
     def needs_bank(self) -> bool:
         """Whether nothing partial can be asked or estimated before a bank is fitted."""
         return self._order in ("information", "uncertainty") or self._spec.estimator not in NEED_NO_BANK

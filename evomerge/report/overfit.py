@@ -97,7 +97,8 @@ def gap_sentence(models: Sequence[Selected], objective: ObjectiveInfo) -> str:
     told = f"{many} {_flattered(ours.mean, values)} on the search set than on the select set"
     if theirs is None:
         return f"{told}; no baseline tells how much easier one of the sets is."
-    told += f"; {theirs.n} baselines, which nothing selected, {_flattered(theirs.mean, values)}."
+    rivals = f"{theirs.n} baselines" if theirs.n > 1 else "one baseline"
+    told += f"; {rivals}, which nothing selected, {_flattered(theirs.mean, values)}."
     excess = ours.mean - theirs.mean
     half = normal_quantile(CONFIDENCE) * math.hypot(ours.se, theirs.se)
     size = f"{amount(abs(excess), values)} (± {amount(half, values)} at most)"

@@ -98,9 +98,9 @@ def race_chart(race: RaceTold, objectives: Sequence[ObjectiveInfo]) -> str:
         label((bars.start + bars.end) / 2, bottom + 36, "questions, rung by rung", "axis-label", anchor="middle")
     )
     shown = objectives[:_DRAWN_OBJECTIVES]
-    width = (FULL - 490) / len(shown)
+    width = (FULL - 510) / len(shown)
     for k, objective in enumerate(shown):
-        left = 490 + width * k
+        left = 510 + width * k
         parts.append(_beliefs(race, ids, objective, Box(left, 30, left + width - 30, bottom)))
     return figure(FULL, bottom + 46, f"The race of generation {race.batch}", *parts)
 

@@ -81,7 +81,7 @@ def test_status_follows_its_schema_key_by_key(status):
         "front", "chosen", "result_digest",
     }  # fmt: skip
     assert (status["schema_version"], status["state"], status["name"], status["seed"]) == (1, "finished", "first", 7)
-    assert set(status["counts"]) == {"asked", "evaluated", "reused", "failed", "questions"}
+    assert set(status["counts"]) >= {"asked", "evaluated", "reused", "failed", "questions"}
     assert status["counts"]["evaluated"] + status["counts"]["failed"] == 40
     assert set(status["timing"]) == {"wall_s", "evaluations_per_min", "lives"}
     assert status["timing"]["lives"] == 1
