@@ -352,6 +352,6 @@ def selection_note(n_tried: int, n_compared: int, confidence: float = CONFIDENCE
     return (
         f"Chosen among {n_tried} candidates. Its scores on the search and select sets are the luckiest of many and too "
         f"high; the report items were scored once, after the choice, so the intervals here need no correction for the "
-        f"number of candidates. They are corrected for {n_compared} comparisons and hold jointly, for each objective, "
-        f"with {confidence:.0%} confidence."
+        f"number of candidates. They are corrected for {n_compared} comparisons and hold jointly, for each objective "
+        f"and for the single tasks together, with {confidence:.0%} confidence."
     )

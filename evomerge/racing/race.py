@@ -193,7 +193,9 @@ class Race:
             return (Rung(mean, n),)
         if self._spec.race == "elimination":
             return (Rung(-(-mean // 2), n),) * LOOKS
-        return halving_schedule(n, pool, mean_questions=mean, final=max(2, -(-n // 4)))
+        # CMA-ES learns from the better half: `auto` asks it twice as much as the rest, and sends a candidate out once
+        final = -(-n // 2) if self._spec.race == "auto" else -(-n // 4)
+        return halving_schedule(n, pool, mean_questions=mean, final=max(2, final))
 
     def _survivors(
         self,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from evomerge.archive.hypervolume import hypervolume, reference_point
 from evomerge.archive.pareto import ArchiveEntry, front_of
 from evomerge.evaluation.objectives import Objective, ObjectiveSpec
-from evomerge.evaluation.statistics import compare_all, selection_note
+from evomerge.evaluation.statistics import CONFIDENCE, compare_all, selection_note
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.serialize import recipe_from_json, recipe_to_json
 from evomerge.report.asked import AskedQuestions
@@ -150,7 +151,11 @@ def _genes(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> tuple[MergeG
 
 
 def differences(book: Book) -> tuple[Difference, ...]:
-    """Chosen minus every baseline it is compared with, on the report set: objectives first, then tasks."""
+    """Chosen minus every baseline it is compared with, on the report set: objectives first, then tasks.
+
+    Intervals hold jointly over the baselines for each objective, and over baselines and tasks for the tasks: whoever
+    looks through a table of tasks for a gain must not find one by looking at many.
+    """
     chosen = book.history.chosen
     ours = None if chosen is None else book.record(chosen.recipe, "report")
     if chosen is None or ours is None:
@@ -159,11 +164,18 @@ def differences(book: Book) -> tuple[Difference, ...]:
         i: r for i in chosen.compared if i != chosen.id and (r := _report(book, i)) is not None
     }
     tasks = [t for t in ours.tasks if not any(o.name == t for o in book.goals.objectives)]
-    what: list[Objective] = [o for o in book.goals.objectives if isinstance(o, ObjectiveSpec)]
-    what += [ObjectiveSpec(t, (t,)) for t in tasks]
+    objectives: list[Objective] = [o for o in book.goals.objectives if isinstance(o, ObjectiveSpec)]
     answers = {str(i): book.answers(r) for i, r in rivals.items()}
     references = book.references("report")
-    found = compare_all(what, book.answers(ours), answers, seed=book.manifest["seed"], references=references)
+    compared = partial(
+        compare_all,
+        candidate=book.answers(ours),
+        baselines=answers,
+        seed=book.manifest["seed"],
+        references=references,
+    )
+    each = 1 - (1 - CONFIDENCE) / max(1, len(tasks))
+    found = (*compared(objectives), *compared([ObjectiveSpec(t, (t,)) for t in tasks], confidence=each))
     return tuple(Difference(c.against, c.what, c.difference, c.low, c.high, c.verdict) for c in found)
 
 
