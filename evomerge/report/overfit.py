@@ -17,16 +17,30 @@ from evomerge.report.book import Book
 from evomerge.report.collect import entry
 from evomerge.report.marks import FULL, HALF, axis_name
 from evomerge.report.summary import Entry, ObjectiveInfo, ObjectiveScore, RunSummary, Selected
-from evomerge.report.svg import Scale, escape, figure, label, line, marker, nice_ticks, number, path, shorten
+from evomerge.report.svg import (
+    Scale,
+    escape,
+    figure,
+    label,
+    line,
+    marker,
+    nice_ticks,
+    number,
+    path,
+    shorten,
+    text_width,
+)
 from evomerge.types import CandidateId
 
 MAX_COLUMNS: Final = 26
 """Models that a chart shows; of a larger front every k-th."""
 
-_HIGH: Final = 520.0
 _SPLIT: Final = 240.0
-_BOTTOM: Final = 128.0
-"""Height of a chart in pixels, where its upper part ends, and room for names below."""
+_END: Final = 392.0
+"""Pixels at which the upper and the lower part of a chart end; the names of its columns stand below."""
+
+_NAME: Final = 20
+"""Characters of a name."""
 
 
 class Gap(NamedTuple):
@@ -101,11 +115,9 @@ def gap_sentence(models: Sequence[Selected], objective: ObjectiveInfo) -> str:
     told += f"; {rivals}, which nothing selected, {_flattered(theirs.mean, values)}."
     excess = ours.mean - theirs.mean
     half = normal_quantile(CONFIDENCE) * math.hypot(ours.se, theirs.se)
-    size = f"{amount(abs(excess), values)} (± {amount(half, values)} at most)"
     if excess <= 0:
-        return (
-            f"{told} Nothing was learned by heart: beyond the baselines' gap the search scores are too low by {size}."
-        )
+        return f"{told} What was selected by its search scores gains no more than that: nothing was learned by heart."
+    size = f"{amount(excess, values)} (± {amount(half, values)} at most)"
     if excess <= half:
         return f"{told} So the search scores of what was selected by them are too high by {size}, which may be chance."
     return (
@@ -151,7 +163,7 @@ def gap_chart(models: Sequence[Selected], objective: ObjectiveInfo, *, chosen: s
     y = Scale.around([v for _, p in columns for s in p for v in (s.low, s.high)], _SPLIT, 14)
     z = normal_quantile(CONFIDENCE)
     gaps = [(a.value - b.value, z * math.hypot(a.se, b.se)) for _, (a, b) in columns]
-    low = Scale.around([0.0, *(g + s * half for g, half in gaps for s in (-1, 1))], _HIGH - _BOTTOM, _SPLIT + 22)
+    low = Scale.around([0.0, *(g + s * half for g, half in gaps for s in (-1, 1))], _END, _SPLIT + 22)
     pitch = (wide - 76) / max(1, len(columns))
     shift = min(5.0, pitch / 5)
     parts = [_frame(y, wide, axis_name(objective)), _frame(low, wide, "difference")]
@@ -168,10 +180,11 @@ def gap_chart(models: Sequence[Selected], objective: ObjectiveInfo, *, chosen: s
         title = f"{model.entry.id}: search minus select {gap_:+.3f} ± {half:.3f}"
         marks.append(marker(model.entry.kind, at, low(gap_), "neutral", radius=3.8, title=title))
         css = "tick strong" if model.entry.id == chosen else "tick"
-        parts.append(label(at + 4, _HIGH - _BOTTOM + 10, shorten(model.entry.id, 19), css, anchor="end", turn=True))
+        parts.append(label(at + 4, _END + 10, shorten(model.entry.id, _NAME), css, anchor="end", turn=True))
     parts += [path(points, f"joined set-{name}") for name, points in tracks.items()]
     told = f"{objective.name} on the search and the select set, over the search"
-    return figure(wide, _HIGH, told, *parts, *marks)
+    room = 18 + max((text_width(shorten(s.entry.id, _NAME)) for s, _ in columns), default=0.0)
+    return figure(wide, _END + room, told, *parts, *marks)
 
 
 def _scored(entry_: Entry, set_name: str, score: ObjectiveScore, at: float, y: Scale) -> list[str]:

@@ -33,8 +33,7 @@ def questions_section(summary: RunSummary, asked: AskedQuestions) -> str:
     raced = any(len(race.rungs) > 1 for race in asked.races)
     chart = captioned(questions_over_time(asked, chosen), "Questions of the search set that each model answered")
     parts = [f"<p>{escape(saving(asked))}</p>", chart, _legend(raced, bool(chosen))]
-    if raced:
-        parts += [_generation(summary, asked), _races(asked)]
+    parts += [_generation(summary, asked), _races(asked)]
     return section("Questions asked", escape(_intro(asked, raced)), *parts)
 
 
@@ -102,14 +101,14 @@ def _generation(summary: RunSummary, asked: AskedQuestions) -> str:
 
 def _races(asked: AskedQuestions) -> str:
     tasks = list(asked.sizes) if len(asked.sizes) <= _MANY_TASKS else []
-    head = ["generation", "in the race", "questions", "each on average", "share", *tasks]
+    head = ["generation", "candidates", "questions", "each on average", "share", *tasks]
     rows = [_race_row(race, asked, tasks) for race in asked.races]
     told = table(head, rows)
     if tasks:
-        told += '<p class="soft small">Task columns: questions of each task that the last in the race had answered.</p>'
+        told += '<p class="soft small">Task columns: questions of each task that those asked most had answered.</p>'
     if len(rows) <= _MANY_RACES:
-        return f"<h3>All races</h3>{told}"
-    return folded(f"All {len(rows)} races", told)
+        return f"<h3>Generations that were asked in part</h3>{told}"
+    return folded(f"All {len(rows)} generations that were asked in part", told)
 
 
 def _race_row(race: RaceTold, asked: AskedQuestions, tasks: Sequence[str]) -> list[str]:
