@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, final
@@ -23,9 +23,11 @@ from evomerge.loop import Known, Search, SearchSetup
 from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.optimizers.registry import make_optimizer
 from evomerge.racing.importance import importance_of, margin_tasks
-from evomerge.racing.questioner import Pool
+from evomerge.racing.questioner import Pool, Questioner
+from evomerge.racing.race import Race, Result
 from evomerge.racing.spec import load_questions
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
+from evomerge.recipe.serialize import recipe_digest, recipe_to_json
 from evomerge.runs.records import Evaluated, Opened
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
@@ -90,9 +92,17 @@ def weights_of(recipe: Mapping[str, Any]) -> list[float]:
     return [v["weight"] for rule in recipe["rules"] for v in rule["per_parent"].values()]
 
 
+def direct(add: float, rev: float) -> Recipe:
+    """A recipe with just these abilities."""
+    weights = {"a": {"weight": add}, "b": {"weight": rev}}
+    return Recipe(PARENTS, None, (Rule("linear", per_parent=weights),))
+
+
 def ability_of(recipe: Mapping[str, Any]) -> dict[str, float]:
-    """Task k likes weights near 0.4 + 0.3 k."""
+    """Of a candidate, task k likes weights near 0.4 + 0.3 k; see also `direct`."""
     weights = np.array(weights_of(recipe))
+    if weights.size == 2:
+        return dict(zip(TASKS, map(float, weights), strict=True))
     return {t: float(1.5 - 4 * np.mean((weights - 0.4 - 0.3 * k) ** 2)) for k, t in enumerate(TASKS)}
 
 
@@ -240,6 +250,77 @@ def live(
         )
         Search(plan, store, history, ledger, stop).run()
         return read_history(store.entries())
+
+
+class Stand:
+    """Races among chosen candidates, without a search around them; two parents and a soup are known.
+
+    The generation before the first race is asked everything: eight candidates of all abilities.
+    """
+
+    def __init__(
+        self, folder: Path, goals: Goals = ONE_GOAL, score: str = "race_world:scorer", **questions: Any
+    ) -> None:
+        self.spec = load_questions({"number": 6, "estimator": "stratified", "race": "halving", **questions})
+        self.folder = folder
+        self.store = RunStore.create(folder, {"job.yaml": ""})
+        stop = Stop()
+        history = read_history(self.store.entries())
+        self.store.append(Opened(1, False, "host", 1))
+        self.ledger = Ledger(
+            self.store,
+            CountingPool(WorkerSpec(scorer=score), stop),
+            known={},
+            reused=frozenset(),
+            stop=stop,
+            drain_s=0.0,
+            failure_share=1.0,
+            watcher=stop,
+            order={name: items_of(name) for name in SET_NAMES},
+        )
+        self.questioner = Questioner(self.spec, pool_of(goals), 3)
+        self.race = Race(
+            spec=self.spec,
+            questioner=self.questioner,
+            store=self.store,
+            history=history,
+            ledger=self.ledger,
+            items=items_of("search"),
+            seed=3,
+        )
+        known = {"a": direct(0.3, 0.2), "b": direct(0.1, 0.4), "soup": direct(0.0, 0.0)}
+        requests = [Request(CandidateId(n), recipe_digest(r), recipe_to_json(r)) for n, r in known.items()]
+        outcomes = self.ledger.score(requests, "search")
+        self.race.learn(requests, outcomes)
+        parents = {r.id: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)}
+        self.goals = goals.bound({name: parents[CandidateId(name)] for name in ("a", "b")})
+        self.first = [direct(x, -x + 0.5) for x in np.linspace(-2.0, 2.0, 8)]
+        self.batch = -1
+        self.run(self.first)
+
+    def run(self, recipes: Sequence[Recipe], limit: int = 1000) -> Result:
+        """One generation."""
+        self.batch += 1
+        requests = [
+            Request(CandidateId(f"g{self.batch}-i{i}"), recipe_digest(r), recipe_to_json(r))
+            for i, r in enumerate(recipes)
+        ]
+        return self.race.run(self.batch, requests, self.goals, limit)
+
+    @property
+    def history(self) -> History:
+        """What the journal says."""
+        return read_history(self.store.entries())
+
+    def alive(self) -> list[list[int]]:
+        """Per rung of the latest generation, who was asked."""
+        rungs = {k: r for k, r in self.history.rungs.items() if k[0] == self.batch}
+        return [[int(i.split("-i")[1]) for i in rungs[key].alive] for key in sorted(rungs)]
+
+    def questions(self) -> list[int]:
+        """Per rung of the latest generation, how many questions everybody there has been asked."""
+        rungs = {k: r for k, r in self.history.rungs.items() if k[0] == self.batch}
+        return [sum(map(len, rungs[key].items.values())) for key in sorted(rungs)]
 
 
 class Remembered:
