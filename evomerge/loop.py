@@ -150,6 +150,7 @@ class Search:
         outcomes = self._ledger.score(requests, "search", limit=self._setup.budget)
         self._race.learn(requests, outcomes)
         scored = {r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)}
+        self._race.descend_from([m.request for m in known if m.kind == "parent" and m.request.digest in scored])
         goals = self._bound(scored)
         for model, request in zip(known, requests, strict=True):
             if request.digest in scored:

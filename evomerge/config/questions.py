@@ -86,7 +86,7 @@ def _banks(
             best = max(matches.values(), key=lambda m: m.n_found)
             notes.append(
                 f"The bank {path.name} is ignored: it holds {best.n_found} of {best.n_wanted} search items of a task, "
-                "so it was made from other questions, other prompts or an older version of the task."
+                "so it was made from other questions, or from another version of the task's data."
             )
     return found
 

@@ -60,6 +60,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
             "public_test_tasks": list(plan.public_test_tasks)
             or (list(assembled.suite.names) if assembled.suite.public_test_split else []),
         },
+        "banks": dict(assembled.questions.digests),
         **goals_to_json(assembled.goals),
         "genes": list(assembled.space.space.names),
         "optimizer": {
@@ -134,6 +135,7 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
         "parents": {p["name"]: p["content"] for p in found["parents"]},
         "space": found["space"]["digest"],
         "questions": found["suite"]["plan"],
+        "banks": found.get("banks", {}),
         "objectives": found["objectives"],
         "constraints": found["constraints"],
     }

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evomerge.racing.asking import LEAST_PER_TASK
-from evomerge.racing.questioner import Questioner
+from evomerge.racing.questioner import Questioner, calibration_models
 from evomerge.racing.spec import QuestionsSpec
-from evomerge.racing.task_model import FEWEST_MODELS
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _calibrating(questioner: Questioner, spec: QuestionsSpec, field: Field, *, i
     """Candidates that are asked everything before partial asking begins."""
     if not questioner.needs_bank:
         return 0
-    wanted = FEWEST_MODELS if spec.calibrate is None else max(spec.calibrate, FEWEST_MODELS)
+    wanted = calibration_models(spec, imported=imported)
     n = field.first if spec.calibrate is None and not imported else 0
     while field.known + n < wanted:
         n += field.first if n == 0 and field.first else field.population

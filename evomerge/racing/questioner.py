@@ -27,8 +27,24 @@ from evomerge.racing.task_model import FEWEST_MODELS, Report, TaskModel
 from evomerge.seeds import generator
 from evomerge.types import Digest, Evaluation
 
+CALIBRATION_MODELS: Final = 20
+"""Models that answer everything before a search asks in part: the baselines, the first generation, and as many more
+generations as it takes. With ten models held-out errors are several times larger."""
+
 NEED_NO_BANK: Final = ("mean", "stratified")
 """Estimators that need no calibration; with a random order, partial asking may begin at once."""
+
+
+def calibration_models(spec: QuestionsSpec, *, imported: bool) -> int:
+    """How many models must have answered everything before partial asking begins.
+
+    Args:
+        spec: of the job.
+        imported: whether every task has a bank from elsewhere.
+    """
+    if spec.calibrate is not None:
+        return max(spec.calibrate, FEWEST_MODELS)
+    return FEWEST_MODELS if imported else CALIBRATION_MODELS
 
 
 class Pool(NamedTuple):
@@ -75,6 +91,7 @@ class Questioner:
             for task, table in self._margins.items()
         }
         self._recent: tuple[Digest, ...] = ()
+        self._parents: tuple[Digest, ...] = ()
 
     @property
     def partial(self) -> bool:
@@ -112,6 +129,10 @@ class Questioner:
         for table in (*self._tables.values(), *self._margins.values()):
             table.learn(recipe, evaluation)
 
+    def descend_from(self, parents: Sequence[Digest]) -> None:
+        """Name the models that all candidates are merged from; they must have answered everything."""
+        self._parents = tuple(dict.fromkeys(parents))
+
     def generation(self, recipes: Sequence[Digest]) -> None:
         """A generation has been scored: from now on its models stand for what comes next."""
         self._recent = tuple(dict.fromkeys(recipes)) or self._recent
@@ -122,11 +143,10 @@ class Questioner:
             return False
         if not self.needs_bank:
             return all(model.fitted is not None for _, model in self._all_models())
-        complete = len(next(iter(self._tables.values())).complete)
-        if self._spec.calibrate is not None:
-            return complete >= max(self._spec.calibrate, FEWEST_MODELS)
         imported = all(task in self._pool.banks for task in self._tables)
-        return complete >= FEWEST_MODELS and (batch > 0 or imported)
+        complete = len(next(iter(self._tables.values())).complete)
+        enough = complete >= calibration_models(self._spec, imported=imported)
+        return enough and (batch > 0 or imported or self._spec.calibrate is not None)
 
     def refit(self, batch: int) -> dict[str, Report]:
         """Fit the banks that are due before generation `batch`; task -> what came of it."""
@@ -138,7 +158,7 @@ class Questioner:
             if typical is not None:
                 asked = np.zeros(len(self._pool.items[task]), dtype=np.bool_)
                 asked[list(typical.items[task])] = True
-                report = model.refit(self._recent, asked, typical.inclusion[task])
+                report = model.refit(self._recent, asked, typical.inclusion[task], self._parents)
                 if model.table.channel == "score":
                     reports[task] = report
         return reports

@@ -90,6 +90,10 @@ class Race:
         self._seed = seed
         self._failed: dict[Digest, Failure] = {}
 
+    def descend_from(self, parents: Sequence[Request]) -> None:
+        """Name the models that all candidates are merged from, scored before."""
+        self._questioner.descend_from([request.digest for request in parents])
+
     def learn(self, requests: Sequence[Request], outcomes: Sequence[Outcome | None]) -> None:
         """Enter answers, and who failed; also of models that were asked beside the races."""
         for request, outcome in zip(requests, outcomes, strict=True):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
 import numpy as np
 
-from evomerge.irt.ability import abilities, person_fit
+from evomerge.irt.ability import abilities
 from evomerge.irt.bank import ItemBank
-from evomerge.irt.estimators.base import Calibration, Estimated, Estimator
+from evomerge.irt.estimators.alarm import unlike
+from evomerge.irt.estimators.base import Calibration, Estimated, Estimator, patterns
 from evomerge.irt.estimators.choice import choose_estimator
 from evomerge.irt.estimators.registry import make_estimator
 from evomerge.irt.fit import fit
@@ -27,9 +28,6 @@ GROWTH: Final = 1.3
 
 FEWEST_MODELS: Final = 5
 """With fewer models no bank is fitted."""
-
-MISFIT: Final = -3.0
-"""Person-fit below which a candidate's score is not predicted but taken from its own answers."""
 
 SEARCH_ESTIMATORS: Final = ("p-irt", "stratified")
 """What `estimator: auto` compares in a search. Parents-centred ones shrink better merges to their parents, ridge cannot
@@ -106,13 +104,20 @@ class TaskModel:
             return False
         return self._fitted is None or n >= GROWTH * self._fitted.n_models
 
-    def refit(self, recent: Sequence[Digest], asked: Bools, inclusion: Floats | None) -> Report:
+    def refit(
+        self,
+        recent: Sequence[Digest],
+        asked: Bools,
+        inclusion: Floats | None,
+        parents: Sequence[Digest] = (),
+    ) -> Report:
         """Fit the bank to the answers and choose the estimator by held-out models.
 
         Args:
             recent: the latest generation; the population that the next one is expected to come from.
             asked: shape `(n,)`, a typical choice of items, for the held-out check.
             inclusion: shape `(n,)`, the chances with which they were chosen.
+            parents: of all candidates; some estimators lean on their answers.
         """
         models = self._models()
         responses = self.table.responses(models)
@@ -127,7 +132,8 @@ class TaskModel:
             else self._imported
         )
         bank = self._centred(bank, recent)
-        calibration = Calibration(responses, bank, (), self._seed)
+        rows = tuple(models.index(recipe) for recipe in parents if recipe in models)
+        calibration = Calibration(responses, bank, rows, self._seed)
         errors: Mapping[str, float] = {}
         name = self._wanted
         if name == "auto":
@@ -191,7 +197,7 @@ class TaskModel:
     ) -> Estimated:
         """A weighted sum over all items (the mean by default) from what each model has answered.
 
-        Candidates whose answers do not fit the bank (`MISFIT`) are estimated from their own answers alone.
+        Candidates whose answers do not fit the bank (`alarm.unlike`) are estimated from their own answers alone.
 
         Args:
             recipes: models with rows in the table.
@@ -209,17 +215,12 @@ class TaskModel:
 
     @staticmethod
     def _strange(fitted: Fitted, scores: Floats) -> Bools:
-        if fitted.bank is None:
-            return np.zeros(len(scores), dtype=np.bool_)
-        theta = abilities(fitted.bank, scores).theta
-        enough = (~np.isnan(scores)).sum(axis=1) >= FEWEST_MODELS
-        strange: Bools = enough & (person_fit(fitted.bank, theta, scores) < MISFIT)
+        """Shape `(m,)`: models whose answers fit the bank far worse than those of held-out models do."""
+        strange = np.zeros(len(scores), dtype=np.bool_)
+        if fitted.bank is not None:
+            for rows, asked in patterns(scores):
+                strange[rows] = unlike(fitted.calibration, scores[rows], asked)
         return strange
-
-    def report(self) -> dict[str, Any]:
-        """The present fit, for the journal."""
-        fitted = self._need()
-        return {"estimator": fitted.estimator.name, "errors": dict(fitted.errors), "models": fitted.n_models}
 
     def _need(self) -> Fitted:
         if self._fitted is None:
