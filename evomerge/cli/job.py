@@ -22,6 +22,7 @@ suite:                                 # `evomerge ls suites`, a path, or inline
   include: [zoo/tasks]                 # folders of lm-eval task YAML; their Python code only with trust_task_code: true
   tasks: [add, rev, srt, addx]         # or {{task: addx, num_fewshot: 0, metric: exact_match}}
   split: {{search: 100, select: 200, report: 400}}   # items per task: the search sees, the finalists, the report
+  questions: auto                      # per candidate and task: auto, all, a number, a share (docs/evaluation.md)
 objectives:                            # one or more; several give a Pareto front
   - {{name: skills, tasks: [add, rev, srt], aggregate: mean}}   # mean | min | weighted (with weights)
   - {{name: cross, task: addx}}          # direction: maximize is the default
