@@ -114,6 +114,8 @@ def predicted(bank: ItemBank, points: Points, scores: Floats, weights: Floats) -
         weights: shape `(n,)`.
     """
     left = ~asked_by_all(scores)
+    if not left.any():  # a task that is asked in full beside others
+        return Estimated(known_part(scores, weights), np.zeros(len(scores)))
     m, p, d = points.theta.shape
     flat = points.theta.reshape(m * p, d)
     some = _part(bank, left)
