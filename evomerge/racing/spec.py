@@ -88,7 +88,7 @@ class QuestionsSpec:
 SMALL_TASK: Final = 40
 """Below so many search items `auto` asks them all: there is nothing to save, and too little to calibrate with."""
 
-AUTO_SHARE: Final = 0.22
+AUTO_SHARE: Final = 0.2
 """Of a task's search items that `auto` asks of a candidate. With .15 the toy zoos' searches ended 0.9 points below
 those with all questions (5 searches), see `docs/benchmarks.md`."""
 
