@@ -220,7 +220,7 @@ def setup(
         Known(CandidateId(i), "soup" if i == "soup" else "parent", i[-1] if i != "soup" else "soup", recipe, None)
         for i, recipe in recipes.items()
     )
-    spec = load_questions({"number": 6, "estimator": "stratified", **questions})
+    spec = load_questions({"number": 6, "estimator": "stratified", "calibrate": 8, **questions})
     return SearchSetup(SPACE, recipe_of, known, goals, make, budget, questions=spec, pool=pool_of(goals), seed=seed)
 
 
@@ -261,7 +261,9 @@ class Stand:
     def __init__(
         self, folder: Path, goals: Goals = ONE_GOAL, score: str = "race_world:scorer", **questions: Any
     ) -> None:
-        self.spec = load_questions({"number": 6, "estimator": "stratified", "race": "halving", **questions})
+        self.spec = load_questions(
+            {"number": 6, "estimator": "stratified", "race": "halving", "calibrate": 9, **questions}
+        )
         self.folder = folder
         self.store = RunStore.create(folder, {"job.yaml": ""})
         stop = Stop()
