@@ -65,15 +65,14 @@ def forecast(questioner: Questioner, spec: QuestionsSpec, field: Field, *, impor
     generations = -(-left // max(1, field.population))
     # the last generation may be cut, but asks no more than a whole one
     n = field.population * generations if left else 0
-    asked = whole * full + n * _most(questioner, spec)
+    asked = whole * full + n * _most(questioner)
     return Forecast(questioner.mean_questions, full, whole, min(asked, everything), everything)
 
 
-def _most(questioner: Questioner, spec: QuestionsSpec) -> int:
+def _most(questioner: Questioner) -> int:
     """Questions per candidate of a generation, at most."""
     floor = LEAST_PER_TASK * questioner.n_tasks
-    factor = 2 if spec.race == "elimination" else 1
-    return min(questioner.n_items, max(factor * questioner.mean_questions, floor))
+    return min(questioner.n_items, max(questioner.mean_questions, floor))
 
 
 def _calibrating(questioner: Questioner, spec: QuestionsSpec, field: Field, *, imported: bool) -> int:
