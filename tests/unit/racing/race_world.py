@@ -117,13 +117,12 @@ def scorer() -> Callable[[EvalTask], Evaluation]:
 
 
 def crashing_scorer() -> Callable[[EvalTask], Evaluation]:
-    """Heavy candidates crash on some of the search items, so that they fail when a rung first asks one of these."""
+    """Heavy candidates crash on a few of the items, so that in a race they fail when a rung first asks one of these."""
     healthy = scorer()
 
     def score(task: EvalTask) -> Evaluation:
         weights = weights_of(task.recipe)
-        asked = (task.items or items_of(task.set_name)).values()
-        if len(weights) > 2 and weights[0] > 0.6 and any(int(i[-3:]) % 12 == 5 for items in asked for i in items):
+        if weights[0] > 0.6 and any(int(i[-3:]) % 12 == 5 for items in (task.items or {}).values() for i in items):
             raise RuntimeError("too heavy")
         return healthy(task)
 
