@@ -42,6 +42,7 @@ suite:
   include: [{zoo}/tasks]
   tasks: [add, rev, srt, addx]
   split: {{search: 60, select: 60, report: 60}}
+  questions: {questions}
 objectives:
   - {{name: skills, tasks: [add, rev, srt]}}
   - {{name: cross, task: addx}}
@@ -159,13 +160,14 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=120)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--backend", choices=["local", "ray"], default="local")
+    parser.add_argument("--questions", default="{race: halving}", help="suite.questions: races are killed, too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("kills"))
     options = parser.parse_args()
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
     job = options.work / "job.yaml"
-    values = {k: getattr(options, k) for k in ("evaluations", "workers", "backend")}
+    values = {k: getattr(options, k) for k in ("evaluations", "workers", "backend", "questions")}
     job.write_text(JOB.format(zoo=options.zoo.resolve(), **values), encoding="utf-8")
     started = time.perf_counter()
     life(job, options.work / "calm", None)

@@ -79,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--search-items", type=int, default=100, help="per task")
     parser.add_argument("--select-items", type=int, default=200, help="per task")
     parser.add_argument("--report-items", type=int, default=800, help="per task")
+    parser.add_argument("--questions", default="all", help="per candidate: all, auto")
     parser.add_argument("--space", default="layer-wise-task-arithmetic")
     parser.add_argument("--optimizer", default="auto")
     parser.add_argument("--backend", choices=("local", "ray"), default="local")
@@ -117,6 +118,7 @@ def _job(zoo: Path, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "suite": {
             "include": [str(zoo / "tasks")],
             "tasks": list(TASKS),
+            "questions": arguments.questions,
             "split": {
                 "search": arguments.search_items,
                 "select": arguments.select_items,

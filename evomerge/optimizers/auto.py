@@ -16,7 +16,7 @@ MANY_GENES: Final = 20
 FEW_QUESTIONS: Final = 50
 """Below this the noise of the items dominates: one answer is two whole points.
 
-Measured on the toy zoos with 18 genes and 200 evaluations: docs/benchmarks.md, "Few questions".
+Measured on the toy zoos with 18 genes and 200 evaluations: docs/benchmarks.md, "Few search items".
 """
 
 MANY_OBJECTIVES: Final = 4
