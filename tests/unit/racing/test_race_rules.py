@@ -140,6 +140,13 @@ def test_elimination_follows_the_direction(tmp_path: Path) -> None:
     assert stand.alive()[-1] == [1, 3, 5]
 
 
+def test_elimination_follows_the_sign_of_the_weights(tmp_path: Path) -> None:
+    goals = Goals((ObjectiveSpec("o", TASKS, "weighted", (1.0, -2.0)),))
+    stand = Stand(tmp_path / "run", goals, race="elimination", number=16, alpha=0.3)
+    stand.run([direct(x, y) for x, y in ((6, -6), (-6, 6), (6, -6.1), (-6, 6.1), (6, -6.2), (-6, 6.2))])
+    assert stand.alive()[-1] == [0, 2, 4]
+
+
 # -- several objectives, constraints -----------------------------------------------------------------------------------
 
 
@@ -207,10 +214,12 @@ def test_failures_are_failures_at_any_rung(tmp_path: Path, race: str) -> None:
 @pytest.mark.parametrize("rotate", [True, False])
 def test_who_failed_once_gets_no_score_from_earlier_answers(tmp_path: Path, rotate: bool) -> None:
     """With the same questions in every generation, the first rung asks what the candidate had answered."""
-    stand = Stand(tmp_path / "run", ADD, f"{__name__}:clumsy_scorer", rotate=rotate, refit=99)
-    recipes = [direct(3.1, 8.0), *(direct(x, 0.0) for x in (-3.0, -2.0, -1.0, 0.0, 1.0))]
+    stand = Stand(tmp_path / "run", ADD, f"{__name__}:clumsy_scorer", rotate=rotate, order="random")
+    recipes = [direct(9.0, 8.0), *(direct(x, 0.0) for x in (-3.0, -2.0, -1.0, -4.0, -5.0))]
     assert isinstance(stand.run(recipes).outcomes[0], Failure)
+    assert len(stand.alive()) > 1
     again = stand.run(recipes)
+    assert (stand.history.rungs[(1, 0)].items == stand.history.rungs[(2, 0)].items) is not rotate
     assert isinstance(again.outcomes[0], Failure)
     assert recipe_digest(recipes[0]) not in again.beliefs
 

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from race_world import N_ITEMS, TASKS, Stop, live, result, setup, two_goals
+from race_world import N_ITEMS, SPACE, TASKS, Stop, live, result, scorer, setup, two_goals, weights_of
 
 from evomerge.execution.ledger import Ledger
+from evomerge.optimizers.base import Optimizer
 from evomerge.racing.spec import QuestionsSpec
 from evomerge.runs.records import Evaluated, Failed
 from evomerge.runs.replay import History
@@ -101,6 +103,54 @@ def test_failures_in_races_are_told_as_failures(tmp_path: Path) -> None:
         assert (told[genes] is None) is (recipe in failed)
     assert not any(set_name != "search" and recipe in failed for recipe, set_name in history.outcomes)
     assert all(row.recipe not in failed for e in history.estimated.values() for row in e.rows)
+
+
+class Script(Optimizer):
+    """Asks what it is given, one batch after another."""
+
+    def __init__(self, *batches: list[float]) -> None:
+        self._batches = iter(batches)
+
+    def ask(self) -> list[np.ndarray]:
+        return [SPACE.encode({f"w{i}": w for i in range(4)}) for w in next(self._batches)]
+
+    def tell(self, told: object) -> None:
+        pass
+
+    def should_stop(self) -> None:
+        return None
+
+    def mean(self) -> None:
+        return None
+
+
+def weary_scorer() -> Any:
+    """Candidates heavier than 1.4 fail in their second increment."""
+    healthy = scorer()
+    seen: set[str] = set()
+
+    def score(task: Any) -> Any:
+        if weights_of(task.recipe)[0] > 1.4 and str(task.recipe) in seen:
+            raise RuntimeError("weary")
+        seen.add(str(task.recipe))
+        return healthy(task)
+
+    return score
+
+
+def test_who_fails_after_a_score_is_no_finalist(tmp_path: Path) -> None:
+    """The heavy one leaves its first race early, with a score, and fails when it is asked again."""
+    plan = setup("cma", budget=10, race="halving", calibrate=7)
+    batches = [0.2, 0.4, 0.6, 0.8], [1.5, 0.5, 0.4, 0.6], [1.5, 0.7, 0.4, 0.6]
+    plan = replace(plan, make_optimizer=lambda: Script(*batches))
+    history = live(tmp_path / "run", plan, score=f"{__name__}:weary_scorer")
+    weary = history.batches[1].candidates[0].recipe
+    assert weary == history.batches[2].candidates[0].recipe
+    assert weary in {row.recipe for row in history.estimated[1].rows}
+    assert isinstance(history.outcomes[(weary, "search")], Failed)
+    selected = {recipe for recipe, set_name in history.outcomes if set_name == "select"}
+    assert history.batches[0].candidates[0].recipe in selected
+    assert weary not in selected
 
 
 def test_estimates_are_what_readers_see(tmp_path: Path) -> None:
