@@ -4,7 +4,9 @@
 
 For every toy zoo and space the same search runs three times: every candidate is asked the whole search set (`all`);
 `auto` as a job has it by default; and `random`, where all candidates are asked one fixed random subset, as large as
-makes the search-set questions of the whole run equal to those that `auto` asked there. One objective (the mean of add,
+makes the search-set questions of the whole run equal to those that `auto` asked there. `--arms bank` adds a fourth: an
+earlier `auto` search of the same parents with another seed is calibrated (`evomerge calibrate RUN`), and with its banks
+candidates are asked 5 % of the search set from the first generation on. One objective (the mean of add,
 rev, srt and addx), the default optimizer. The chosen models are compared on the report set, which no search has seen.
 
 Differences are paired over (zoo, space); their intervals, for 95 %, are Student's t and the percentile bootstrap over
@@ -36,7 +38,7 @@ from evomerge.runs.replay import read_history
 from evomerge.runs.store import RunStore
 from evomerge.seeds import generator
 
-Arm = Literal["all", "auto", "random"]
+Arm = Literal["all", "auto", "random", "bank"]
 ARMS: Final[tuple[Arm, ...]] = ("all", "auto", "random")
 
 EXPERTS: Final = ("math", "string", "lang")
@@ -45,7 +47,16 @@ SPACES: Final = ("layer-wise-task-arithmetic", "layer-wise-ties")
 OBJECTIVE: Final = "mean"
 RESAMPLES: Final = 10_000
 
-COMPARED: Final[tuple[tuple[Arm, Arm], ...]] = (("auto", "all"), ("auto", "random"), ("random", "all"))
+COMPARED: Final[tuple[tuple[Arm, Arm], ...]] = (
+    ("auto", "all"),
+    ("auto", "random"),
+    ("random", "all"),
+    ("bank", "all"),
+    ("bank", "auto"),
+)
+BANK_SHARE: Final = 0.05
+EARLIER: Final = 1000
+"""Added to the seed of the search whose answers make the banks."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path(".cache/questions.jsonl"), help="finished searches")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--spaces", nargs="+", default=list(SPACES))
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="random needs auto")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, "bank"], default=list(ARMS), help="random needs auto")
     parser.add_argument("--evaluations", type=int, default=200)
     parser.add_argument("--search-items", type=int, default=100, help="per task")
     parser.add_argument("--select-items", type=int, default=200, help="per task")
@@ -179,7 +190,11 @@ def _search(arm: Arm, setting: Setting, arguments: argparse.Namespace, outcomes:
     number = _equal_cost(outcomes, setting) if arm == "random" else None
     with tempfile.TemporaryDirectory() as scratch:
         job, run = Path(scratch) / "job.json", Path(scratch) / "run"
-        job.write_text(json.dumps(_job(zoo, arm, number, setting, arguments.workers)), encoding="utf-8")  # JSON is YAML
+        wanted = _job(zoo, arm, number, setting, arguments.workers)
+        if arm == "bank":
+            banks = _banks(wanted, Path(scratch))
+            wanted["suite"]["questions"] = {"number": BANK_SHARE, "banks": [str(b) for b in banks]}
+        job.write_text(json.dumps(wanted), encoding="utf-8")  # JSON is YAML
         start = time.perf_counter()
         _evomerge("search", str(job), "--run-dir", str(run))
         seconds = time.perf_counter() - start
@@ -187,6 +202,16 @@ def _search(arm: Arm, setting: Setting, arguments: argparse.Namespace, outcomes:
         asked = _asked(run)
     scores = {name: chosen[name]["objectives"][OBJECTIVE]["value"] for name in ("search", "select", "report")}
     return Outcome(arm, setting, **asked._asdict(), number=number, wall_s=seconds, kind=chosen["kind"], **scores)
+
+
+def _banks(wanted: dict[str, Any], scratch: Path) -> list[Path]:
+    """The banks of an earlier search with another seed."""
+    suite = {**wanted["suite"], "questions": "auto"}
+    job, run = scratch / "earlier.json", scratch / "earlier"
+    job.write_text(json.dumps({**wanted, "suite": suite, "seed": wanted["seed"] + EARLIER}), encoding="utf-8")
+    _evomerge("search", str(job), "--run-dir", str(run))
+    _evomerge("calibrate", str(run), "--to", str(scratch / "bank.npz"))
+    return sorted(scratch.glob("bank-*.npz"))
 
 
 def _evomerge(*arguments: str) -> str:
