@@ -215,13 +215,14 @@ def test_failures_are_failures_at_any_rung(tmp_path: Path, race: str) -> None:
 def test_who_failed_once_gets_no_score_from_earlier_answers(tmp_path: Path, rotate: bool) -> None:
     """With the same questions in every generation, the first rung asks what the candidate had answered."""
     stand = Stand(tmp_path / "run", ADD, f"{__name__}:clumsy_scorer", rotate=rotate, order="random")
-    recipes = [direct(9.0, 8.0), *(direct(x, 0.0) for x in (-3.0, -2.0, -1.0, -4.0, -5.0))]
-    assert isinstance(stand.run(recipes).outcomes[0], Failure)
-    assert len(stand.alive()) > 1
-    again = stand.run(recipes)
+    clumsy = direct(0.5, 8.0)
+    first = stand.run([*(direct(x, 0.0) for x in (-6.0, -7.0, -8.0, -9.0, -5.0)), clumsy])
+    assert isinstance(first.outcomes[-1], Failure)
+    assert len(stand.alive()) > 1  # it was able enough to go on, and failed then
+    again = stand.run([*(direct(x, 0.1) for x in (6.0, 7.0, 8.0, 9.0, 5.0)), clumsy])
     assert (stand.history.rungs[(1, 0)].items == stand.history.rungs[(2, 0)].items) is not rotate
-    assert isinstance(again.outcomes[0], Failure)
-    assert recipe_digest(recipes[0]) not in again.beliefs
+    assert isinstance(again.outcomes[-1], Failure)
+    assert recipe_digest(clumsy) not in again.beliefs
 
 
 @pytest.mark.parametrize("race", ["halving", "elimination"])
