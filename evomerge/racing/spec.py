@@ -17,6 +17,9 @@ Order = Literal["auto", "uncertainty", "information", "stratified", "random"]
 RACES: Final[tuple[Race, ...]] = ("auto", "halving", "elimination", "none")
 ORDERS: Final[tuple[Order, ...]] = ("auto", "uncertainty", "information", "stratified", "random")
 
+SAMPLES: Final[tuple[Order, ...]] = ("auto", "stratified", "random")
+"""Orders whose every beginning is a random sample of the items; `auto` is one of them beside elimination."""
+
 AUTO: Final = "auto"
 ALL: Final = "all"
 
@@ -63,6 +66,9 @@ class QuestionsSpec:
             value = getattr(self, name)
             if value not in known:
                 raise _refuse(name, value, suggest(str(value), known))
+        if self.race == "elimination" and self.order not in SAMPLES:
+            # items that were chosen for what they tell show who is better on such items only
+            raise _refuse("order", self.order, f"with race: elimination, a random sample: {', '.join(SAMPLES)}")
         if self.calibrate is not None and self.calibrate < 0:
             raise _refuse("calibrate", self.calibrate, "a number of models, 0 or more")
         if self.refit < 1:

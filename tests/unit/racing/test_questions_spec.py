@@ -113,3 +113,10 @@ def test_unset_keys_are_defaults() -> None:
 def test_banks_start_from_the_jobs_folder(tmp_path: Path) -> None:
     spec = load_questions({"banks": ["a.npz", "/b/c.json", Path("d.npz")]}, tmp_path)
     assert spec.banks == (tmp_path / "a.npz", Path("/b/c.json"), tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("order", ["uncertainty", "information"])
+def test_elimination_needs_a_random_sample(order: str) -> None:
+    with pytest.raises(ConfigError, match="a random sample: auto, stratified, random"):
+        load_questions({"race": "elimination", "order": order})
+    assert load_questions({"race": "elimination", "order": "random"}).order == "random"
