@@ -19,6 +19,7 @@ UNSEEN: Final = 255
 """In matrices of unsigned bytes: the model was not asked."""
 
 _NPZ_FORM: Final = "Y (models x items; bytes 1, 0 and 255 for not asked, or numbers and NaN), models and items"
+_LARGEST: Final = 1e9
 _CSV_FORM: Final = "a header of items, then one line per model: its name and one number per item, empty for not asked"
 
 
@@ -85,9 +86,12 @@ def _cell(path: Path, number: int, cell: str) -> float:
     if not cell.strip():
         return float("nan")
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError as error:
         raise _bad(path, f"line {number} holds {cell!r}", _CSV_FORM) from error
+    if _LARGEST < abs(value) < np.inf:
+        raise _bad(path, f"line {number} holds {cell!r}", f"{_CSV_FORM}; scores up to {_LARGEST:g}")
+    return value
 
 
 def _numbers(path: Path, found: np.ndarray[Any, Any]) -> Floats:
@@ -129,17 +133,24 @@ def _no_matrix(path: Path, held: list[str] | None) -> ConfigError:
     )
 
 
+def _is_pickled(path: Path) -> bool:
+    """Numpy says of whatever it does not know that it may be a pickle; this is one, or an archive with one in it."""
+    with path.open("rb") as f:
+        return f.read(1) == b"\x80" or zipfile.is_zipfile(path)
+
+
 def _unreadable(path: Path, error: Exception) -> ConfigError:
-    if "allow_pickle" in str(error):
+    if "allow_pickle" in str(error) and _is_pickled(path):
         return ConfigError(
             "A response matrix holds pickled objects, which could run code; they are not read.",
             got=str(path),
             allowed="plain arrays: names as text (numpy dtype U), answers as bytes or numbers",
             fix="save the names with numpy.array(names, dtype=str) instead of as objects.",
         )
+    told = "no npz file" if "allow_pickle" in str(error) else str(error)  # no advice to read it unsafely
     return ConfigError(
         "A response matrix cannot be read.",
-        got=f"{path}: {type(error).__name__}: {error}",
+        got=f"{path}: {type(error).__name__}: {told}",
         allowed=f"{_NPZ_FORM} in an .npz file, or {_CSV_FORM} in a .csv file",
         fix="check the path and the file.",
     )

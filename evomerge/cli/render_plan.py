@@ -124,5 +124,5 @@ def plan_questions(assembled: Assembled) -> Forecast:
     population = max(1, len(first) if n_injected <= n_fresh else 2 * n_fresh)
     field = Field(setup.budget, len(known), len(fresh), population, has_mean)
     questioner = Questioner(setup.questions, setup.pool, setup.seed)
-    imported = set(setup.pool.items) <= set(setup.pool.banks)
+    imported = set(setup.pool.items) <= set(setup.pool.banks) and not setup.pool.margins
     return forecast(questioner, setup.questions, field, imported=imported)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evomerge.digest import digest_file
-from evomerge.errors import ConfigError
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import CustomObjective
-from evomerge.evaluation.plan import EvalPlan
+from evomerge.evaluation.plan import EvalPlan, TaskPlan
 from evomerge.irt.bank import ItemBank
 from evomerge.irt.bank_files import bank_for, read_bank
+from evomerge.irt.responses import Link
 from evomerge.racing.importance import importance_of, margin_tasks
 from evomerge.racing.questioner import Pool
 from evomerge.racing.spec import ALL, AUTO, QuestionsSpec
@@ -60,24 +60,29 @@ def choose_questions(spec: QuestionsSpec, plan: EvalPlan, goals: Goals) -> Quest
     banks: dict[str, ItemBank] = {}
     digests: dict[str, str] = {}
     if not spec.whole:
-        found = _banks(spec.banks, items, notes)
+        found = _banks(spec.banks, plan, notes)
         banks = {task: bank for task, (bank, _) in found.items()}
         digests = {task: digest for task, (_, digest) in found.items()}
     pool = Pool(items, importance_of(goals, tuple(items)), margin_tasks(goals), banks)
     return Questions(spec, pool, tuple(notes), digests)
 
 
-def _banks(
-    named: Iterable[Path], items: Mapping[str, tuple[str, ...]], notes: list[str]
-) -> dict[str, tuple[ItemBank, str]]:
+def _banks(named: Iterable[Path], plan: EvalPlan, notes: list[str]) -> dict[str, tuple[ItemBank, str]]:
     """Task -> the first bank that holds all of its search items; the job's own before shipped ones."""
+    items = plan.items("search")
     found: dict[str, tuple[ItemBank, str]] = {}
     own = list(named)
     for path in [*own, *bank_files()]:
-        bank, digest = _read(path)
+        bank, digest = read_bank(path), digest_file(path)
         matches = {task: bank_for(bank, hashes) for task, hashes in items.items()}
         fits = [task for task, match in matches.items() if match.bank is not None]
         for task in fits:
+            expected = _expected_link(plan.task(task))
+            if expected not in (None, bank.link):
+                notes.append(
+                    f"The bank {path.name} is ignored for {task}: it is of {bank.link} items, not {expected} ones."
+                )
+                continue
             match = matches[task].bank
             if match is not None and task not in found:
                 found[task] = (match, digest)
@@ -91,13 +96,8 @@ def _banks(
     return found
 
 
-def _read(path: Path) -> tuple[ItemBank, str]:
-    try:
-        return read_bank(path), digest_file(path)
-    except OSError as error:
-        raise ConfigError(
-            "A bank file cannot be read.",
-            got=f"{path}: {error.strerror or error}",
-            allowed="a file that `evomerge calibrate` has written",
-            fix="correct suite.questions.banks.",
-        ) from error
+def _expected_link(task: TaskPlan) -> Link | None:
+    """Which kind of bank describes a task's scores; None where a plug-in scores as it likes."""
+    if task.kind == "plugin":
+        return None
+    return "logistic" if task.metric.aggregation == "mean" else "normal"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from evomerge.evaluation.goals import BoundGoals
@@ -107,12 +107,13 @@ def feasible(goals: BoundGoals, beliefs: Beliefs) -> bool:
 
 
 def feasibility(goals: BoundGoals, beliefs: Beliefs) -> float:
-    """Probability that no constraint is violated, treating them as independent and errors as normal.
+    """Probability that every bound is met, treating them as independent and errors as normal; `z` plays no part.
 
     Gelbart, Snoek and Adams 2014, eq. 3; without an error it is 0 or 1.
     """
     probability = 1.0
-    for constraint, gap in zip(goals.constraints, violations(goals, beliefs), strict=True):
-        se = beliefs.of(constraint.label, bounded(constraint, goals.objectives)).se
+    for constraint, bound in zip(goals.constraints, goals.bounds, strict=True):
+        estimate = beliefs.of(constraint.label, bounded(constraint, goals.objectives))
+        gap, se = violation(replace(constraint, z=0.0), bound, estimate), estimate.se
         probability *= 0.5 * math.erfc(gap / (se * math.sqrt(2))) if se > 0 else float(gap <= 0)
     return probability

@@ -74,7 +74,9 @@ class PooledAsking(Asking):
         order = weighted_order(size, rng)
         first = np.concatenate([self._front(order, i) for i in range(len(self._tasks))])
         rest = order[~np.isin(order, first)]
-        self._design = WeightedDesign(np.concatenate([first, rest]), size, first.size)
+        # the front was drawn by the same chances; it only makes sure that no task goes without
+        self._least = first.size
+        self._design = WeightedDesign(np.concatenate([first, rest]), size)
 
     def _front(self, order: Indices, task: int) -> Indices:
         inside: Indices = order[(order >= self._ends[task]) & (order < self._ends[task + 1])]
@@ -82,7 +84,7 @@ class PooledAsking(Asking):
 
     def upto(self, questions: int) -> Asked:
         """See `Asking.upto`."""
-        k = max(questions, self._design.first)
+        k = max(questions, self._least)
         asked, inclusion = self._design.asked(k), self._design.inclusion(k)
         items, chances = {}, {}
         for name, start, end in zip(self._tasks, self._ends[:-1], self._ends[1:], strict=True):

@@ -143,7 +143,7 @@ class Questioner:
             return False
         if not self.needs_bank:
             return all(model.fitted is not None for _, model in self._all_models())
-        imported = all(task in self._pool.banks for task in self._tables)
+        imported = not self._margins and all(task in self._pool.banks for task in self._tables)
         complete = len(next(iter(self._tables.values())).complete)
         enough = complete >= calibration_models(self._spec, imported=imported)
         return enough and (batch > 0 or imported or self._spec.calibrate is not None)
@@ -187,11 +187,18 @@ class Questioner:
         """The order in which generation `batch` is asked."""
         rng = generator(self._seed, "questions", str(batch) if self._spec.rotate else "fixed")
         if self._order == "uncertainty":
-            uncertain = {task: model.uncertainty(self._recent) for task, model in self._models.items()}
+            uncertain = {task: self._uncertainty(task) for task in self._models}
             return PooledAsking(uncertain, self._pool.importance, rng)
         counts = {task: len(items) for task, items in self._pool.items.items()}
         designs = {task: self._design(task, rng) for task in self._pool.items}
         return SplitAsking(designs, self._numbers, counts)
+
+    def _uncertainty(self, task: str) -> Floats:
+        """Shape `(n,)`: of the scores; of scores and margins alike where the search is about margins, too."""
+        scores = self._models[task].uncertainty(self._recent)
+        if task not in self._margin_models:
+            return scores
+        return 0.5 * (scores + self._margin_models[task].uncertainty(self._recent))
 
     def _design(self, task: str, rng: np.random.Generator) -> Design | WeightedDesign:
         model, n = self._models[task], len(self._pool.items[task])

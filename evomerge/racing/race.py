@@ -231,17 +231,18 @@ class Race:
     def _eliminated(
         self, scored: Mapping[Digest, Evaluation], started: int, goals: BoundGoals, asked: Asked
     ) -> frozenset[Digest]:
-        """Those shown to be worse than the better half of those left, in every objective.
+        """Those shown to be worse than the better half of those left, in every objective; nobody under constraints.
 
         The best candidate goes out only when one of its `started - 1` rivals is falsely shown to be better at one of
         the looks; the level of a test is `alpha` divided among these.
         """
-        if len(scored) < 2:
-            return frozenset()
+        if len(scored) < 2 or goals.constraints:
+            return frozenset()  # the best may be worse than rivals that break a bound
         keep = len(scored) // 2
         out: Bools = np.ones(len(scored), dtype=np.bool_)
         for objective in goals.objectives:
-            if not isinstance(objective, ObjectiveSpec) or not objective.measure.plain:
+            summed = isinstance(objective, ObjectiveSpec) and objective.aggregate != "min"
+            if not isinstance(objective, ObjectiveSpec) or not objective.measure.plain or not summed:
                 return frozenset()
             weights = objective.weights or (1.0,) * len(objective.tasks)
             blocks, shares = [], []
@@ -255,7 +256,7 @@ class Race:
             pool = sum(len(self._items[task]) for task in objective.tasks)
             rule = EliminationRule(started - 1 + keep, LOOKS - 1, self._spec.alpha, keep=keep, pool=pool)
             share: Floats = np.concatenate(shares)
-            alike = bool(np.ptp(share) <= 1e-12 * share.max())
+            alike = bool(np.ptp(share) <= 0.1 * share.max())  # tasks may differ by a question
             out &= eliminated(np.concatenate(blocks, axis=1), rule, weights=None if alike else share)
         return frozenset(r for r, gone in zip(scored, out, strict=True) if gone)
 

@@ -30,8 +30,16 @@ FEWEST_MODELS: Final = 5
 """With fewer models no bank is fitted."""
 
 SEARCH_ESTIMATORS: Final = ("p-irt", "stratified")
-"""What `estimator: auto` compares in a search. Parents-centred ones shrink better merges to their parents, ridge cannot
-predict beyond the models that it was fitted to; neither ranks siblings better on the toy zoos."""
+"""What `estimator: auto` compares in a search whose items are random samples. Parents-centred ones shrink better merges
+to their parents, ridge cannot predict beyond the models that it was fitted to; neither ranks siblings better on the toy
+zoos. Where items were chosen for what they tell, it is p-IRT without a comparison: design-based estimators would let a
+handful of unlikely items speak for all others."""
+
+LEAST_RANDOM: Final = 8
+"""Effective number of answers (Kish) for a score to be taken from them alone."""
+
+DOUBT: Final = 2.0
+"""Standard errors of a candidate that the bank does not fit are so many times larger, where it has too few answers."""
 
 _LEAST_SPREAD: Final = 0.15
 
@@ -137,7 +145,9 @@ class TaskModel:
         errors: Mapping[str, float] = {}
         name = self._wanted
         if name == "auto":
-            choice = choose_estimator(calibration, asked, inclusion=inclusion, names=SEARCH_ESTIMATORS)
+            chosen = inclusion is not None and float(np.ptp(inclusion)) > 1e-9
+            names = ("p-irt",) if chosen else SEARCH_ESTIMATORS
+            choice = choose_estimator(calibration, asked, inclusion=inclusion, names=names)
             errors = choice.errors
             name = choice.name if errors else "p-irt"
         estimator = make_estimator(name, calibration)
@@ -197,7 +207,8 @@ class TaskModel:
     ) -> Estimated:
         """A weighted sum over all items (the mean by default) from what each model has answered.
 
-        Candidates whose answers do not fit the bank (`alarm.unlike`) are estimated from their own answers alone.
+        Candidates whose answers do not fit the bank (`alarm.unlike`) are estimated from their own answers alone, or
+        believed with twice the error where these are too few.
 
         Args:
             recipes: models with rows in the table.
@@ -211,7 +222,9 @@ class TaskModel:
         if not strange.any():
             return found
         own = make_estimator("mean", fitted.calibration).estimate(scores, inclusion=inclusion, target=target)
-        return Estimated(np.where(strange, own.value, found.value), np.where(strange, own.se, found.se))
+        enough = strange & (_effective(scores, inclusion) >= LEAST_RANDOM)
+        doubted = np.where(strange, DOUBT * found.se, found.se)
+        return Estimated(np.where(enough, own.value, found.value), np.where(enough, own.se, doubted))
 
     @staticmethod
     def _strange(fitted: Fitted, scores: Floats) -> Bools:
@@ -226,3 +239,16 @@ class TaskModel:
         if self._fitted is None:
             raise RuntimeError(f"the bank of {self.table.task} is asked before it was fitted")
         return self._fitted
+
+
+def _effective(scores: Floats, inclusion: Floats | None) -> Floats:
+    """Shape `(m,)`: how many equally weighted answers those of each row are worth (Kish 1965)."""
+    asked = ~np.isnan(scores)
+    if inclusion is None:
+        count: Floats = asked.sum(axis=1).astype(np.float64)
+        return count
+    weights: Floats = np.where(asked & (inclusion > 0), 1.0 / np.maximum(inclusion, 1e-12), 0.0)
+    squares = (weights**2).sum(axis=1)
+    total = weights.sum(axis=1)
+    effective: Floats = np.where(squares > 0, total**2 / np.maximum(squares, 1e-300), 0.0)
+    return effective

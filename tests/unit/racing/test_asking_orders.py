@@ -147,15 +147,10 @@ def test_pooled_chances_are_those_of_the_draw() -> None:
 
 
 def test_pooled_sizes_follow_the_uncertainty() -> None:
-    """Without a front to ask first the chances are those of the sizes (one item per task, all of it in front)."""
+    """The front is drawn by the same chances as the rest."""
     u = np.linspace(0.1, 1.0, 30)
     asking = pooled({"a": list(u)}, {"a": 1.0}, 4)
-    front = set(asking.upto(LEAST_PER_TASK).items["a"])
-    rest = [i for i in range(30) if i not in front]
-    size = sizes_of(u)[rest]
-    np.testing.assert_allclose(
-        asking.upto(10).inclusion["a"][rest], inclusion_probabilities(size, 10 - LEAST_PER_TASK), atol=1e-9
-    )
+    np.testing.assert_allclose(asking.upto(10).inclusion["a"], inclusion_probabilities(sizes_of(u), 10), atol=1e-9)
 
 
 def test_tasks_of_no_importance_are_asked_the_least() -> None:

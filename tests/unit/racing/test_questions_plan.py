@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ class Plan:
 
     def __init__(self, n: int) -> None:
         self._n = n
+
+    def task(self, name: str) -> Any:
+        return SimpleNamespace(kind="multiple_choice", metric=SimpleNamespace(aggregation="mean"))
 
     def items(self, set_name: Any) -> dict[str, tuple[str, ...]]:
         return items_of(set_name, self._n)
