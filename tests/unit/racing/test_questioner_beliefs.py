@@ -356,3 +356,28 @@ def test_functions_see_what_was_answered() -> None:
     goals = BoundGoals((custom,), (), ())
     (belief,) = asker.believe({Digest("m9"): part}, goals, asked).values()
     assert losses(goals, belief) == (-12.0,)
+
+
+def test_no_belief_is_far_off() -> None:
+    """A handful of unlikely items must not speak for all others: `auto` is p-IRT where items were chosen."""
+    asker = questioner({"number": 16}, n=MANY)
+    for i in range(24):
+        asker.learn(Digest(f"m{i}"), model(i % 8, MANY, 0.05 * i))
+    goals = ONE_GOAL.bound({})
+    whole = {Digest(f"s{i}"): answered(f"s{i}", {"add": 2.0 + 0.1 * i, "rev": 2.5}, n=MANY) for i in range(8)}
+    asker.generation(tuple(Digest(f"m{i}") for i in range(16, 24)))
+    for batch in range(1, 6):
+        asker.refit(batch)
+        asked = asker.asking(batch).upto(16)
+        items = {t: tuple(items_of("search", MANY)[t][i] for i in chosen) for t, chosen in asked.items.items()}
+        part = {Digest(f"{r}-{batch}"): restrict(e, items) for r, e in whole.items()}
+        for recipe, evaluation in part.items():
+            asker.learn(recipe, evaluation)
+        believed_now = asker.believe(part, goals, asked)
+        errors = [
+            abs(b.tasks[t].value - whole[Digest(r.rpartition("-")[0])].answers[t].mean)
+            for r, b in believed_now.items()
+            for t in TASKS
+        ]
+        assert max(errors) < 0.3
+        assert asker.estimators == dict.fromkeys(TASKS, "p-irt")

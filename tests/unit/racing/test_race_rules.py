@@ -147,6 +147,21 @@ def test_elimination_follows_the_sign_of_the_weights(tmp_path: Path) -> None:
     assert stand.alive()[-1] == [0, 2, 4]
 
 
+@pytest.mark.parametrize(
+    "goals",
+    [
+        Goals(ADD.objectives, (ConstraintSpec("task", "rev", "at_least", 0.5),)),
+        Goals((ObjectiveSpec("worst", TASKS, "min"),)),
+    ],
+    ids=["constraint", "minimum"],
+)
+def test_elimination_drops_nobody_where_it_cannot_tell_the_best(tmp_path: Path, goals: Goals) -> None:
+    """The best by a bound or by the worst task may be behind on what the paired tests compare."""
+    stand = Stand(tmp_path / "run", goals, race="elimination", number=12, alpha=0.3)
+    stand.run([direct(*x) for x in ((1, 1), (6, -6), (6.1, -6), (6.2, -6), (6.3, -6), (6.4, -6))])
+    assert stand.alive()[-1] == list(range(6))
+
+
 # -- several objectives, constraints -----------------------------------------------------------------------------------
 
 
