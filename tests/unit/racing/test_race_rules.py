@@ -148,17 +148,19 @@ def test_elimination_follows_the_sign_of_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "goals",
+    ("goals", "best", "rival"),
     [
-        Goals(ADD.objectives, (ConstraintSpec("task", "rev", "at_least", 0.5),)),
-        Goals((ObjectiveSpec("worst", TASKS, "min"),)),
+        (Goals(ADD.objectives, (ConstraintSpec("task", "rev", "at_least", 0.5),)), (-5.0, 5.0), (5.0, -5.0)),
+        (Goals((ObjectiveSpec("worst", TASKS, "min"),)), (-1.5, -1.5), (9.0, -2.5)),
     ],
     ids=["constraint", "minimum"],
 )
-def test_elimination_drops_nobody_where_it_cannot_tell_the_best(tmp_path: Path, goals: Goals) -> None:
+def test_elimination_drops_nobody_where_it_cannot_tell_the_best(
+    tmp_path: Path, goals: Goals, best: tuple[float, float], rival: tuple[float, float]
+) -> None:
     """The best by a bound or by the worst task may be behind on what the paired tests compare."""
-    stand = Stand(tmp_path / "run", goals, race="elimination", number=12, alpha=0.3)
-    stand.run([direct(*x) for x in ((1, 1), (6, -6), (6.1, -6), (6.2, -6), (6.3, -6), (6.4, -6))])
+    stand = Stand(tmp_path / "run", goals, race="elimination", number=18, alpha=0.5)
+    stand.run([direct(*best), *(direct(rival[0] + 0.01 * i, rival[1]) for i in range(5))])
     assert stand.alive()[-1] == list(range(6))
 
 
