@@ -4,11 +4,11 @@
     python benchmarks/kills.py --zoo zoo --kills 20 --backend ray
 
 The job has two objectives, races, a constraint relative to a parent, and candidates that fail (a gene that overflows
-the weights). Each life is killed with SIGKILL, alternately the driver alone and its whole process group: one in four at a
-random moment of its start, the others when the journal has grown by a random number of records, spread over the run.
-A life that ended before its kill is told and not counted. After every kill the journal must begin with the bytes that
-it had before. At the end the result digests must be equal, and the evaluations that were begun but not recorded are at
-most workers x kills.
+the weights). Each life is killed with SIGKILL, alternately the driver alone and its whole process group: one in four
+at a random moment of its start, the others when the journal has grown by a random number of records, spread over the
+run. A life that ended before its kill is told and not counted. After every kill the journal must begin with the bytes
+that it had before. At the end the result digests must be equal, and the evaluations that were begun but not recorded
+are at most workers x kills.
 """
 
 from __future__ import annotations
