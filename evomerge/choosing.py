@@ -50,8 +50,10 @@ def milestones(scored: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
     """The best feasible candidate of the generations at one, two and three quarters of the search.
 
     Scored on the select set, they show how far the search set was learned by heart: search scores go on to rise where
-    select scores do not.
+    select scores do not. Only with one objective: a front holds candidates of all ages by itself.
     """
+    if len(goals.objectives) > 1:
+        return []
     by_batch: dict[int, list[Scored]] = {}
     for s in scored:
         if s.batch >= 0 and feasible(goals, s.beliefs):
