@@ -8,14 +8,10 @@ from dataclasses import dataclass, field
 from evomerge.evaluation.measures import References
 from evomerge.evaluation.objectives import (
     ConstraintSpec,
-    Estimate,
     Objective,
     ObjectiveSpec,
     bounded,
-    losses,
-    objective_values,
     resolve_bound,
-    violations,
 )
 from evomerge.types import Evaluation
 
@@ -36,26 +32,6 @@ class BoundGoals:
     constraints: tuple[ConstraintSpec, ...]
     bounds: tuple[float, ...]
     references: Mapping[str, Evaluation] = field(default_factory=dict, compare=False, repr=False)
-
-    def values(self, evaluation: Evaluation) -> dict[str, Estimate]:
-        """Objective name -> value with standard error.
-
-        Raises:
-            EvaluationError: as `objective_values`.
-        """
-        return {o.name: objective_values(o, evaluation, self.references) for o in self.objectives}
-
-    def losses(self, evaluation: Evaluation) -> tuple[float, ...]:
-        """One loss per objective (see `losses`)."""
-        return losses(self.objectives, evaluation, self.references)
-
-    def violations(self, evaluation: Evaluation) -> tuple[float, ...]:
-        """One violation per constraint (see `violations`)."""
-        return violations(self.constraints, self.bounds, self.objectives, evaluation, self.references)
-
-    def feasible(self, evaluation: Evaluation) -> bool:
-        """True when nothing is violated."""
-        return all(v <= 0 for v in self.violations(evaluation))
 
 
 @dataclass(frozen=True)

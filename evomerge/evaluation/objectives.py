@@ -16,7 +16,6 @@ import numpy as np
 from evomerge.errors import ConfigError, EvaluationError, suggest
 from evomerge.evaluation.common_ability import ability_of
 from evomerge.evaluation.measures import BASE, NO_REFERENCES, SCORE, Measure, References, check_combination, measured
-from evomerge.evaluation.subjects import answers_of
 from evomerge.types import Evaluation
 
 Aggregate = Literal["mean", "min", "weighted"]
@@ -202,16 +201,6 @@ def _refuse(what: str, name: str, known: Sequence[str], fix: str) -> ConfigError
     return ConfigError(what, got=repr(name), allowed=suggest(name, known), fix=fix)
 
 
-def task_estimate(evaluation: Evaluation, task: str) -> Estimate:
-    """A task's mean and standard error.
-
-    Raises:
-        EvaluationError: when the task was not scored.
-    """
-    answers = answers_of(evaluation, task)
-    return Estimate(answers.mean, answers.se)
-
-
 def _custom(objective: CustomObjective, evaluation: Evaluation) -> Estimate:
     result = objective.function(evaluation)
     value, se = result if isinstance(result, tuple) else (result, 0.0)
@@ -272,17 +261,6 @@ def combine(objective: ObjectiveSpec, parts: Sequence[Estimate]) -> Estimate:
 def loss(objective: Objective, value: float) -> float:
     """Lower-is-better form of an objective's value. Direction becomes sign here and nowhere else."""
     return -value if objective.direction == "maximize" else value
-
-
-def losses(
-    objectives: Sequence[Objective], evaluation: Evaluation, references: Mapping[str, Evaluation] = NO_REFERENCES
-) -> tuple[float, ...]:
-    """One loss per objective, in their order.
-
-    Raises:
-        EvaluationError: as `objective_values`.
-    """
-    return tuple(loss(o, objective_values(o, evaluation, references).value) for o in objectives)
 
 
 def bounded(constraint: ConstraintSpec, objectives: Sequence[Objective]) -> Objective:
@@ -364,29 +342,3 @@ def violation(constraint: ConstraintSpec, bound: float, estimate: Estimate) -> f
     """
     gap = bound - estimate.value if constraint.sense == "at_least" else estimate.value - bound
     return gap + constraint.z * estimate.se
-
-
-def violations(
-    constraints: Sequence[ConstraintSpec],
-    bounds: Sequence[float],
-    objectives: Sequence[Objective],
-    evaluation: Evaluation,
-    references: Mapping[str, Evaluation] = NO_REFERENCES,
-) -> tuple[float, ...]:
-    """One violation per constraint, in their order.
-
-    Args:
-        constraints: of the job.
-        bounds: from `resolve_bound`, aligned.
-        objectives: of the job.
-        evaluation: the candidate's answers.
-        references: as for `objective_values`.
-
-    Raises:
-        ValueError: when there is not one bound per constraint.
-        EvaluationError: as `objective_values`.
-    """
-    return tuple(
-        violation(c, bound, objective_values(bounded(c, objectives), evaluation, references))
-        for c, bound in zip(constraints, bounds, strict=True)
-    )

@@ -184,16 +184,15 @@ class _Projector:
         return trial
 
     def _judged(self, record: Evaluated) -> tuple[list[float], tuple[float, ...]]:
-        """Objective values and violations: what the search believed where it had an estimate, else of the answers."""
-        key = (record.recipe, record.set_name)
-        evaluation = self.store.load_answers(self.history.parts[key])
+        """Objective values and violations: as the journal has them, else from the answers."""
         goals = self.goals
-        if self.history.estimate(*key) is None:
-            return [e.value for e in goals.values(evaluation).values()], goals.violations(evaluation)
 
         def value(objective: Objective) -> Estimate:
             found = recorded_value(objective, record)
-            return objective_values(objective, evaluation, goals.references) if found is None else found
+            if found is not None:
+                return found
+            answers = self.store.load_answers(self.history.parts[(record.recipe, record.set_name)])
+            return objective_values(objective, answers, goals.references)
 
         pairs = zip(goals.constraints, goals.bounds, strict=True)
         violations = tuple(violation(c, b, value(bounded(c, goals.objectives))) for c, b in pairs)

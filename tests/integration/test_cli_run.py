@@ -177,8 +177,9 @@ def test_resuming_a_finished_run_changes_nothing(finished, command, status):
 
 
 def test_optuna_and_its_dashboard_open_the_study(finished, status):
-    optuna = pytest.importorskip("optuna")
-    dashboard = pytest.importorskip("optuna_dashboard")
+    import optuna
+    import optuna_dashboard as dashboard
+
     url = f"sqlite:///{finished / 'optuna.db'}"
     study = optuna.load_study(study_name="first", storage=url)
     assert len({t.user_attrs["recipe"] for t in study.trials}) == status["counts"]["evaluated"]

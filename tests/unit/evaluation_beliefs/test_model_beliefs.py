@@ -26,7 +26,17 @@ from evomerge.evaluation.beliefs import (
 )
 from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.evaluation.measures import Measure
-from evomerge.evaluation.objectives import ConstraintSpec, CustomObjective, Estimate, ObjectiveSpec, Relative
+from evomerge.evaluation.objectives import (
+    ConstraintSpec,
+    CustomObjective,
+    Estimate,
+    ObjectiveSpec,
+    Relative,
+    bounded,
+    loss,
+    objective_values,
+    violation,
+)
 from evomerge.types import Evaluation, TaskAnswers
 
 TASKS = ("add", "rev", "srt")
@@ -75,6 +85,13 @@ def bound(*objectives: Any, constraints: tuple[ConstraintSpec, ...] = ()) -> Bou
     return Goals(objectives, constraints).bound(PARENTS)
 
 
+def judged(goals: BoundGoals, evaluation: Evaluation) -> tuple[float, ...]:
+    """Violations straight from the answers, constraint by constraint."""
+    pairs = zip(goals.constraints, goals.bounds, strict=True)
+    values = [(c, b, objective_values(bounded(c, goals.objectives), evaluation, goals.references)) for c, b in pairs]
+    return tuple(violation(c, b, value) for c, b, value in values)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_whole_answers_are_judged_as_the_goals_do(name: str) -> None:
     goals = bound(OBJECTIVES[name], constraints=CONSTRAINTS)
@@ -82,10 +99,11 @@ def test_whole_answers_are_judged_as_the_goals_do(name: str) -> None:
     for seed in range(6):
         evaluation = answers_of_model(seed)
         beliefs = believed(goals, evaluation)
-        assert losses(goals, beliefs) == goals.losses(evaluation)
-        assert violations(goals, beliefs) == goals.violations(evaluation)
-        assert feasible(goals, beliefs) == goals.feasible(evaluation)
-        assert errors(goals, beliefs) == tuple(e.se for e in goals.values(evaluation).values())
+        value, se = objective_values(goals.objectives[0], evaluation, goals.references)
+        assert losses(goals, beliefs) == (loss(goals.objectives[0], value),)
+        assert errors(goals, beliefs) == (se,)
+        assert violations(goals, beliefs) == judged(goals, evaluation)
+        assert feasible(goals, beliefs) == (max(judged(goals, evaluation)) <= 0)
         verdicts.add(feasible(goals, beliefs))
     assert {n: beliefs.tasks[n].n for n in TASKS} == dict.fromkeys(TASKS, N)
     assert False in verdicts
@@ -103,8 +121,8 @@ def test_an_objective_with_the_name_of_a_bounded_task_keeps_its_own_value() -> N
     goals = bound(margins, constraints=(ConstraintSpec("task", "add", "at_least", 0.5),))
     evaluation = answers_of_model(3)
     beliefs = believed(goals, evaluation)
-    assert violations(goals, beliefs) == goals.violations(evaluation)
-    assert losses(goals, beliefs) == goals.losses(evaluation)
+    assert violations(goals, beliefs) == judged(goals, evaluation)
+    assert losses(goals, beliefs) == (-objective_values(margins, evaluation).value,)
     assert violations(goals, beliefs)[0] != pytest.approx(0.5 + losses(goals, beliefs)[0])
 
 

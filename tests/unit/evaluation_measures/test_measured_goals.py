@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError, EvaluationError
+from evomerge.evaluation.beliefs import believed, feasible, losses, violations
 from evomerge.evaluation.goal_names import check_goals
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.goals_json import goals_from_json, goals_to_json
@@ -44,11 +45,12 @@ def test_goals_with_flips_bind_and_judge() -> None:
     bound = ConstraintSpec("task", "add", "at_most", 0.05, measure=FLIPS)
     goals = Goals((ObjectiveSpec("add", ("add",)), UNLEARNED), (bound,)).bound(REFERENCES)
     rate = np.mean(np.array(REFERENCES["math"].answers["add"].scores) * (1 - np.array(MERGE.answers["add"].scores)))
-    assert goals.losses(MERGE) == pytest.approx((-MERGE.answers["add"].mean, rate))
-    assert goals.violations(MERGE) == pytest.approx((rate - 0.05,))
-    assert goals.values(MERGE)["unlearned"].value == pytest.approx(rate)
-    assert not goals.feasible(MERGE)
-    assert goals.feasible(REFERENCES["math"])
+    beliefs = believed(goals, MERGE)
+    assert losses(goals, beliefs) == pytest.approx((-MERGE.answers["add"].mean, rate))
+    assert violations(goals, beliefs) == pytest.approx((rate - 0.05,))
+    assert beliefs.values["unlearned"].value == pytest.approx(rate)
+    assert not feasible(goals, beliefs)
+    assert feasible(goals, believed(goals, REFERENCES["math"]))
 
 
 def test_the_best_parent_in_flips_is_the_one_with_the_fewest() -> None:

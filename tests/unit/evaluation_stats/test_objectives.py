@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, EvaluationError
+from evomerge.evaluation.beliefs import believed, feasible, losses, violations
 from evomerge.evaluation.goal_names import check_goals
 from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.evaluation.objectives import (
@@ -18,12 +19,9 @@ from evomerge.evaluation.objectives import (
     ObjectiveSpec,
     Relative,
     loss,
-    losses,
     objective_values,
     resolve_bound,
-    task_estimate,
     violation,
-    violations,
 )
 from evomerge.types import Evaluation, TaskAnswers
 
@@ -38,7 +36,7 @@ SE = math.sqrt(0.1875 / 3)  # of a mean of 1/4 or 3/4 over four items
 
 
 def test_a_task() -> None:
-    assert task_estimate(SCORED, "add") == pytest.approx((0.75, SE))
+    assert objective_values(ObjectiveSpec("add", ("add",)), SCORED) == pytest.approx((0.75, SE))
 
 
 def test_the_mean_combines_standard_errors() -> None:
@@ -77,7 +75,7 @@ def test_equal_weights_are_the_mean_and_one_task_is_itself(scores: list[list[flo
     mean = objective_values(ObjectiveSpec("m", tasks), scored)
     assert objective_values(ObjectiveSpec("w", tasks, "weighted", (1 / n,) * n), scored) == pytest.approx(mean)
     assert objective_values(ObjectiveSpec("m", tasks, "min"), scored).value <= mean.value + 1e-12
-    one = task_estimate(scored, "t0")
+    one = (scored.answers["t0"].mean, scored.answers["t0"].se)
     for aggregate in ("mean", "min"):
         assert objective_values(ObjectiveSpec("o", ("t0",), aggregate), scored) == pytest.approx(one)
 
@@ -86,7 +84,6 @@ def test_direction_becomes_sign_in_losses_only() -> None:
     up, down = ObjectiveSpec("up", ("add",)), ObjectiveSpec("down", ("add",), direction="minimize")
     assert objective_values(up, SCORED) == objective_values(down, SCORED)
     assert (loss(up, 0.75), loss(down, 0.75)) == (-0.75, 0.75)
-    assert losses([up, down], SCORED) == (-0.75, 0.75)
 
 
 def test_a_custom_objective_returns_a_value_or_a_pair() -> None:
@@ -95,7 +92,7 @@ def test_a_custom_objective_returns_a_value_or_a_pair() -> None:
 
     assert objective_values(CustomObjective("s", spread), SCORED) == Estimate(0.5, 0.0)
     assert objective_values(CustomObjective("s", lambda _: (2.0, 0.1)), SCORED) == Estimate(2.0, 0.1)
-    assert losses([CustomObjective("s", spread, "minimize")], SCORED) == (0.5,)
+    assert loss(CustomObjective("s", spread, "minimize"), 0.5) == 0.5
 
 
 @pytest.mark.parametrize("result", [math.nan, math.inf, (0.0, math.nan), (0.0, -1.0)])
@@ -182,9 +179,11 @@ def test_exactly_the_bound_is_feasible_by_default() -> None:
 
 def test_violations_follow_the_constraints_order() -> None:
     constraints = [at_least("task", "rev", 0.5), at_least("objective", "skills", 0.4)]
-    assert violations(constraints, [0.5, 0.4], OBJECTIVES, SCORED) == pytest.approx((0.25, -0.1))
+    goals = BoundGoals(OBJECTIVES, tuple(constraints), (0.5, 0.4))
+    assert violations(goals, believed(goals, SCORED)) == pytest.approx((0.25, -0.1))
+    few = BoundGoals(OBJECTIVES, tuple(constraints), (0.5,))
     with pytest.raises(ValueError, match="shorter"):
-        violations(constraints, [0.5], OBJECTIVES, SCORED)
+        violations(few, believed(few, SCORED))
 
 
 def test_goals_bind_and_judge() -> None:
@@ -192,12 +191,12 @@ def test_goals_bind_and_judge() -> None:
     bound = goals.bound(PARENTS)
     assert bound == BoundGoals(OBJECTIVES, goals.constraints, bound.bounds)
     assert bound.bounds == pytest.approx((0.2,))
-    assert bound.violations(SCORED) == pytest.approx((-0.05,))
-    assert bound.feasible(SCORED)
-    assert not bound.feasible(PARENTS["math"])
-    assert bound.losses(SCORED) == (-0.5, 1.0)
-    assert bound.values(SCORED)["skills"].value == 0.5
-    assert Goals((SKILLS,)).bound({}).feasible(SCORED)
+    beliefs = believed(bound, SCORED)
+    assert violations(bound, beliefs) == pytest.approx((-0.05,))
+    assert feasible(bound, beliefs)
+    assert not feasible(bound, believed(bound, PARENTS["math"]))
+    assert losses(bound, beliefs) == (-0.5, 1.0)
+    assert feasible(Goals((SKILLS,)).bound({}), beliefs)
 
 
 @pytest.mark.parametrize(
