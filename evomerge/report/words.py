@@ -26,7 +26,7 @@ def asked_share(counts: Counts) -> str:
     share = counts.candidate_questions / counts.full_questions
     return (
         f"candidates were asked {counts.candidate_questions:,} questions of the search set, {share:.0%} of the "
-        f"{counts.full_questions:,} of full evaluations"
+        f"{counts.full_questions:,} of full evaluations; search scores of those asked in part are estimates"
     )
 
 
