@@ -40,8 +40,8 @@ class QuestionsSpec:
             paired elimination, which needs a random sample.
         estimator: name of an estimator of `evomerge.irt.estimators`, or `auto`.
         rotate: whether every generation draws its random items anew.
-        calibrate: models that answer the whole search set before partial asking begins; None: the baselines and the
-            first generation.
+        calibrate: models that answer the whole search set before partial asking begins; None: the baselines, the first
+            generation, and further ones until there are twenty.
         refit: generations between two fits of the bank.
         alpha: `elimination`: the chance to drop the best candidate of a generation, over all looks.
         banks: bank files (`evomerge calibrate`), used for tasks whose items they hold.
