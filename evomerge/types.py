@@ -9,13 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NamedTuple, NewType
 
 import numpy as np
 import numpy.typing as npt
 
 Vector = npt.NDArray[np.float64]
 """Genes of one candidate: shape `(d,)`, every entry in `[0, 1]`."""
+
+GeneType = Literal["real", "integer", "choice"]
+
+
+class GeneKind(NamedTuple):
+    """What a gene in [0, 1] stands for.
+
+    Attributes:
+        type: `real`: a point of a fine grid; `integer`: one of `n_values` ordered values; `choice`: one of `n_values`
+            without an order. Values of the last two share [0, 1] in equal cells: value k has the gene (k + 1/2) / n.
+        n_values: how many there are.
+    """
+
+    type: GeneType
+    n_values: int
+
 
 CandidateId = NewType("CandidateId", str)
 Digest = NewType("Digest", str)

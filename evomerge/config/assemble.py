@@ -300,6 +300,7 @@ def _problem(
         budget=resolved.job.budget.evaluations if sized_for is None else sized_for,
         seed=resolved.job.seed,
         injected=tuple(vectors.values()),
+        kinds=space.space.kinds,
     )
 
 

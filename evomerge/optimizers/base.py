@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.types import Vector
+from evomerge.types import GeneKind, Vector
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Problem:
         budget: how many evaluations the run may spend; for sizing only, the loop does the counting.
         seed: the run's seed.
         injected: vectors that must be asked, exactly as given, in the first ask (and only there).
+        kinds: what each gene stands for, `dim` of them; empty when all are real.
     """
 
     dim: int
@@ -45,10 +46,13 @@ class Problem:
     budget: int
     seed: int
     injected: tuple[Vector, ...] = ()
+    kinds: tuple[GeneKind, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dim < 1 or self.n_objectives < 1 or self.n_constraints < 0:
             raise ValueError(f"a problem of {self.dim} genes and {self.n_objectives} objectives cannot be optimised")
+        if self.kinds and len(self.kinds) != self.dim:
+            raise ValueError(f"{len(self.kinds)} kinds were given for {self.dim} genes")
         for name in ("start", "spread", "step"):
             value = np.array(getattr(self, name), dtype=np.float64)
             if value.shape != (self.dim,):

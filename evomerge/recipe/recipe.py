@@ -15,6 +15,7 @@ from typing import Literal
 
 from evomerge.errors import RecipeError
 from evomerge.layout import ROLES, Role, TensorInfo
+from evomerge.recipe.path import Hops, check_hops
 from evomerge.types import Digest
 
 Number = float | bool
@@ -100,6 +101,8 @@ class Recipe:
         dtype: the stored dtype of the result; `parent` keeps each tensor's dtype in the base or first parent.
         compat: `mergekit` reproduces mergekit 0.1.5's arithmetic, `off` is evomerge's own.
         seed: of the random masks (DARE); irrelevant without them.
+        path: the layers that run, in order; None runs every merged layer once. What stands outside the layers follows
+            the rules either way.
     """
 
     parents: tuple[ParentRef, ...]
@@ -108,6 +111,7 @@ class Recipe:
     dtype: OutDtype = "parent"
     compat: Compat = "off"
     seed: int = 0
+    path: Hops | None = None
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parents]
@@ -125,6 +129,8 @@ class Recipe:
                     raise _invalid(
                         f"A rule of method {rule.method!r} names an unknown parent.", repr(name), ", ".join(names)
                     )
+        if self.path is not None:
+            check_hops(self.path, names)
 
     def rule_for(self, tensor: TensorInfo) -> Rule:
         """The rule that decides `tensor`.

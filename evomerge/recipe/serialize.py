@@ -10,11 +10,13 @@ from typing import Any, Final, NoReturn, get_args
 from evomerge.digest import canonical_json, digest_json
 from evomerge.errors import RecipeError, suggest
 from evomerge.layout import ROLES, Role
+from evomerge.recipe.path import Hop
 from evomerge.recipe.recipe import Compat, Number, OutDtype, ParentRef, Recipe, Rule
 from evomerge.types import Digest
 
 FORMAT: Final = "evomerge.recipe"
-VERSION: Final = 1
+VERSION: Final = 2
+"""Of recipes with a path; recipes without one are written as version 1, which every evomerge reads."""
 MAX_CHARACTERS: Final = 50_000_000
 
 _TOP: Final = ("format", "version", "parents", "base", "rules", "dtype", "compat", "seed")
@@ -24,9 +26,10 @@ _RULE: Final = ("method", "shared", "per_parent", "layers", "roles")
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a JSON object; `recipe_from_json` gives an equal recipe back."""
+    path = {} if recipe.path is None else {"path": [[h.parent, h.layer, h.gain] for h in recipe.path]}
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1 if recipe.path is None else VERSION,
         "parents": [
             {"name": p.name, "source": p.source, "revision": p.revision, "content": p.content} for p in recipe.parents
         ],
@@ -35,6 +38,7 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
         "dtype": recipe.dtype,
         "compat": recipe.compat,
         "seed": recipe.seed,
+        **path,
     }
 
 
@@ -71,12 +75,12 @@ def recipe_from_json(value: object) -> Recipe:
         _refuse(
             "The recipe was written by a newer evomerge.",
             f"version {version}",
-            f"version {VERSION}",
+            f"version 1 or {VERSION}",
             "install a newer evomerge.",
         )
-    if version != VERSION or isinstance(version, bool):
-        _refuse("The recipe has no usable version.", f"version {version!r}", f"version {VERSION}")
-    _keys(value, _TOP, "")
+    if version not in (1, VERSION) or isinstance(version, bool) or not isinstance(version, int):
+        _refuse("The recipe has no usable version.", f"version {version!r}", f"version 1 or {VERSION}")
+    _keys(value, _TOP if version == 1 else (*_TOP, "path"), "")
     return Recipe(
         parents=tuple(_parent(p, f"parents.{i}") for i, p in enumerate(_list(value["parents"], "parents"))),
         base=_text_or_none(value["base"], "base"),
@@ -84,6 +88,7 @@ def recipe_from_json(value: object) -> Recipe:
         dtype=_one_of(value["dtype"], get_args(OutDtype), "dtype"),
         compat=_one_of(value["compat"], get_args(Compat), "compat"),
         seed=_whole(value["seed"], "seed"),
+        path=None if version == 1 else tuple(_hop(h, f"path.{i}") for i, h in enumerate(_list(value["path"], "path"))),
     )
 
 
@@ -215,6 +220,16 @@ def _rule(value: object, where: str) -> Rule:
         layers=_layers(rule["layers"], f"{where}.layers"),
         roles=_roles(rule["roles"], f"{where}.roles"),
     )
+
+
+def _hop(value: object, where: str) -> Hop:
+    row = _list(value, where)
+    if len(row) != 3:
+        _wrong(value, where, "[parent or null, layer, gain]")
+    gain = _number(row[2], f"{where}.2")
+    if isinstance(gain, bool):
+        _wrong(gain, f"{where}.2", "a finite number")
+    return Hop(_whole(row[1], f"{where}.1"), _text_or_none(row[0], f"{where}.0"), gain)
 
 
 def _layers(value: object, where: str) -> tuple[int, ...] | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.errors import SpaceError
+from evomerge.types import GeneKind
 
 Value = float | int | bool | str
 
@@ -34,6 +35,11 @@ class Dimension(ABC):
     @abstractmethod
     def n_values(self) -> int:
         """How many values there are, at least 2."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> GeneKind:
+        """What the gene stands for; for optimizers that treat choices as choices."""
 
     @property
     @abstractmethod

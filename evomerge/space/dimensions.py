@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, final
 
 from evomerge.space.dimension import Dimension, Value, dimension_problem
+from evomerge.types import GeneKind
 
 Scale = Literal["linear", "log"]
 
@@ -106,6 +107,11 @@ class Real(Dimension):
     def n_values(self) -> int:
         """How many values the grid has."""
         return self._steps + 1
+
+    @property
+    def kind(self) -> GeneKind:
+        """See `Dimension.kind`."""
+        return GeneKind("real", self.n_values)
 
     @property
     def start_value(self) -> float:
@@ -217,6 +223,11 @@ class Integer(_Cells):
         return self.high - self.low + 1
 
     @property
+    def kind(self) -> GeneKind:
+        """See `Dimension.kind`."""
+        return GeneKind("integer", self.n_values)
+
+    @property
     def start_value(self) -> int:
         """Where search starts."""
         return self.start if self.start is not None else (self.low + self.high) // 2
@@ -265,6 +276,11 @@ class Choice(_Cells):
         return len(self.options)
 
     @property
+    def kind(self) -> GeneKind:
+        """See `Dimension.kind`."""
+        return GeneKind("choice", self.n_values)
+
+    @property
     def start_value(self) -> Value:
         """Where search starts."""
         return self.start if self.start is not None else self.options[0]
@@ -303,6 +319,11 @@ class Gate(_Cells):
     def n_values(self) -> int:
         """Two."""
         return 2
+
+    @property
+    def kind(self) -> GeneKind:
+        """See `Dimension.kind`."""
+        return GeneKind("choice", self.n_values)
 
     @property
     def start_value(self) -> bool:

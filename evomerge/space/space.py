@@ -14,7 +14,7 @@ import numpy as np
 from evomerge.digest import digest_json
 from evomerge.errors import SpaceError, suggest
 from evomerge.space.dimension import Dimension, Value, decode, encode
-from evomerge.types import Digest, Vector
+from evomerge.types import Digest, GeneKind, Vector
 
 
 def _read_only(values: list[float]) -> Vector:
@@ -79,6 +79,11 @@ class SearchSpace:
     def step(self) -> Vector:
         """Shape (d,): distance between the genes of neighbouring values, > 0."""
         return _read_only([d.gene_step for d in self.dimensions])
+
+    @property
+    def kinds(self) -> tuple[GeneKind, ...]:
+        """What each gene stands for, in order."""
+        return tuple(d.kind for d in self.dimensions)
 
     @property
     def digest(self) -> Digest:

@@ -133,7 +133,7 @@ def changed(path, value):
 
 BAD = [
     (("format",), "mergekit", "not a recipe.*mergekit"),
-    (("version",), 2, "newer evomerge.*version 2"),
+    (("version",), 3, "newer evomerge.*version 1 or 2"),
     (("version",), 0, "no usable version.*version 0"),
     (("version",), True, "version True"),
     (("version",), "1", "version '1'"),

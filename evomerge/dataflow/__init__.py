@@ -1,0 +1,1 @@
+"""Layer paths: run them, share their prefixes, export them."""
