@@ -7,11 +7,11 @@ from typing import Final, NamedTuple
 
 from evomerge.archive.knee import knee
 from evomerge.archive.pareto import ArchiveEntry, front_of
-from evomerge.evaluation.beliefs import Beliefs, feasible, losses
+from evomerge.evaluation.beliefs import Beliefs, feasible, losses, violations
 from evomerge.evaluation.goals import BoundGoals
 from evomerge.execution.ledger import Request
 from evomerge.runs.records import Kind
-from evomerge.types import Digest
+from evomerge.types import CandidateId, Digest
 
 FINALISTS: Final = 8
 """With one objective the front is a single, lucky point; this many of the best are compared on the select set."""
@@ -21,13 +21,29 @@ MILESTONES: Final = 3
 """Earlier generations whose best is scored on the select set, too."""
 
 
+STAGE_FINALISTS: Final = 3
+"""So many of the best models of each earlier stage's end are scored on the select set, too."""
+
+ELITES: Final = 6
+"""So many merges a stage hands to the next."""
+
+
 class Scored(NamedTuple):
-    """A model with what is believed of it on one item set, and the generation it came from (-1: from none)."""
+    """A model with what is believed of it on one item set.
+
+    Attributes:
+        request: how it is asked for.
+        kind: what it is.
+        beliefs: scores and their errors.
+        batch: the generation it came from; -1 from none.
+        stage: the stage in which it was first scored.
+    """
 
     request: Request
     kind: Kind
     beliefs: Beliefs
     batch: int = -1
+    stage: int = 0
 
 
 def finalists(scored: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
@@ -37,13 +53,43 @@ def finalists(scored: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
         scored: all models, on the search set.
         goals: bound on the search set.
     """
+    best = ranked(scored, goals)[: FINALISTS if len(goals.objectives) == 1 else None]
+    wanted = {s.request.id for s in (*best, *milestones(scored, goals))}
+    for stage in range(max((s.stage for s in scored), default=0)):
+        until = [s for s in scored if s.stage <= stage]
+        wanted |= {s.request.id for s in ranked(until, goals)[:STAGE_FINALISTS]}
+    return [s for s in scored if s.kind != "candidate" or s.request.id in wanted]
+
+
+def ranked(scored: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
+    """The feasible models by loss, or with several objectives the feasible front, its knee first.
+
+    Args:
+        scored: models on one item set.
+        goals: bound on that set.
+    """
     points = [ArchiveEntry(s.request.id, losses(goals, s.beliefs), feasible(goals, s.beliefs)) for s in scored]
     if len(goals.objectives) == 1:
-        best = sorted((p for p in points if p.feasible), key=lambda p: (p.losses, p.id))[:FINALISTS]
+        best = sorted((p for p in points if p.feasible), key=lambda p: (p.losses, p.id))
     else:
         best = list(front_of(points))
-    wanted = {p.id for p in best} | {s.request.id for s in milestones(scored, goals)}
-    return [s for s in scored if s.kind != "candidate" or s.request.id in wanted]
+        if best:
+            middle = best.pop(knee([p.losses for p in best]))
+            best.insert(0, middle)
+    by_id = {s.request.id: s for s in scored}
+    return [by_id[CandidateId(p.id)] for p in best]
+
+
+def elites(scored: Sequence[Scored], goals: BoundGoals) -> list[Scored]:
+    """What a stage hands to the next, the best first; where nothing is feasible, what violates least."""
+    best = ranked(scored, goals)[:ELITES]
+    if best:
+        return best
+    return sorted(scored, key=lambda s: (_excess(goals, s), losses(goals, s.beliefs), s.request.id))[:1]
+
+
+def _excess(goals: BoundGoals, scored: Scored) -> float:
+    return sum(max(0.0, v) for v in violations(goals, scored.beliefs))
 
 
 def milestones(scored: Sequence[Scored], goals: BoundGoals) -> list[Scored]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
 
-from evomerge.choosing import Scored, choose, compared_with, finalists, rule
+from evomerge.choosing import Scored, choose, compared_with, elites, finalists, rule
 from evomerge.errors import ResumeMismatch
 from evomerge.evaluation.beliefs import Beliefs, believed, losses, violations
 from evomerge.evaluation.goals import BoundGoals, Goals
@@ -21,10 +21,11 @@ from evomerge.racing.questioner import Pool, Questioner
 from evomerge.racing.race import Race
 from evomerge.racing.spec import ALL, QuestionsSpec
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.serialize import recipe_digest, recipe_to_json
+from evomerge.recipe.serialize import recipe_digest, recipe_from_json, recipe_to_json
 from evomerge.runs.records import Asked, Baseline, Candidate, Chosen, Kind, Note, Phase, PhaseBegun
 from evomerge.runs.records import Told as ToldRecord
 from evomerge.runs.replay import Batch, History, compare_genes
+from evomerge.runs.stage_records import StageBegun, StageWon
 from evomerge.runs.store import RunStore
 from evomerge.space.space import SearchSpace
 from evomerge.types import CandidateId, Digest, Evaluation, Failure, Vector
@@ -56,6 +57,34 @@ class Known(NamedTuple):
         return Request(self.id, recipe_digest(self.recipe), recipe_to_json(self.recipe))
 
 
+class Stage(NamedTuple):
+    """One space under one optimizer.
+
+    Attributes:
+        space: the genes.
+        recipe_of: quantised genes -> recipe.
+        make_optimizer: a fresh optimizer; called once per life.
+    """
+
+    space: SearchSpace
+    recipe_of: Callable[[Vector], Recipe]
+    make_optimizer: Callable[[], Optimizer]
+
+
+class StagePlan(NamedTuple):
+    """A stage that is yet to come.
+
+    Attributes:
+        name: as the job calls it.
+        until: the budget of all stages up to the end of this one.
+        open: from the best merges so far, the best first, to the stage; a pure function.
+    """
+
+    name: str
+    until: int
+    open: Callable[[tuple[Recipe, ...]], Stage]
+
+
 @dataclass(frozen=True)
 class SearchSetup:
     """What is searched, and by which rules.
@@ -71,6 +100,8 @@ class SearchSetup:
         questions: how many questions candidates are asked, and which.
         pool: the search set's items, for `questions`; needed unless every candidate is asked everything.
         seed: of the run, for the choice of questions.
+        stages: all stages of a search in stages, the first of which is opened without elites; `space`, `recipe_of` and
+            `make_optimizer` are then those of the first stage. Empty for a search without stages.
     """
 
     space: SearchSpace
@@ -83,6 +114,12 @@ class SearchSetup:
     questions: QuestionsSpec = field(default_factory=lambda: QuestionsSpec(number=ALL))
     pool: Pool = field(default_factory=lambda: Pool({}, {}))
     seed: int = 0
+    stages: tuple[StagePlan, ...] = ()
+
+    @property
+    def first(self) -> Stage:
+        """The stage that the search begins with."""
+        return Stage(self.space, self.recipe_of, self.make_optimizer)
 
 
 PHASES: Final[tuple[Phase, ...]] = ("search", "select", "report")
@@ -111,6 +148,9 @@ class Search:
             seed=setup.seed,
         )
         self._drift_noted = False
+        self._stage = setup.first
+        self._stage_number = 0
+        self._next_batch = 0
 
     def run(self) -> str:
         """Search, choose, report; returns why the search ended.
@@ -122,9 +162,12 @@ class Search:
         recorded = sum(set_name == "search" for _, set_name in self._history.outcomes)
         self._begin("search", self._setup.budget, min(recorded, self._setup.budget))
         goals = self._score_known()
-        optimizer = self._setup.make_optimizer()
-        why = self._generations(optimizer, goals)
-        self._score_mean(optimizer, goals)
+        why = ""
+        for number, plan in enumerate(self._setup.stages or (self._only_stage(),)):
+            self._enter(number, plan, goals)
+            optimizer = self._stage.make_optimizer()
+            why = self._generations(optimizer, goals, plan.until)
+            self._score_mean(optimizer, goals, plan.until)
         selected, again = self._select(finalists(list(self._scored.values()), goals))
         chosen = choose(selected, self._scored, goals, again)
         if chosen is not None:
@@ -132,8 +175,43 @@ class Search:
             if self._history.chosen is None or self._history.chosen.recipe != chosen.request.digest:
                 compared = tuple(r.request.id for r in rivals)
                 self._store.append(Chosen(chosen.request.id, chosen.request.digest, rule(goals), compared))
-            self._compare({s.request.digest: s for s in (chosen, *rivals)}.values(), "report")
+            winners = self._stage_winners(selected, goals, again)
+            self._compare({s.request.digest: s for s in (chosen, *rivals, *winners)}.values(), "report")
         return why
+
+    # -- stages -----------------------------------------------------------------------------------------------------
+
+    def _only_stage(self) -> StagePlan:
+        return StagePlan("search", self._setup.budget, lambda _elites: self._setup.first)
+
+    def _enter(self, number: int, plan: StagePlan, goals: BoundGoals) -> None:
+        """Open a stage around the best merges so far; a resumed run takes the recorded ones."""
+        self._stage_number = number
+        if not self._setup.stages:
+            return
+        begun = self._history.stages.get(number)
+        if begun is None:
+            best = elites(list(self._scored.values()), goals) if number else []
+            recipes = tuple(dict(e.request.recipe) for e in best)
+            begun = StageBegun(number, plan.name, self._next_batch, recipes)
+            self._store.append(begun)
+        self._stage = plan.open(tuple(recipe_from_json(dict(recipe)) for recipe in begun.elites))
+
+    def _stage_winners(self, selected: Sequence[Scored], goals: BoundGoals, again: BoundGoals) -> list[Scored]:
+        """For every stage, what would have been chosen at its end; journaled."""
+        found = []
+        for number, _ in enumerate(self._setup.stages):
+            until = [s for s in selected if s.stage <= number]
+            winner = choose(until, self._scored, goals, again)
+            if winner is None:
+                continue
+            found.append(winner)
+            before = self._history.won.get(number)
+            if before is None or before.recipe != winner.request.digest:
+                self._store.append(StageWon(number, winner.request.id, winner.request.digest))
+        return found
+
+    # -- the search set ---------------------------------------------------------------------------------------------
 
     def _begin(self, phase: Phase, total: int, done: int) -> None:
         reached = self._history.phase
@@ -162,16 +240,18 @@ class Search:
         parents = {m.name: m.request.digest for m in self._setup.known if m.kind == "parent"}
         return self._setup.goals.bound({name: scored[digest] for name, digest in parents.items() if digest in scored})
 
-    def _generations(self, optimizer: Optimizer, goals: BoundGoals) -> str:
-        """Ask, score and tell until the budget is spent or nothing more is to be gained; returns why."""
-        budget = self._setup.budget - (optimizer.mean() is not None)  # one evaluation is the mean's
-        spent_up = f"the budget of {self._setup.budget} evaluations is spent"
-        idle = number = 0
+    def _generations(self, optimizer: Optimizer, goals: BoundGoals, until: int) -> str:
+        """Ask, score and tell until `until` evaluations are spent or nothing more is to be gained; returns why."""
+        budget = until - (optimizer.mean() is not None)  # one evaluation is the mean's
+        spent_up = f"the budget of {until} evaluations is spent"
+        idle = 0
         while idle < IDLE_BATCHES:
             spent = self._ledger.spent
             stop = spent_up if spent >= budget else optimizer.should_stop()
             if stop is not None:
                 return stop
+            number = self._next_batch
+            self._next_batch += 1
             batch = self._ask(optimizer, number)
             requests = [self._request(candidate) for candidate in batch.candidates]
             result = self._race.run(number, requests, goals, limit=budget - spent)
@@ -187,15 +267,15 @@ class Search:
                 self._store.append(ToldRecord(number))
             self._watcher.batch(number)
             idle = idle + 1 if self._ledger.spent == spent else 0
-            number += 1
         return f"{IDLE_BATCHES} generations in a row asked nothing new"
 
     def _ask(self, optimizer: Optimizer, number: int) -> Batch:
         """The optimizer's next batch; while an earlier life is replayed, the recorded one, checked."""
-        asked = [self._setup.space.quantise(vector) for vector in optimizer.ask()]
+        space, recipe_of = self._stage.space, self._stage.recipe_of
+        asked = [space.quantise(vector) for vector in optimizer.ask()]
         recorded = self._batches.get(number)
         if recorded is not None:
-            mismatch = compare_genes(asked, recorded, self._setup.space.names)
+            mismatch = compare_genes(asked, recorded, space.names)
             if mismatch is not None:
                 self._accept(mismatch)
             return recorded
@@ -203,7 +283,7 @@ class Search:
             Candidate(
                 CandidateId(f"g{number:04d}-i{i:02d}"),
                 "candidate",
-                recipe_digest(self._setup.recipe_of(vector)),
+                recipe_digest(recipe_of(vector)),
                 tuple(float(gene) for gene in vector),
             )
             for i, vector in enumerate(asked)
@@ -220,15 +300,15 @@ class Search:
             self._store.append(Note("accepted-drift", f"Recorded candidates were accepted: {mismatch.got}."))
 
     def _request(self, candidate: Candidate) -> Request:
-        return Request(candidate.id, candidate.recipe, recipe_to_json(self._setup.recipe_of(candidate.vector)))
+        return Request(candidate.id, candidate.recipe, recipe_to_json(self._stage.recipe_of(candidate.vector)))
 
-    def _score_mean(self, optimizer: Optimizer, goals: BoundGoals) -> None:
+    def _score_mean(self, optimizer: Optimizer, goals: BoundGoals, until: int) -> None:
         """Score the centre of the last distribution: under noise a better pick than the luckiest sample."""
         mean = optimizer.mean()
-        if mean is None or self._ledger.spent >= self._setup.budget:
+        if mean is None or self._ledger.spent >= until:
             return
-        vector = self._setup.space.quantise(mean)
-        model = Known(CandidateId(f"mean-{self._ledger.spent}"), "mean", "mean", self._setup.recipe_of(vector), vector)
+        vector = self._stage.space.quantise(mean)
+        model = Known(CandidateId(f"mean-{self._ledger.spent}"), "mean", "mean", self._stage.recipe_of(vector), vector)
         self._introduce(model.request, "mean", model.name, vector)
         (outcome,) = self._ledger.score([model.request], "search")
         if isinstance(outcome, Evaluation):
@@ -244,7 +324,7 @@ class Search:
 
     def _keep(self, request: Request, kind: Kind, beliefs: Beliefs, batch: int = -1) -> None:
         """Remember a success: the first to ask for a recipe gives it its id, the last answers decide its scores."""
-        first = self._scored.setdefault(request.digest, Scored(request, kind, beliefs, batch))
+        first = self._scored.setdefault(request.digest, Scored(request, kind, beliefs, batch, self._stage_number))
         self._scored[request.digest] = first._replace(beliefs=beliefs)
 
     # -- the two unseen sets ----------------------------------------------------------------------------------------

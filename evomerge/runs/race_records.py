@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from evomerge.runs.records import RECORDS, Record, TaskScore
+from evomerge.runs.stage_records import StageBegun, StageWon
 from evomerge.types import CandidateId, Digest, SetName
 
 
@@ -119,5 +120,5 @@ class BankFitted(Record):
     errors: Mapping[str, float] = field(default_factory=dict)
 
 
-_RACE_RECORDS: Final[tuple[type[Record], ...]] = (Rung, Estimated, BankFitted)
-ALL_RECORDS: Final[Mapping[str, type[Record]]] = {**RECORDS, **{record.tag: record for record in _RACE_RECORDS}}
+_MORE: Final[tuple[type[Record], ...]] = (Rung, Estimated, BankFitted, StageBegun, StageWon)
+ALL_RECORDS: Final[Mapping[str, type[Record]]] = {**RECORDS, **{record.tag: record for record in _MORE}}

@@ -16,9 +16,10 @@ import numpy as np
 
 from evomerge.types import CandidateId, Digest, Evaluation, Failure, SetName, Vector
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 MIGRATIONS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {
-    1: lambda payload: payload  # version 2 adds records and a field with a default; all else reads as it did
+    1: lambda payload: payload,  # version 2 adds records and a field with a default; all else reads as it did
+    2: lambda payload: payload,  # version 3 adds the records of stages
 }
 """Schema version -> what turns a payload of that version into one of the next."""
 

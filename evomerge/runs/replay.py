@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from evomerge.runs.records import (
     TaskScore,
     Told,
 )
+from evomerge.runs.stage_records import StageBegun, StageWon
 from evomerge.runs.store import Entry
 from evomerge.types import CandidateId, Digest, SetName, Vector
 
@@ -94,6 +95,8 @@ class History:
         estimated: by batch.
         banks: by the batch after which they were fitted, and task.
         sizes: by set, how many items each task has, as the first model shows that was asked the whole set.
+        stages: by number; empty for a search without stages.
+        won: what each stage won, by its number.
     """
 
     batches: tuple[Batch, ...]
@@ -115,6 +118,12 @@ class History:
     estimated: Mapping[int, Estimated]
     banks: Mapping[tuple[int, str], BankFitted]
     sizes: Mapping[SetName, Mapping[str, int]]
+    stages: Mapping[int, StageBegun] = field(default_factory=dict)
+    won: Mapping[int, StageWon] = field(default_factory=dict)
+
+    def stage_of(self, batch: int) -> int:
+        """The number of the stage that a batch belongs to; 0 for a search without stages."""
+        return max((n for n, stage in self.stages.items() if stage.first_batch <= batch), default=0)
 
     @property
     def wall_s(self) -> float:
@@ -214,6 +223,8 @@ def read_history(entries: Iterable[Entry]) -> History:
         estimated={r.batch: r for r in estimated},
         banks={(r.after_batch, r.task): r for r in records if isinstance(r, BankFitted)},
         sizes=_sizes(scored),
+        stages={r.number: r for r in reversed(records) if isinstance(r, StageBegun)},
+        won={r.number: r for r in records if isinstance(r, StageWon)},
     )
 
 
