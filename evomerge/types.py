@@ -112,11 +112,13 @@ class Evaluation:
         set_name: which of the disjoint sets the items belong to.
         answers: per task, keyed by the task's name, in the suite's order.
         timing_s: seconds by stage (`merge`, `score`); informative, never part of a digest.
+        costs: value and standard error of what the model costs (`evaluation.costs`), as far as it was asked for.
     """
 
     set_name: SetName
     answers: Mapping[str, TaskAnswers]
     timing_s: Mapping[str, float] = field(default_factory=dict, compare=False)
+    costs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, answers in self.answers.items():
@@ -158,9 +160,11 @@ class EvalTask:
         recipe: the canonical JSON object of the recipe.
         set_name: which item set to score.
         items: task name -> item hashes to score; None scores the whole set.
+        costs: whether to tell the model's costs; False where they are known, since latency would differ.
     """
 
     id: CandidateId
     recipe: Mapping[str, Any]
     set_name: SetName
     items: Mapping[str, tuple[str, ...]] | None = None
+    costs: bool = True

@@ -134,8 +134,11 @@ class Suite(Strict):
     public_test_split: StrictBool = Field(False, description="It searches on a public test split; the report says so.")
 
 
-MeasureName = Literal["score", "margin", "flips", "ability"]
-_MEASURE: Final = "What of the answers counts: score (if unset), margin, flips or ability."
+MeasureName = Literal["score", "margin", "flips", "ability", "hops", "parameters", "latency"]
+_MEASURE: Final = (
+    "What of the answers counts: score (if unset), margin, flips or ability; "
+    "or a cost, without tasks: hops, parameters or latency."
+)
 _AGAINST: Final = "Of flips: the name of a parent, base, or any_parent."
 _SUBJECT: Final = "Only items of this lm-eval task, of a task that pools several."
 
@@ -149,7 +152,7 @@ class Objective(Strict):
     aggregate: Literal["mean", "min", "weighted"] = Field("mean", description="How several tasks become one number.")
     weights: dict[StrictStr, Number] | None = Field(None, description="Task -> weight, for aggregate: weighted.")
     direction: Literal["maximize", "minimize"] | None = Field(
-        None, description="Which way is better; maximize unless it says otherwise, of flips minimize."
+        None, description="Which way is better; maximize unless it says otherwise, of flips and costs minimize."
     )
     measure: MeasureName | None = Field(None, description=_MEASURE)
     against: StrictStr | None = Field(None, description=_AGAINST)
@@ -171,7 +174,7 @@ class Constraint(Strict):
     """What a candidate must keep."""
 
     task: StrictStr | None = Field(None, description="A task, or")
-    objective: StrictStr | None = Field(None, description="an objective.")
+    objective: StrictStr | None = Field(None, description="an objective; neither with the measure of a cost.")
     measure: MeasureName | None = Field(None, description=_MEASURE)
     against: StrictStr | None = Field(None, description=_AGAINST)
     subject: StrictStr | None = Field(None, description=_SUBJECT)

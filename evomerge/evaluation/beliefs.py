@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from evomerge.evaluation.goals import BoundGoals
 from evomerge.evaluation.objectives import (
+    CostObjective,
     Estimate,
     Objective,
     ObjectiveSpec,
@@ -39,7 +40,7 @@ class Beliefs:
 
     Attributes:
         tasks: task -> its score.
-        values: what does not follow from the tasks' scores: objectives by name, constraints by label.
+        values: what does not follow from the tasks' scores: objectives by name, constraints by label, and costs.
     """
 
     tasks: Mapping[str, Belief]
@@ -53,14 +54,22 @@ class Beliefs:
             objective: what is valued.
         """
         if not (isinstance(objective, ObjectiveSpec) and objective.measure.plain):
-            return self.values[name]  # an objective and a task that is bounded may share a name
+            return self.values[_key(name, objective)]  # an objective and a task that is bounded may share a name
         return combine(objective, [Estimate(self.tasks[t].value, self.tasks[t].se) for t in objective.tasks])
 
 
+def _key(name: str, objective: Objective) -> str:
+    """Under which name a value is kept; no objective and no label has that of a cost."""
+    return f"cost {objective.cost}" if isinstance(objective, CostObjective) else name
+
+
 def subjects(goals: BoundGoals) -> Iterator[tuple[str, Objective]]:
-    """Everything that is valued: objectives by name, then what constraints bound, by label."""
-    yield from ((o.name, o) for o in goals.objectives)
-    yield from ((c.label, bounded(c, goals.objectives)) for c in goals.constraints)
+    """What is valued: objectives by name, then what constraints bound, by label; costs by names of theirs."""
+    every = (
+        *((o.name, o) for o in goals.objectives),
+        *((c.label, bounded(c, goals.objectives)) for c in goals.constraints),
+    )
+    yield from ((_key(name, objective), objective) for name, objective in every)
 
 
 def follows_from_scores(objective: Objective) -> bool:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomerge.errors import ConfigError, EvaluationError, suggest
+from evomerge.evaluation.costs import COSTS
 from evomerge.evaluation.measures import ANY_PARENT, BASE, Measure, no_margins
-from evomerge.evaluation.objectives import BEST_PARENT, ConstraintSpec, Objective, ObjectiveSpec, Relative
+from evomerge.evaluation.objectives import (
+    BEST_PARENT,
+    ConstraintSpec,
+    CostObjective,
+    Objective,
+    ObjectiveSpec,
+    Relative,
+)
 from evomerge.evaluation.plan import TaskPlan, has_margins
 from evomerge.types import SET_NAMES
 
@@ -46,7 +54,7 @@ def check_goals(
         if isinstance(objective, ObjectiveSpec):
             _check_against(f"The objective {objective.name!r}", objective.measure, against)
     for constraint in constraints:
-        known = tasks if constraint.kind == "task" else names
+        known = {"task": tasks, "objective": names, "cost": COSTS}[constraint.kind]
         if constraint.subject not in known:
             what = f"There is no such {constraint.kind} to constrain."
             raise _unknown(what, constraint.subject, known, "correct the name.")
@@ -55,6 +63,21 @@ def check_goals(
         if isinstance(constraint.bound, Relative) and constraint.bound.of not in models:
             what = f"The constraint on {constraint.subject!r} is relative to an unknown model."
             raise _unknown(what, constraint.bound.of, models, "correct the name.")
+
+
+def check_scored(objectives: Sequence[Objective]) -> None:
+    """At least one objective must be about answers.
+
+    Raises:
+        ConfigError: when all of them are costs.
+    """
+    if all(isinstance(o, CostObjective) for o in objectives):
+        raise ConfigError(
+            "Every objective of the job is a cost.",
+            got=", ".join(f"{o.name} (measure: {o.cost})" for o in objectives if isinstance(o, CostObjective)),
+            allowed="costs beside at least one objective with a task or a function",
+            fix="add what the model must be good at: the cheapest model answers nothing.",
+        )
 
 
 def _check_against(who: str, measure: Measure, known: Sequence[str]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from evomerge.evaluation.costs import COSTS, CostKind
 from evomerge.evaluation.measures import References
 from evomerge.evaluation.objectives import (
     ConstraintSpec,
+    CostObjective,
     Objective,
     ObjectiveSpec,
     bounded,
@@ -40,6 +42,13 @@ class Goals:
 
     objectives: tuple[Objective, ...]
     constraints: tuple[ConstraintSpec, ...] = ()
+
+    @property
+    def costs(self) -> tuple[CostKind, ...]:
+        """The costs that an objective or a constraint is about: what workers must tell of every model."""
+        every = (*self.objectives, *(bounded(c, self.objectives) for c in self.constraints))
+        wanted = {o.cost for o in every if isinstance(o, CostObjective)}
+        return tuple(cost for cost in COSTS if cost in wanted)
 
     def bound(self, references: Mapping[str, Evaluation]) -> BoundGoals:
         """The same goals with bounds resolved against models scored on one item set.

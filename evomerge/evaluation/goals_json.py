@@ -8,7 +8,14 @@ from typing import Any
 
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.measures import SCORE, Measure
-from evomerge.evaluation.objectives import ConstraintSpec, CustomObjective, Objective, ObjectiveSpec, Relative
+from evomerge.evaluation.objectives import (
+    ConstraintSpec,
+    CostObjective,
+    CustomObjective,
+    Objective,
+    ObjectiveSpec,
+    Relative,
+)
 from evomerge.types import Evaluation
 
 
@@ -32,6 +39,8 @@ def _objective_to_json(objective: Objective) -> dict[str, Any]:
     head = {"name": objective.name, "direction": objective.direction}
     if isinstance(objective, CustomObjective):
         return head | {"custom": True}
+    if isinstance(objective, CostObjective):
+        return head | {"cost": objective.cost}
     return head | {
         "tasks": list(objective.tasks),
         "aggregate": objective.aggregate,
@@ -56,6 +65,8 @@ def _recorded_only(evaluation: Evaluation) -> float:
 def _objective_from_json(found: Mapping[str, Any]) -> Objective:
     if found.get("custom"):
         return CustomObjective(found["name"], _recorded_only, found["direction"])
+    if "cost" in found:
+        return CostObjective(found["name"], found["cost"], found["direction"])
     return ObjectiveSpec(
         found["name"],
         tuple(found["tasks"]),

@@ -1,4 +1,4 @@
-"""What a run is after: objectives and constraints over task scores, and the one place where direction becomes sign.
+"""A run's aims: objectives and constraints over scores and costs, and the one place where direction becomes sign.
 
 Notation: a task's score is its mean over n items with standard error s. Scores and objective values are on the
 benchmark's scale; losses and violations, lower-is-better, are what optimizers and the archive see.
@@ -15,6 +15,7 @@ import numpy as np
 
 from evomerge.errors import ConfigError, EvaluationError, suggest
 from evomerge.evaluation.common_ability import ability_of
+from evomerge.evaluation.costs import COSTS, CostKind
 from evomerge.evaluation.measures import BASE, NO_REFERENCES, SCORE, Measure, References, check_combination, measured
 from evomerge.types import Evaluation
 
@@ -127,7 +128,33 @@ class CustomObjective:
         _check_direction(self.name, self.direction)
 
 
-Objective = ObjectiveSpec | CustomObjective
+def _check_cost(who: str, cost: str) -> None:
+    if cost not in COSTS:
+        raise ConfigError(
+            f"{who} is about an unknown cost.", got=repr(cost), allowed=suggest(cost, COSTS), fix="use one of these."
+        )
+
+
+@dataclass(frozen=True)
+class CostObjective:
+    """An objective that is a cost of the model, whatever it answers.
+
+    Attributes:
+        name: unique among the objectives of a job.
+        cost: which one.
+        direction: whether more is better.
+    """
+
+    name: str
+    cost: CostKind
+    direction: Direction = "minimize"
+
+    def __post_init__(self) -> None:
+        _check_direction(self.name, self.direction)
+        _check_cost(f"The objective {self.name!r}", self.cost)
+
+
+Objective = ObjectiveSpec | CustomObjective | CostObjective
 
 
 @dataclass(frozen=True)
@@ -152,15 +179,15 @@ class ConstraintSpec:
     """A bound that every point of the front must respect.
 
     Attributes:
-        kind: whether `subject` names a task or an objective.
-        subject: the task or objective that is bounded.
+        kind: whether `subject` names a task, an objective or a cost.
+        subject: the task, objective or cost that is bounded.
         sense: from below or from above.
         bound: a number, or one relative to a model.
         z: standard errors by which it must be met (see `DEFAULT_Z`).
         measure: of the task that is bounded; an objective has its own.
     """
 
-    kind: Literal["task", "objective"]
+    kind: Literal["task", "objective", "cost"]
     subject: str
     sense: Sense
     bound: float | Relative
@@ -168,9 +195,11 @@ class ConstraintSpec:
     measure: Measure = SCORE
 
     def __post_init__(self) -> None:
-        if self.kind == "objective" and not self.measure.plain:
+        if self.kind == "cost":
+            _check_cost("A constraint", self.subject)
+        if self.kind != "task" and not self.measure.plain:
             raise ConfigError(
-                f"The constraint on the objective {self.subject!r} has a measure of its own.",
+                f"The constraint on the {self.kind} {self.subject!r} has a measure of its own.",
                 got=f"measure: {self.measure.kind}",
                 allowed="measure, against and subject beside `task`; an objective has its own",
                 fix="bound a task, or put the measure into the objective.",
@@ -182,7 +211,7 @@ class ConstraintSpec:
 
     @property
     def label(self) -> str:
-        """What is bounded, for people: the task, its measure, or the objective."""
+        """What is bounded, for people: the task, its measure, the objective, or the cost."""
         return self.measure.of(self.subject)
 
     @property
@@ -215,6 +244,17 @@ def _custom(objective: CustomObjective, evaluation: Evaluation) -> Estimate:
     return estimate
 
 
+def _cost(objective: CostObjective, evaluation: Evaluation) -> Estimate:
+    if objective.cost not in evaluation.costs:
+        raise EvaluationError(
+            f"The cost {objective.cost!r} of a model is not known.",
+            got=f"costs: {', '.join(evaluation.costs) or 'none'}",
+            allowed=f"evaluations of workers that were asked for {objective.cost}",
+            fix="score the model with a worker of this job.",
+        )
+    return Estimate(*evaluation.costs[objective.cost])
+
+
 def objective_values(
     objective: Objective, evaluation: Evaluation, references: Mapping[str, Evaluation] = NO_REFERENCES
 ) -> Estimate:
@@ -230,11 +270,13 @@ def objective_values(
         references: the parents by name, and the base as `base`, on the same item set: for flips and abilities.
 
     Raises:
-        EvaluationError: when a task was not scored, a custom function returned something unusable, and as `measured`
-            and `References.bank`.
+        EvaluationError: when a cost was not told, a task was not scored, a custom function returned something
+            unusable, and as `measured` and `References.bank`.
     """
     if isinstance(objective, CustomObjective):
         return _custom(objective, evaluation)
+    if isinstance(objective, CostObjective):
+        return _cost(objective, evaluation)
     if objective.measure.kind == "ability":
         bank = References.of(references).bank(objective.tasks, objective.measure.subject)
         return Estimate(*ability_of(bank, evaluation, objective.tasks))
@@ -263,8 +305,12 @@ def loss(objective: Objective, value: float) -> float:
     return -value if objective.direction == "maximize" else value
 
 
+def _kind(cost: str) -> CostKind:
+    return next(kind for kind in COSTS if kind == cost)
+
+
 def bounded(constraint: ConstraintSpec, objectives: Sequence[Objective]) -> Objective:
-    """What a constraint bounds, as an objective: one of the job's, or its task's measure.
+    """What a constraint bounds, as an objective: one of the job's, its task's measure, or its cost.
 
     Raises:
         ConfigError: when it is on an objective that does not exist.
@@ -272,6 +318,8 @@ def bounded(constraint: ConstraintSpec, objectives: Sequence[Objective]) -> Obje
     if constraint.kind == "task":
         direction: Direction = "minimize" if constraint.measure.minimized else "maximize"
         return ObjectiveSpec(constraint.label, (constraint.subject,), direction=direction, measure=constraint.measure)
+    if constraint.kind == "cost":
+        return CostObjective(constraint.label, _kind(constraint.subject))
     for objective in objectives:
         if objective.name == constraint.subject:
             return objective
@@ -289,7 +337,7 @@ def resolve_bound(
     """The bound as a number, on the item set of `references`.
 
     `best_parent` is the best among the references other than the base: largest for a task and a maximized objective,
-    smallest for a minimized one and for flips.
+    smallest for a minimized one, for flips and for costs.
 
     Args:
         constraint: what is bounded.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from evomerge.errors import EvaluationError
 from evomerge.evaluation.common_ability import ability_answers
 from evomerge.evaluation.measures import NO_REFERENCES, SCORE, References, measured
-from evomerge.evaluation.objectives import CustomObjective, Objective, ObjectiveSpec, objective_values
+from evomerge.evaluation.objectives import CostObjective, Objective, ObjectiveSpec, objective_values
 from evomerge.seeds import generator
 from evomerge.types import Evaluation, TaskAnswers
 
@@ -90,8 +90,8 @@ def objective_interval(
 
     Means and weighted sums combine the task intervals `(l, u)` by the method of variance estimates recovery (Zou and
     Donner 2008, eq. 4): the distance to the lower end is `sqrt(sum (w (m - l))^2)`, with u for l where w < 0. For one
-    task that is the task's interval. The interval of a minimum is `(min l, min u)`; of a custom objective and of an
-    ability, `value +- z se`.
+    task that is the task's interval. The interval of a minimum is `(min l, min u)`; of a custom objective, a cost and
+    an ability, `value +- z se`.
 
     Args:
         objective: whose value.
@@ -104,7 +104,7 @@ def objective_interval(
         ValueError: when confidence is out of range.
     """
     value, se = objective_values(objective, evaluation, references)
-    if isinstance(objective, CustomObjective) or objective.measure.kind == "ability":
+    if not isinstance(objective, ObjectiveSpec) or objective.measure.kind == "ability":
         half = normal_quantile(confidence) * se
         return Interval(value - half, value + half)
     parts = list(measured(objective.measure, evaluation, objective.tasks, references).values())
@@ -135,7 +135,7 @@ class Comparison:
         high: upper end.
         confidence: of this interval, after correction for the number of baselines.
         verdict: `better` or `worse` only when the interval excludes 0 and enough items were answered differently.
-        n_items: items compared, over all tasks of the objective.
+        n_items: items compared, over all tasks of the objective; 0 for a cost.
         n_different: items that the two models scored differently.
     """
 
@@ -253,7 +253,8 @@ def fewest_different(confidence: float) -> int:
 
 
 def _verdict(objective: Objective, interval: Interval, n_different: int, confidence: float) -> Verdict:
-    if interval.low <= 0 <= interval.high or n_different < fewest_different(confidence):
+    counted = not isinstance(objective, CostObjective)
+    if interval.low <= 0 <= interval.high or (counted and n_different < fewest_different(confidence)):
         return "not separable"
     larger = interval.low > 0
     return "better" if larger == (objective.direction == "maximize") else "worse"
@@ -272,14 +273,14 @@ def compare(
     """One comparison at one confidence (see `compare_all` for several).
 
     A custom objective cannot be resampled by item: its interval is `difference +- z sqrt(se^2 + se^2)`, which ignores
-    the pairing and is therefore too wide rather than too narrow.
+    the pairing and is therefore too wide rather than too narrow. A cost has the same interval and no items behind it.
 
     Raises:
         EvaluationError: when a task is missing or the items differ.
     """
     values = [objective_values(objective, e, references) for e in (candidate, baseline)]
     difference = values[0].value - values[1].value
-    if isinstance(objective, CustomObjective):
+    if not isinstance(objective, ObjectiveSpec):
         counted = ObjectiveSpec(objective.name, tuple(candidate.answers))
         half = normal_quantile(confidence) * math.hypot(values[0].se, values[1].se)
         interval = Interval(difference - half, difference + half)
@@ -291,8 +292,10 @@ def compare(
         if objective.measure.kind == "ability":
             # all parts of an ability differ with it; what two models answered differently, their scores tell
             counted = replace(objective, measure=replace(SCORE, subject=objective.measure.subject))
-    pairs = np.concatenate(_pairs(counted, candidate, baseline, references))
-    n_different = int(np.sum(pairs[:, 0] != pairs[:, 1]))
+    n_items, n_different = 0, 0
+    if not isinstance(objective, CostObjective):
+        pairs = np.concatenate(_pairs(counted, candidate, baseline, references))
+        n_items, n_different = len(pairs), int(np.sum(pairs[:, 0] != pairs[:, 1]))
     return Comparison(
         against=against,
         what=objective.name,
@@ -301,7 +304,7 @@ def compare(
         high=interval.high,
         confidence=confidence,
         verdict=_verdict(objective, interval, n_different, confidence),
-        n_items=len(pairs),
+        n_items=n_items,
         n_different=n_different,
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from evomerge.errors import StoreError
 from evomerge.runs.partial import Items, merge_evaluations
@@ -22,6 +22,7 @@ class Known:
         failure: what happened when more than `evaluation` was asked; nothing more is asked then.
         lost: recorded answers whose files are lost; they may be asked again, also of a model that failed later.
         n_parts: number of the last increment, lost ones included; 0 without.
+        costs: what the model costs, once it was told; it is not asked again.
     """
 
     evaluation: Evaluation | None = None
@@ -29,6 +30,7 @@ class Known:
     failure: Failure | None = None
     lost: tuple[Evaluated, ...] = ()
     n_parts: int = 0
+    costs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def missing(self, wanted: Items) -> Items:
         """What of `wanted` has no answer, in the same order; tasks without such an item are left out."""
@@ -45,14 +47,18 @@ class Known:
 
     def with_whole(self, evaluation: Evaluation) -> Known:
         """After the whole set was answered at once."""
-        return replace(self, evaluation=evaluation, whole=True, lost=())
+        return replace(self, evaluation=evaluation, whole=True, lost=(), costs=evaluation.costs)
 
     def with_part(self, number: int, part: Evaluation, order: Items) -> Known:
         """After an increment was answered; all answers are in the order of the plan."""
         parts = [part] if self.evaluation is None else [self.evaluation, part]
         lost = tuple(r for r in self.lost if r.part != number)
         merged = merge_evaluations(parts, order)
-        return replace(self, evaluation=merged, lost=lost, n_parts=max(self.n_parts, number))
+        return replace(self, evaluation=merged, lost=lost, n_parts=max(self.n_parts, number), costs=merged.costs)
+
+    def with_costs(self, evaluation: Evaluation) -> Evaluation:
+        """An evaluation with the costs that were told before, if there are any: the first measurement counts."""
+        return replace(evaluation, costs=self.costs) if self.costs else evaluation
 
     def with_failure(self, failure: Failure) -> Known:
         """After the model failed; the first failure counts, and what was lost before it stays so."""
@@ -91,4 +97,5 @@ def load_known(store: RunStore, parts: Sequence[Evaluated | Failed]) -> Known:
         failure=failures[0] if failures else None,
         lost=() if whole is not None else tuple(lost),
         n_parts=max((record.part for record in scored), default=0),
+        costs=next((record.costs for record in scored if record.costs), {}),
     )

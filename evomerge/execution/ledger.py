@@ -254,7 +254,8 @@ class Ledger:
             while due and len(running) < 2 * self._pool.n_workers:
                 request, items = first = due.popleft()
                 running[request.id] = first
-                self._pool.submit(EvalTask(request.id, request.recipe, set_name, items))
+                costed = bool(self._known.get((request.digest, set_name), Known()).costs)
+                self._pool.submit(EvalTask(request.id, request.recipe, set_name, items, costs=not costed))
             self._take(running, set_name, _TICK_S)
 
     def _take(self, running: dict[CandidateId, _Due], set_name: SetName, timeout_s: float) -> None:
@@ -276,13 +277,14 @@ class Ledger:
         if isinstance(outcome, Failure):
             self._store.append(Failed(*who, outcome, *by))
             return before.with_failure(outcome)
+        outcome = before.with_costs(outcome)
         responses = self._store.save_responses(request.digest, outcome)
         part = 0 if result.task.items is None else before.part_number(responses)
         after = before.with_part(part, outcome, self._order[set_name]) if part else before.with_whole(outcome)
         known = after.evaluation or outcome
         values = {o.name: (e.value, e.se) for o in self._custom for e in (objective_values(o, known),)}
         timing = {stage: round(seconds, 4) for stage, seconds in outcome.timing_s.items()}
-        self._store.append(Evaluated(*who, task_scores(outcome), responses, timing, *by, values, part))
+        self._store.append(Evaluated(*who, task_scores(outcome), responses, timing, *by, values, part, outcome.costs))
         return after
 
     def _drain(self, running: dict[CandidateId, _Due], set_name: SetName) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomerge.evaluation.goals import Goals
-from evomerge.evaluation.objectives import ObjectiveSpec, bounded
+from evomerge.evaluation.objectives import CostObjective, ObjectiveSpec, bounded
 
 CONSTRAINT: float = 0.5
 """A task that is only bounded matters half as much as one that is an objective."""
@@ -14,7 +14,8 @@ CONSTRAINT: float = 0.5
 def importance_of(goals: Goals, tasks: Sequence[str]) -> dict[str, float]:
     """Task -> weight, not negative: its share of each objective, summed, and half of that for constraints.
 
-    Every task matters alike where a Python function is an objective, since nobody knows what it looks at.
+    Every task matters alike where a Python function is an objective, since nobody knows what it looks at. No question
+    tells a cost.
 
     Args:
         goals: of the job.
@@ -25,6 +26,8 @@ def importance_of(goals: Goals, tasks: Sequence[str]) -> dict[str, float]:
         *((o, 1.0) for o in goals.objectives),
         *((bounded(c, goals.objectives), CONSTRAINT) for c in goals.constraints),
     ):
+        if isinstance(objective, CostObjective):
+            continue
         if not isinstance(objective, ObjectiveSpec):
             return dict.fromkeys(tasks, 1.0)
         weights = [abs(w) for w in objective.weights] or [1.0] * len(objective.tasks)

@@ -106,13 +106,13 @@ class ConstraintInfo:
 
     Attributes:
         on: what is bounded.
-        name: of the task or objective.
+        name: of the task, objective or cost.
         at_least: a lower bound in the score's unit; None for an upper one, and until its baseline is scored.
         rule: the constraint in one line, for instance `rev >= best_parent - 0.01`.
         at_most: the same for an upper bound.
     """
 
-    on: Literal["task", "objective"]
+    on: Literal["task", "objective", "cost"]
     name: str
     at_least: float | None
     rule: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.evaluation.objectives import Estimate, Objective, ObjectiveSpec, combine
+from evomerge.evaluation.objectives import CostObjective, Estimate, Objective, ObjectiveSpec, combine
 from evomerge.runs.records import Evaluated
 
 
@@ -15,5 +15,7 @@ def recorded_value(objective: Objective, record: Evaluated) -> Estimate | None:
     """
     if isinstance(objective, ObjectiveSpec) and objective.measure.plain:
         return combine(objective, [Estimate(record.tasks[t].mean, record.tasks[t].se) for t in objective.tasks])
+    if isinstance(objective, CostObjective):
+        return Estimate(*record.costs[objective.cost]) if objective.cost in record.costs else None
     # looked up last: an objective may have the name of a task that is bounded
     return Estimate(*record.values[objective.name]) if objective.name in record.values else None

@@ -38,7 +38,7 @@ def _in_order(answers: TaskAnswers, order: Sequence[str]) -> TaskAnswers:
 
 
 def merge_evaluations(parts: Sequence[Evaluation], order: Items | None = None) -> Evaluation:
-    """All answers of one model to one set as one evaluation; its timing is the sum.
+    """All answers of one model to one set as one evaluation; its timing is the sum, its costs are the first told.
 
     Args:
         parts: at least one, in the order of asking.
@@ -56,7 +56,8 @@ def merge_evaluations(parts: Sequence[Evaluation], order: Items | None = None) -
     for name in names:
         joined = _joined([part.answers[name] for part in parts if name in part.answers])
         answers[name] = joined if order is None or name not in order else _in_order(joined, order[name])
-    return Evaluation(parts[0].set_name, answers, _summed(part.timing_s for part in parts))
+    costs = next((part.costs for part in parts if part.costs), {})
+    return Evaluation(parts[0].set_name, answers, _summed(part.timing_s for part in parts), costs)
 
 
 def restrict(evaluation: Evaluation, items: Mapping[str, Collection[str]]) -> Evaluation:

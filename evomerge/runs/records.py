@@ -191,6 +191,7 @@ class Evaluated(Record):
         values: value and standard error of objectives that a Python function computes; others follow from the tasks.
             They are of everything that this model had answered on this set.
         part: 0 when the whole set was asked at once; else the number, from 1, of this increment for recipe and set.
+        costs: value and standard error of the costs that the run is about; the same in all increments.
     """
 
     tag: ClassVar[str] = "evaluated"
@@ -204,13 +205,17 @@ class Evaluated(Record):
     attempt: int = 1
     values: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     part: int = 0
+    costs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> Evaluated:
         """See `to_json`."""
         tasks = {name: TaskScore(*score) for name, score in payload["tasks"].items()}
-        values = {name: (float(v[0]), float(v[1])) for name, v in payload.get("values", {}).items()}
-        return cls(**{**payload, "tasks": tasks, "values": values})
+        pairs = {
+            key: {name: (float(v[0]), float(v[1])) for name, v in payload.get(key, {}).items()}
+            for key in ("values", "costs")
+        }
+        return cls(**{**payload, "tasks": tasks, **pairs})
 
     @property
     def n_questions(self) -> int:

@@ -77,7 +77,7 @@ def _read_checked(path: Path, digest: str) -> Any:
 
 
 def load_responses(folder: Path, record: Evaluated) -> Evaluation:
-    """The evaluation behind a record, with every item's score.
+    """The evaluation behind a record, with every item's score; its costs are the record's own.
 
     Raises:
         StoreError: when a file is lost or was altered.
@@ -98,4 +98,4 @@ def load_responses(folder: Path, record: Evaluated) -> Evaluation:
         )
         for name in found["tasks"]
     }
-    return Evaluation(record.set_name, answers, dict(record.timing_s))
+    return Evaluation(record.set_name, answers, dict(record.timing_s), dict(record.costs))
