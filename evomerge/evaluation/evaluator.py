@@ -18,7 +18,7 @@ from evomerge.evaluation.generation import StopRule, generate
 from evomerge.evaluation.packed import packable
 from evomerge.evaluation.plan import EvalPlan, Item, Prompted, Scored, TaskPlan, has_margins, pack, unpack
 from evomerge.evaluation.plugin import ItemTask, load_evaluator, plugin_scores
-from evomerge.evaluation.scorer import Forced, ForcedBatches, ForcedResults
+from evomerge.evaluation.scorer import Forced, ForcedBatches, ForcedResults, Passes
 from evomerge.evaluation.shortcut import OPEN, Judge
 from evomerge.evaluation.tokens import load_tokenizer
 from evomerge.types import Evaluation, SetName, TaskAnswers
@@ -123,6 +123,8 @@ class PlanEvaluator(Evaluator):
         tokenizer_folder: the folder it was compiled with; read when a text must be decoded.
         batch_tokens: tokens of one teacher-forced pass, padding included; None chooses by the model's device.
         cache_tokens: tokens that the caches of one generation batch may hold.
+        pack: whether short rows are packed; None asks the first model. To be given where models of several configs are
+            scored (paths), so that batches do not depend on which comes first.
     """
 
     def __init__(
@@ -131,11 +133,13 @@ class PlanEvaluator(Evaluator):
         tokenizer_folder: Path,
         batch_tokens: int | None = None,
         cache_tokens: int = CACHE_TOKENS,
+        pack: bool | None = None,
     ) -> None:
         self._plan = plan
         self._folder = Path(tokenizer_folder)
         self._batch_tokens = batch_tokens
         self._cache_tokens = cache_tokens
+        self._pack = pack
         self._tokenizer: Any = None
         self._rescorer: Any = None
         self._plugins: dict[str, ItemTask] = {}
@@ -155,14 +159,31 @@ class PlanEvaluator(Evaluator):
             self._tokenizer = load_tokenizer(self._folder)
         return self._tokenizer
 
-    def evaluate(self, model: Any, set_name: SetName, items: Mapping[str, Sequence[str]] | None = None) -> Evaluation:
-        """See `Evaluator.evaluate`."""
+    def evaluate(
+        self,
+        model: Any,
+        set_name: SetName,
+        items: Mapping[str, Sequence[str]] | None = None,
+        passes: Passes | None = None,
+    ) -> Evaluation:
+        """See `Evaluator.evaluate`.
+
+        Args:
+            model: as there.
+            set_name: as there.
+            items: as there.
+            passes: told of every teacher-forced pass without cache.
+
+        Raises:
+            EvaluationError: as there.
+            NonFinite: as there.
+        """
         started = time.perf_counter()
         work = self._work(model, set_name, self._plan.selected(set_name, items))
         scores: dict[str, Sequence[float] | Floats] = {}
         margins: dict[str, tuple[float, ...]] = {}
         with NeededLogits(model) as needed:
-            results = work.batches.run(needed)
+            results = work.batches.run(needed, passes)
             for part in work.tasks:
                 if part.task.kind != "plugin":
                     scores[part.task.name] = self._task_scores(part, results, needed, set_name)
@@ -199,7 +220,8 @@ class PlanEvaluator(Evaluator):
             tasks.append(_TaskWork(task, items, len(requests), tuple(len(r) for r in rows)))
             requests += [r for row in rows for r in row]
         batch_tokens = self._batch_tokens or (CPU_BATCH_TOKENS if model.device.type == "cpu" else BATCH_TOKENS)
-        batches = ForcedBatches(requests, batch_tokens, model.device, self._cache_tokens, pack=packable(model))
+        pack = packable(model) if self._pack is None else self._pack
+        batches = ForcedBatches(requests, batch_tokens, model.device, self._cache_tokens, pack=pack)
         return _Work(tuple(tasks), batches)
 
     def _task_scores(

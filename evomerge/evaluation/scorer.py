@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, final
+from contextlib import AbstractContextManager
+from typing import Any, Final, NamedTuple, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +127,13 @@ def _batch(rows: Sequence[Row], requests: Sequence[Forced], offsets: Offsets, de
     return _Batch(on_device[0], on_device[1], on_device[2], on_device[3], np.concatenate(slots))
 
 
+class Passes(Protocol):
+    """Told of the passes of batches; may make a model's layers give back what they gave before, to the bit."""
+
+    def during(self, batches: ForcedBatches, number: int) -> AbstractContextManager[object]:
+        """Entered around one pass without cache: batch `number`, whose inputs are the same for every candidate."""
+
+
 @final
 class ForcedBatches:
     """Requests prepared once; run for every candidate in the same batches, in the same order.
@@ -164,8 +172,17 @@ class ForcedBatches:
         """Tokens of all forward passes, padding included."""
         return sum(b.n_tokens for b in self._batches)
 
-    def run(self, model: NeededLogits) -> ForcedResults:
+    @property
+    def n_uncached_tokens(self) -> int:
+        """Tokens of the passes that continue no cache and keep none, padding included."""
+        return sum(b.n_tokens for b in self._batches if not isinstance(b, SharedBatch))
+
+    def run(self, model: NeededLogits, passes: Passes | None = None) -> ForcedResults:
         """Scores every request.
+
+        Args:
+            model: the candidate.
+            passes: told of every pass without cache.
 
         Raises:
             NonFinite: when a logit is NaN or infinite.
@@ -173,9 +190,16 @@ class ForcedBatches:
         ll = np.empty(len(self._targets))
         top = np.empty(len(self._targets), np.int64)
         # collected on the device, so that the host waits once
-        found = [batch.run(model) for batch in self._batches]
+        found = [self._run_one(number, model, passes) for number in range(len(self._batches))]
         for batch, scores in zip(self._batches, found, strict=True):
             check_finite(scores.ll, "where answers are scored")
             ll[batch.slots] = scores.ll.cpu().numpy()
             top[batch.slots] = scores.top.cpu().numpy()
         return ForcedResults(ll, top, top == self._targets, self._offsets)
+
+    def _run_one(self, number: int, model: NeededLogits, passes: Passes | None) -> TokenScores:
+        batch = self._batches[number]
+        if passes is None or isinstance(batch, SharedBatch):
+            return batch.run(model)
+        with passes.during(self, number):
+            return batch.run(model)

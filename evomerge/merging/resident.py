@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Any, final
 
 import torch
 
 from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.errors import MergeError, ModelError
+from evomerge.layout import ROLES, Role
 from evomerge.merging.execute import Work, merge_into, new_tensor, prepare
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
@@ -86,11 +87,13 @@ class ResidentModel:
         self._applied: dict[str, Hashable] = {}
         self.n_merged = 0
 
-    def apply(self, recipe: Recipe) -> None:
-        """Merge a recipe into the model, in place.
+    def apply(self, recipe: Recipe, layers: Collection[int] | None = None) -> None:
+        """Merge a recipe into the model, in place; its path is not looked at.
 
         Args:
             recipe: its parents are in the pool.
+            layers: those that will run; None merges every layer. What stands outside the layers is always merged, and
+                the other layers keep an older candidate's values.
 
         Raises:
             MergeError: when the recipe does not fit the parents or the model.
@@ -103,8 +106,19 @@ class ResidentModel:
         self.n_merged = 0
         with torch.no_grad():
             for tensor in plan.tensors:
-                if tensor.info.name in self._places:
+                wanted = layers is None or tensor.info.layer is None or tensor.info.layer in layers
+                if wanted and tensor.info.name in self._places:
                     self._apply_one(plan, tensor)
+
+    def key(self, layer: int | None, roles: Collection[Role] = ROLES) -> Hashable:
+        """What names the bits of a layer: equal keys, also of two models over one pool, mean equal bits.
+
+        Args:
+            layer: the layer, which was merged; None takes the tensors outside the layers.
+            roles: of the tensors that count.
+        """
+        chosen = [t.name for t in self._layout.tensors if t.layer == layer and t.role in roles]
+        return (layer, tuple((name, self._applied.get(name)) for name in chosen))
 
     def _apply_one(self, plan: MergePlan, tensor: TensorPlan) -> None:
         name = tensor.info.name
