@@ -19,11 +19,11 @@ from evomerge.config.recipes_of import run_recipes
 from evomerge.config.run_files import check_unchanged, package_versions, run_files
 from evomerge.config.schema import Job
 from evomerge.config.workers import open_pool
+from evomerge.dataflow.export import check_export, write_recipe
 from evomerge.errors import ConfigError, Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction
 from evomerge.execution.ledger import Ledger, Request, StopSignal, Watcher, recorded_outcomes
 from evomerge.loop import Search
-from evomerge.merging.export import write_merge
 from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.recipe import Compat, Recipe
@@ -209,7 +209,8 @@ def _conclude(assembled: Assembled, store: RunStore, history: History, why: str)
     summary = summarise(store.folder)
     if history.finished is None or history.finished.result_digest != summary.result_digest:
         store.append(Finished(why, summary.result_digest))
-    problem = write_study(store, assembled.resolved.job.name, assembled.space.space, assembled.goals)
+    spaces = [maker.space.space for maker in assembled.makers]
+    problem = write_study(store, assembled.resolved.job.name, spaces, assembled.goals)
     if problem is not None:
         store.append(Note("study", problem))
     write_report(store.folder, run_recipes(store.folder))
@@ -228,16 +229,20 @@ def merge(recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None 
     Raises:
         ConfigError: when the file cannot be read or `to` is taken.
         RecipeError: when the file is no recipe, or asks for something that is not supported.
-        ModelError: when parents cannot be opened or do not fit each other.
+        ModelError: when parents cannot be opened or do not fit each other, or the recipe has a path that cannot be
+            written exactly.
+        MergeError: when the recipe does not fit the parents.
+        NonFinite: when a tensor of the result holds NaN or infinity.
     """
     if isinstance(recipe, Recipe):
         found = recipe if compat is None else replace(recipe, compat=compat)
     else:
         found = read_recipe_file(Path(recipe), compat)
     checkpoints = open_recipe_parents(found)
+    pool = ParentPool(checkpoints)
+    check_export(found, pool)
     for checkpoint in checkpoints.values():
         check_finite(checkpoint)
-    pool = ParentPool(checkpoints)
     kernels = kernels_for_merge(found, pool, kernel_folder())
-    write_merge(found, pool, Path(to), extra_files={RECIPE_FILE: recipe_to_text(found)}, kernels=kernels)
+    write_recipe(found, pool, Path(to), extra_files={RECIPE_FILE: recipe_to_text(found)}, kernels=kernels)
     return found

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.finite import check_finite
-from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
 from evomerge.config.goals import build_goals, check_goals_measurable
-from evomerge.config.load import ResolvedJob, read_text
+from evomerge.config.load import ResolvedJob
+from evomerge.config.parents import BASE, Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
-from evomerge.config.strict_yaml import Path as YamlPath
+from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
+from evomerge.config.texts import read_text
 from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction, ObjectiveSpec
 from evomerge.evaluation.plan import EvalPlan
 from evomerge.evaluation.suite import SuiteSpec, load_suite
 from evomerge.loop import Known, SearchSetup
-from evomerge.optimizers.auto import Choice, choose
+from evomerge.optimizers.auto import Choice
 from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.optimizers.registry import OPTIMIZERS, make_optimizer
 from evomerge.racing.spec import load_questions
@@ -30,48 +29,7 @@ from evomerge.recipe.baselines import parent_recipe, soup_recipe, task_arithmeti
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
 from evomerge.space.base import CandidateSpace
-from evomerge.space.dimensions import Real
-from evomerge.space.language import parse_space
-from evomerge.types import CandidateId, Vector
-
-BASE = "base"
-
-
-@dataclass(frozen=True)
-class Parents:
-    """The job's parents, opened and found compatible.
-
-    Attributes:
-        checkpoints: name -> checkpoint, the base first under `base`, then the models in the job's order.
-        base: `base`, or None.
-    """
-
-    checkpoints: Mapping[str, Checkpoint]
-    base: str | None
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names of the parents other than the base."""
-        return tuple(name for name in self.checkpoints if name != self.base)
-
-    @property
-    def template_name(self) -> str:
-        """Whose config, tokenizer and dtypes a merge takes: the base's, else the first model's."""
-        return next(iter(self.checkpoints))
-
-    @property
-    def template(self) -> Checkpoint:
-        """The checkpoint of `template_name`."""
-        return self.checkpoints[self.template_name]
-
-    @property
-    def n_parameters(self) -> int:
-        """Of one parent."""
-        return sum(math.prod(t.shape) for t in self.template.layout.tensors)
-
-    def refs(self) -> tuple[ParentRef, ...]:
-        """The parents as recipes name them; reads every weight once for the content digests."""
-        return tuple(ParentRef(n, c.source, c.revision, c.content) for n, c in self.checkpoints.items())
+from evomerge.types import CandidateId
 
 
 @dataclass(frozen=True)
@@ -81,14 +39,15 @@ class Assembled:
     Attributes:
         resolved: the job.
         parents: the checkpoints.
-        space: the search space.
+        space: the search space, of the first stage where there are several.
         suite: what the plan was compiled from.
         plan: the compiled questions.
         goals: objectives and constraints.
-        optimizer: name, options and why.
-        problem: what the optimizer is given.
+        optimizer: name, options and why; of the first stage.
+        problem: what the optimizer is given; of the first stage.
         known: baselines and injected recipes.
         questions: how many questions candidates are asked, and which.
+        makers: all stages, one for a job without stages.
     """
 
     resolved: ResolvedJob
@@ -101,67 +60,30 @@ class Assembled:
     problem: Problem
     known: tuple[Known, ...]
     questions: Questions
+    makers: tuple[StageMaker, ...]
 
     def setup(self, *, accept_history: bool) -> SearchSetup:
         """What the search loop is given."""
-        return SearchSetup(
+        evaluations = self.resolved.job.budget.evaluations
+        setup = SearchSetup(
             space=self.space.space,
             recipe_of=partial(recipe_of, self.space, self.parents.refs(), self.parents.base, self.resolved.job.seed),
             known=self.known,
             goals=self.goals,
             make_optimizer=self.make_optimizer,
-            budget=self.resolved.job.budget.evaluations,
+            budget=evaluations,
             accept_history=accept_history,
             questions=self.questions.spec,
             pool=self.questions.pool,
             seed=self.resolved.job.seed,
         )
+        if not self.resolved.in_stages:
+            return setup
+        return replace(setup, stages=stage_plans(self.makers, setup.first, evaluations))
 
     def make_optimizer(self) -> Optimizer:
         """A fresh optimizer."""
         return make_optimizer(self.optimizer.name, self.problem, self.optimizer.options)
-
-
-def recipe_of(
-    space: CandidateSpace, refs: tuple[ParentRef, ...], base: str | None, seed: int, vector: Vector
-) -> Recipe:
-    """The recipe that quantised genes stand for."""
-    return space.build(space.space.decode(vector), parents=refs, base=base, seed=seed)
-
-
-def open_parents(resolved: ResolvedJob) -> Parents:
-    """Open the job's parents and compare their headers.
-
-    Raises:
-        ModelError: for the first that cannot be opened, then listing every difference between them.
-    """
-    job = resolved.job.parents
-    sources = ({BASE: job.base} if job.base is not None else {}) | dict(job.models)
-    checkpoints = {}
-    for name, source in sources.items():
-        with resolved.document.placing("parents", *([BASE] if name == BASE else ["models", name])):
-            checkpoints[name] = open_checkpoint(source)
-    check_compatible(checkpoints, BASE if job.base is not None else None)
-    return Parents(checkpoints, BASE if job.base is not None else None)
-
-
-def open_space(resolved: ResolvedJob, parents: Parents) -> CandidateSpace:
-    """The job's search space over these parents.
-
-    Raises:
-        SpaceError: naming the line.
-    """
-
-    def line_of(path: YamlPath) -> int | None:
-        return resolved.space_document.line(path)
-
-    return parse_space(
-        dict(resolved.space),
-        models=parents.models,
-        base=parents.base,
-        layout=parents.template.layout,
-        line_of=line_of,
-    )
 
 
 def assemble(
@@ -181,26 +103,35 @@ def assemble(
         SpaceError: for a malformed search space.
         EvaluationError: for tasks that cannot be compiled or have too few items.
     """
-    with resolved.document.placing("optimizer"):
-        _check_optimizer(resolved.optimizer.name)
+    for stage in resolved.stages:
+        with resolved.document.placing(*stage.optimizer_place):
+            _check_optimizer(stage.optimizer.name)
     with resolved.document.placing("suite", "questions"):
         spec = load_questions(resolved.suite.model_dump(mode="json")["questions"])
     suite = build_suite(resolved)
     goals = build_goals(resolved.job, suite.names, functions or {}, resolved.document)
     parents = open_parents(resolved)
-    space = open_space(resolved, parents)
+    spaces = [open_space(resolved, parents, stage) for stage in resolved.stages]
     for checkpoint in parents.checkpoints.values():
         check_finite(checkpoint)
-    known = _known(resolved, parents, space)
+    known = _known(resolved, parents, spaces[0])
     plan = _compile(suite, parents)
     with resolved.document.placing("suite", "questions"):
         questions = choose_questions(spec, plan, goals)
     check_goals_measurable(goals, plan, resolved.document)
-    problem = _problem(resolved, space, goals, known, sized_for)
-    choice = _choice(resolved, space, problem, questions.per_candidate(_judged_tasks(goals, plan)))
-    with resolved.document.placing("optimizer"):  # options that do not fit are refused before anything runs
+    counts = (len(goals.objectives), len(goals.constraints), questions.per_candidate(_judged_tasks(goals, plan)))
+    sizes = [s.evaluations if resolved.in_stages or sized_for is None else sized_for for s in resolved.stages]
+    makers = tuple(
+        StageMaker(stage, space, parents, counts, resolved.job.seed, size)
+        for stage, space, size in zip(resolved.stages, spaces, sizes, strict=True)
+    )
+    problem = makers[0].problem(spaces[0], [k.vector for k in known if k.vector is not None])
+    choice = makers[0].choice(problem, spaces[0])
+    with resolved.document.placing(*resolved.stages[0].optimizer_place):  # refused before anything runs
         make_optimizer(choice.name, problem, choice.options)
-    return Assembled(resolved, parents, space, suite, plan, goals, choice, problem, known, questions)
+    for maker in makers[1:]:
+        check_opens(maker, makers[0].recipe_of(spaces[0], spaces[0].space.start), resolved)
+    return Assembled(resolved, parents, spaces[0], suite, plan, goals, choice, problem, known, questions, makers)
 
 
 def build_suite(resolved: ResolvedJob) -> SuiteSpec:
@@ -280,28 +211,9 @@ def _injected(path: Path, refs: Mapping[str, ParentRef]) -> Recipe:
         for rule in recipe.rules
     )
     base = names[recipe.base].name if recipe.base is not None else None
-    return replace(recipe, parents=tuple(names.values()), base=base, rules=rules)
-
-
-def _problem(
-    resolved: ResolvedJob, space: CandidateSpace, goals: Goals, known: Sequence[Known], sized_for: int | None
-) -> Problem:
-    vectors: dict[bytes, Vector] = {}
-    for model in known:
-        if model.vector is not None:
-            vectors.setdefault(model.vector.tobytes(), model.vector)
-    return Problem(
-        dim=space.space.dim,
-        n_objectives=len(goals.objectives),
-        n_constraints=len(goals.constraints),
-        start=space.space.start,
-        spread=space.space.spread,
-        step=space.space.step,
-        budget=resolved.job.budget.evaluations if sized_for is None else sized_for,
-        seed=resolved.job.seed,
-        injected=tuple(vectors.values()),
-        kinds=space.space.kinds,
-    )
+    hops = (replace(h, parent=None if h.parent is None else names[h.parent].name) for h in recipe.path or ())
+    hops_here = None if recipe.path is None else tuple(hops)
+    return replace(recipe, parents=tuple(names.values()), base=base, rules=rules, path=hops_here)
 
 
 def _judged_tasks(goals: Goals, plan: EvalPlan) -> tuple[str, ...]:
@@ -309,15 +221,3 @@ def _judged_tasks(goals: Goals, plan: EvalPlan) -> tuple[str, ...]:
     named = {t for o in goals.objectives if isinstance(o, ObjectiveSpec) for t in o.tasks}
     custom = any(isinstance(o, CustomObjective) for o in goals.objectives)
     return tuple(t.name for t in plan.tasks if custom or t.name in named)
-
-
-def _choice(resolved: ResolvedJob, space: CandidateSpace, problem: Problem, n_questions: int) -> Choice:
-    wanted = resolved.optimizer
-    options = dict(wanted.options)
-    if wanted.population is not None:
-        options["population"] = wanted.population
-    if wanted.name != "auto":
-        return Choice(wanted.name, options, "named in the job")
-    mixed = not all(isinstance(d, Real) for d in space.space.dimensions)
-    chosen = choose(problem, mixed, n_questions)
-    return Choice(chosen.name, {**chosen.options, **options}, chosen.why)

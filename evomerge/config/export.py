@@ -7,16 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from evomerge.config.assemble import Parents, open_parents, open_space, recipe_of
 from evomerge.config.cache import kernel_folder
 from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
+from evomerge.config.parents import Parents, open_parents
+from evomerge.config.staging import recipe_of, space_at
+from evomerge.dataflow.export import write_recipe
+from evomerge.dataflow.mergekit import mergekit_text
 from evomerge.errors import ConfigError, ModelError, RecipeError, suggest
 from evomerge.files import write_atomic
-from evomerge.merging.export import write_merge
 from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.parents import ParentPool
-from evomerge.recipe.mergekit import to_mergekit
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_digest, recipe_from_json, recipe_to_text
 from evomerge.report.collect import summarise
@@ -60,7 +61,7 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
     if form == "recipe":
         write_atomic(to, recipe_to_text(recipe))
     elif form == "mergekit":
-        write_atomic(to, to_mergekit(recipe, parents.template.layout))
+        write_atomic(to, mergekit_text(recipe, parents.template))
     else:
         _write_checkpoint(run, to, recipe, parents, id_)
     return _told(to, id_, form, recipe)
@@ -167,8 +168,10 @@ def _rebuilt(
     history: History, id_: str, resolved: ResolvedJob, parents: Parents, refs: tuple[ParentRef, ...]
 ) -> Recipe:
     """The recipe of a candidate, from its genes; checked against the recorded digest."""
-    candidate = next(c for b in history.batches for c in b.candidates if c.id == id_)
-    recipe = recipe_of(open_space(resolved, parents), refs, parents.base, resolved.job.seed, candidate.vector)
+    candidate, batch = next((c, b.number) for b in history.batches for c in b.candidates if c.id == id_)
+    recipe = recipe_of(
+        space_at(resolved, parents, history, batch), refs, parents.base, resolved.job.seed, candidate.vector
+    )
     if recipe_digest(recipe) != candidate.recipe:
         raise RecipeError(
             "The recipe rebuilt from the journal is not the recorded one.",
@@ -182,11 +185,11 @@ def _rebuilt(
 def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_: str) -> None:
     files: dict[str, str | bytes] = {RECIPE_FILE: recipe_to_text(recipe)}
     with suppress(RecipeError):  # what mergekit cannot express: the recipe stands beside it, and the card says so
-        files[MERGEKIT_FILE] = to_mergekit(recipe, parents.template.layout)
+        files[MERGEKIT_FILE] = mergekit_text(recipe, parents.template)
     folders = {name: checkpoint.folder for name, checkpoint in parents.checkpoints.items()}
     files[CARD_FILE] = export_card(run, recipe, folders, id_, mergekit=MERGEKIT_FILE in files)
     pool = ParentPool(parents.checkpoints)
-    write_merge(recipe, pool, to, extra_files=files, kernels=kernels_for_merge(recipe, pool, kernel_folder()))
+    write_recipe(recipe, pool, to, extra_files=files, kernels=kernels_for_merge(recipe, pool, kernel_folder()))
 
 
 def _told(to: Path, id_: str, form: Form, recipe: Recipe) -> list[str]:

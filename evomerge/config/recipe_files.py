@@ -7,9 +7,10 @@ from pathlib import Path
 
 from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
-from evomerge.config.load import read_text
+from evomerge.config.texts import read_text
+from evomerge.dataflow.mergekit import ends_of
 from evomerge.errors import ModelError
-from evomerge.recipe.mergekit import from_mergekit
+from evomerge.recipe.mergekit import from_mergekit, mergekit_models
 from evomerge.recipe.recipe import Compat, ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
 
@@ -32,8 +33,16 @@ def read_recipe_file(path: Path, compat: Compat | None = None) -> Recipe:
         recipe = recipe_from_text(text)
         recipe = recipe if compat is None else replace(recipe, compat=compat)
     else:
-        recipe = from_mergekit(text, lambda ref: _open(_located(ref, folder)).layout, compat=compat)
+        recipe = _from_mergekit(text, folder, compat)
     return replace(recipe, parents=tuple(_located(p, folder) for p in recipe.parents))
+
+
+def _from_mergekit(text: str, folder: Path, compat: Compat | None) -> Recipe:
+    """The recipe of a mergekit file; its first model says where gains go and what the tensors are."""
+    first = next(iter(mergekit_models(text)), None)
+    template = None if first is None else _open(_located(first, folder))
+    is_end = None if template is None else ends_of(template.config)
+    return from_mergekit(text, lambda ref: _open(_located(ref, folder)).layout, compat=compat, is_end=is_end)
 
 
 def _located(ref: ParentRef, folder: Path) -> ParentRef:

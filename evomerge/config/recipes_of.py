@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.config.assemble import open_parents, open_space, recipe_of
 from evomerge.config.load import load_run_job
+from evomerge.config.parents import open_parents
+from evomerge.config.staging import recipe_of, space_at
 from evomerge.errors import EvomergeError
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.report.book import Book, Model
 from evomerge.report.details import RecipeOf, recorded_recipe
+from evomerge.runs.replay import Batch, History
 
 
 def run_recipes(run: Path) -> RecipeOf:
@@ -19,15 +21,27 @@ def run_recipes(run: Path) -> RecipeOf:
     resolved = load_run_job(run)
     try:
         parents = open_parents(resolved)
-        space = open_space(resolved, parents)
+        spaces = {
+            batch.number: space_at(resolved, parents, book.history, batch.number) for batch in _firsts(book.history)
+        }
     except EvomergeError:
         return known  # parents that are gone must not keep anybody from the report
     refs = tuple(ParentRef(p["name"], p["source"], p["revision"], p["content"]) for p in book.manifest["parents"])
-    asked = {c.id: c for b in book.history.batches for c in b.candidates}
+    asked = {c.id: (c, b.number) for b in book.history.batches for c in b.candidates}
 
     def find(model: Model) -> Recipe | None:
         if model.id not in asked:
             return known(model)
-        return recipe_of(space, refs, parents.base, resolved.job.seed, asked[model.id].vector)
+        candidate, batch = asked[model.id]
+        space = spaces[max(first for first in spaces if first <= batch)]
+        return recipe_of(space, refs, parents.base, resolved.job.seed, candidate.vector)
 
     return find
+
+
+def _firsts(history: History) -> list[Batch]:
+    """The first batch of every stage."""
+    by_stage: dict[int, Batch] = {}
+    for batch in history.batches:
+        by_stage.setdefault(history.stage_of(batch.number), batch)
+    return list(by_stage.values())

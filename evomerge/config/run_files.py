@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import evomerge
 from evomerge.config.assemble import Assembled
-from evomerge.config.load import JOB_FILE, Origin, ResolvedJob, load_run_job, present_text
+from evomerge.config.load import JOB_FILE, ResolvedJob, load_run_job, present_text
+from evomerge.config.space_files import Origin
 from evomerge.errors import ConfigError
 from evomerge.evaluation.goals_json import goals_to_json
 from evomerge.registry import plugin_versions
@@ -51,7 +52,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
         ],
         "base": assembled.parents.base,
         "n_layers": assembled.parents.template.layout.n_layers,
-        "space": {"digest": assembled.space.digest, **_origin(resolved, "space")},
+        **_spaces(assembled),
         "suite": {
             **_origin(resolved, "suite"),
             "plan": plan.digest,
@@ -69,6 +70,22 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
             "why": assembled.optimizer.why,
         },
     }
+
+
+def _spaces(assembled: Assembled) -> dict[str, Any]:
+    """The search space, and of a job in stages every stage's."""
+    resolved = assembled.resolved
+    if not resolved.in_stages:
+        return {"space": {"digest": assembled.space.digest, **_origin(resolved, "space")}}
+    stages = [
+        {
+            "name": maker.resolved.name,
+            "evaluations": maker.resolved.evaluations,
+            "space": {"digest": maker.space.digest, **_origin(resolved, f"stages.{maker.resolved.name}")},
+        }
+        for maker in assembled.makers
+    ]
+    return {"space": stages[0]["space"], "stages": stages}
 
 
 def _origin(resolved: ResolvedJob, part: str) -> dict[str, str]:
@@ -113,8 +130,9 @@ def check_unchanged(run: Path, assembled: Assembled) -> None:
     for resolved in (load_run_job(run), assembled.resolved):  # the run's own copy may have been edited, too
         _compare("job", _lines(recorded["job"]), _lines(_fixed(resolved)))
     _compare("manifest", _facts(recorded), _facts(manifest(assembled)))
-    for part in ("space", "suite"):
-        origin = Origin(recorded[part]["name"], recorded[part]["text"])
+    named = [("space", stage["space"]) for stage in recorded.get("stages", [recorded])]
+    for part, found in (*named, ("suite", recorded["suite"])):
+        origin = Origin(found["name"], found["text"])
         present = present_text(part, origin)
         if present is not None:
             _compare(f"{part} {origin.name}", origin.text.splitlines(), present.splitlines())
@@ -133,7 +151,7 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
     """What may not change: contents and digests; versions may, the replay judges them."""
     facts = {
         "parents": {p["name"]: p["content"] for p in found["parents"]},
-        "space": found["space"]["digest"],
+        "space": [stage["space"]["digest"] for stage in found.get("stages", [found])],
         "questions": found["suite"]["plan"],
         "banks": found.get("banks", {}),
         "objectives": found["objectives"],

@@ -191,6 +191,21 @@ class OptimizerChoice(Strict):
     options: dict[StrictStr, Any] = Field(default={}, description="Settings of that optimizer.")
 
 
+class Stage(Strict):
+    """One stage of a search: a space, its optimizer and its part of the budget."""
+
+    name: Name = Field(description="Unique among the stages.")
+    space: Annotated[_Text | Annotated[dict[StrictStr, Any], Tag("<mapping>")], Discriminator(_branch)] = Field(
+        description="As `space` of a job; `merged` among its sources is the best merge of the stages before."
+    )
+    optimizer: Annotated[_Text | Annotated[OptimizerChoice, Tag("<mapping>")], Discriminator(_branch)] | None = Field(
+        None, description="The job's optimizer if unset."
+    )
+    evaluations: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="Its part of the budget; an equal part of what is left if unset."
+    )
+
+
 class Budget(Strict):
     """When to stop."""
 
@@ -219,8 +234,11 @@ class Job(Strict):
 
     name: Name = Field("run", description="Name of the run and of its folder under runs/.")
     parents: Parents
-    space: Annotated[_Text | Annotated[dict[StrictStr, Any], Tag("<mapping>")], Discriminator(_branch)] = Field(
-        description="A preset of `evomerge ls spaces`, a path, or the space itself."
+    space: Annotated[_Text | Annotated[dict[StrictStr, Any], Tag("<mapping>")], Discriminator(_branch)] | None = Field(
+        None, description="A preset of `evomerge ls spaces`, a path, or the space itself."
+    )
+    stages: list[Stage] | None = Field(
+        None, description="Instead of `space`: several searches, each from the best merges so far.", min_length=1
     )
     suite: Annotated[_Text | Annotated[Suite, Tag("<mapping>")], Discriminator(_branch)] = Field(
         description="A suite of `evomerge ls suites`, a path, or the suite itself."

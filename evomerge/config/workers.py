@@ -13,6 +13,7 @@ from evomerge.execution.local import local_pool
 from evomerge.execution.pool import EvaluationPool
 from evomerge.execution.scoring import ScoringSpec, choose_device
 from evomerge.execution.worker import WorkerSpec
+from evomerge.merging.compiled import Variant
 from evomerge.merging.foresight import variants_of
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
 from evomerge.merging.parents import ParentPool
@@ -36,8 +37,11 @@ def kernels_for(assembled: Assembled) -> Kernels:
     cluster, evaluations = assembled.resolved.job.cluster, assembled.resolved.job.budget.evaluations
     if cluster.compile == "never" or choose_device(cluster.device) != "cpu":
         return Kernels()
-    recipe = assembled.setup(accept_history=False).recipe_of(assembled.problem.start)
-    variants = variants_of(recipe, ParentPool(assembled.parents.checkpoints))
+    pool = ParentPool(assembled.parents.checkpoints)
+    first = assembled.makers[0].recipe_of(assembled.space, assembled.problem.start)
+    spaces = [assembled.space, *(maker.around([first]) for maker in assembled.makers[1:])]
+    starts = [maker.recipe_of(s, s.space.start) for maker, s in zip(assembled.makers, spaces, strict=True)]
+    variants = frozenset[Variant]().union(*(variants_of(recipe, pool) for recipe in starts))
     n_parameters = assembled.parents.n_parameters
     if cluster.compile == "auto" and not worth_compiling(n_parameters, evaluations // n_workers(assembled), variants):
         return Kernels()

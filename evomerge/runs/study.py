@@ -11,13 +11,13 @@ import json
 import logging
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -27,10 +27,11 @@ from evomerge.evaluation.objectives import Estimate, Objective, bounded, objecti
 from evomerge.runs.beliefs import recorded_value
 from evomerge.runs.records import Baseline, Candidate, Evaluated, Failed
 from evomerge.runs.replay import History, read_history
+from evomerge.runs.stage_records import StageBegun
 from evomerge.runs.store import Entry, RunStore
 from evomerge.space.dimensions import Choice, Gate, Integer, Real
 from evomerge.space.space import SearchSpace
-from evomerge.types import Digest
+from evomerge.types import CandidateId, Digest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -47,13 +48,13 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def write_study(store: RunStore, name: str, space: SearchSpace, goals: Goals) -> str | None:
+def write_study(store: RunStore, name: str, spaces: Sequence[SearchSpace], goals: Goals) -> str | None:
     """Write `optuna.db` into the run directory.
 
     Args:
         store: the run.
         name: of the study.
-        space: gives parameters and distributions.
+        spaces: of every stage, at least one; they give parameters and distributions.
         goals: objectives (with directions) and constraints.
 
     Returns:
@@ -68,7 +69,7 @@ def write_study(store: RunStore, name: str, space: SearchSpace, goals: Goals) ->
         with TemporaryDirectory(prefix="evomerge-") as scratch:
             # built elsewhere: a URL of SQLite cannot hold every path, nor every shared file system its locks
             built = Path(scratch) / STUDY_FILE
-            _write_database(built, name, goals, list(_trials(store, space, goals)))
+            _write_database(built, name, goals, list(_trials(store, spaces, goals)))
             shutil.copyfile(built, temporary)
         temporary.replace(target)
     except (
@@ -93,7 +94,7 @@ def _bound(store: RunStore, history: History, goals: Goals) -> BoundGoals:
     return goals.bound({name: store.load_answers(found) for name, found in parts.items()})
 
 
-def _trials(store: RunStore, space: SearchSpace, goals: Goals) -> Iterator[FrozenTrial]:
+def _trials(store: RunStore, spaces: Sequence[SearchSpace], goals: Goals) -> Iterator[FrozenTrial]:
     """Baselines, then candidates in ask order; what has no outcome yet is left out."""
     entries = list(store.entries())
     history = read_history(entries)
@@ -102,10 +103,22 @@ def _trials(store: RunStore, space: SearchSpace, goals: Goals) -> Iterator[Froze
     found = [(model, record) for model in models if (record := _scored(history, model)) is not None]
     if not found:
         return
-    distributions = {d.name: _distribution(d) for d in space.dimensions}
-    projector = _Projector(store, history, space, distributions, _bound(store, history, goals), _times(entries))
+    stages = [_Stage(space, {d.name: _distribution(d) for d in space.dimensions}) for space in spaces]
+    stage_of = _stages(entries, history)
+    projector = _Projector(store, history, _bound(store, history, goals), _times(entries))
     for model, record in found:
-        yield projector.trial(model, record)
+        yield projector.trial(model, record, stages[stage_of[model.id]])
+
+
+def _stages(entries: list[Entry], history: History) -> dict[CandidateId, int]:
+    """Model -> the number of the stage whose genes it has."""
+    found, stage = {}, 0
+    for entry in entries:
+        if isinstance(entry.record, StageBegun):
+            stage = entry.record.number
+        elif isinstance(entry.record, Baseline):  # of a mean: in its stage, whose end it is
+            found[entry.record.id] = stage
+    return found | {c.id: history.stage_of(b.number) for b in history.batches for c in b.candidates}
 
 
 def _scored(history: History, model: Baseline | Candidate) -> Evaluated | Failed | None:
@@ -142,18 +155,23 @@ def _distribution(dimension: object) -> BaseDistribution:
     raise ValueError(f"a dimension of type {type(dimension).__name__} has no counterpart in Optuna")
 
 
+class _Stage(NamedTuple):
+    """A stage's genes, and Optuna's form of them."""
+
+    space: SearchSpace
+    distributions: dict[str, BaseDistribution]
+
+
 @dataclass(frozen=True)
 class _Projector:
     """What all trials have in common."""
 
     store: RunStore
     history: History
-    space: SearchSpace
-    distributions: dict[str, BaseDistribution]
     goals: BoundGoals
     times: Mapping[Digest, tuple[float, float]]
 
-    def trial(self, model: Baseline | Candidate, record: Evaluated | Failed) -> FrozenTrial:
+    def trial(self, model: Baseline | Candidate, record: Evaluated | Failed, stage: _Stage) -> FrozenTrial:
         from optuna.trial import FrozenTrial, TrialState
 
         attributes: dict[str, Any] = {"id": model.id, "kind": model.kind, "recipe": model.recipe}
@@ -173,8 +191,8 @@ class _Projector:
             values=values,
             datetime_start=began,
             datetime_complete=ended,
-            params=self.space.decode(np.array(model.genes)) if model.genes else {},
-            distributions=self.distributions if model.genes else {},
+            params=stage.space.decode(np.array(model.genes)) if model.genes else {},
+            distributions=stage.distributions if model.genes else {},
             user_attrs=attributes,
             system_attrs={},
             intermediate_values={},

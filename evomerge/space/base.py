@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.recipe.recipe import ParentRef, Recipe
@@ -85,3 +85,15 @@ class CandidateSpace(ABC):
             recipe: parents are matched by name.
             seed: as in `build`.
         """
+
+    def around(self, elites: Sequence[Recipe]) -> CandidateSpace:
+        """The space that a later stage of a search opens around the best merges so far.
+
+        Args:
+            elites: recipes over the same parents, at least one, the best first.
+
+        Returns:
+            A space of the same genes. Most spaces do not depend on elites and return themselves.
+        """
+        del elites
+        return self

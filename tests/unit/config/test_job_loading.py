@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.cli.job import EXAMPLE
-from evomerge.config.load import job_document, load_job, load_run_job, present_text, read_text, resolve_job
+from evomerge.config.load import job_document, load_job, load_run_job, present_text, resolve_job
 from evomerge.config.schema import Job
 from evomerge.config.strict_yaml import Document, parse_yaml
+from evomerge.config.texts import read_text
 from evomerge.errors import ConfigError
 
 Resolve = Callable[..., Any]
@@ -34,14 +35,14 @@ def test_a_job_is_resolved(resolve: Resolve, tmp_path: Path) -> None:
     assert job.parents.base == str(tmp_path / "parents/base")
     assert list(job.parents.models) == ["math", "lang"]
     assert job.parents.models["lang"] == str(tmp_path / "parents/lang")
-    assert resolved.space["method"] == "linear"
+    assert resolved.stages[0].space.mapping["method"] == "linear"
     assert resolved.origins["space"].name == "model-wise-linear"
     assert present_text("space", resolved.origins["space"]) == resolved.origins["space"].text
     assert resolved.origins["suite"].name == "inline"
     assert present_text("suite", resolved.origins["suite"]) is None
     assert resolved.suite.include == [str(tmp_path / "tasks")]
     assert (resolved.suite.split.search, resolved.suite.split.select) == (10, 0.25)
-    assert resolved.optimizer.options == {"spread": 1.5}
+    assert resolved.stages[0].optimizer.options == {"spread": 1.5}
     assert job.inject == [str(tmp_path / "recipes/old.json")]
 
 
@@ -52,7 +53,7 @@ def test_a_resolved_job_is_a_job_that_resolves_to_itself(resolve: Resolve, tmp_p
     other.write_text(first.to_yaml(), encoding="utf-8")
     second = load_job(other)
     assert second.job == first.job
-    assert second.space == first.space
+    assert second.stages[0].space.mapping == first.stages[0].space.mapping
     assert second.to_yaml() == first.to_yaml()
     assert load_run_job(other.parent).job == first.job
 
@@ -132,8 +133,8 @@ def test_hub_ids_stay_and_folders_become_absolute(resolve: Resolve, tmp_path: Pa
         ("backend: local", "backend: rya", ["(cluster.backend): 'rya'", "Did you mean 'ray'?"]),
         ("workers: 2", "workers: 0", ["(cluster.workers): 0", "greater than or equal to 1"]),
         ("space: model-wise-linear", "space: [1]", ["job.yaml:7 (space): [1]", "text or a mapping"]),
-        ("space: model-wise-linear", "space:", ["job.yaml:7 (space): None", "text or a mapping"]),
-        ("space: model-wise-linear\n", "", ["job.yaml:1 (space): it is missing", "add 'space'"]),
+        ("space: model-wise-linear", "space:", ["job.yaml:7 (space): neither", "evomerge ls spaces"]),
+        ("space: model-wise-linear\n", "", ["job.yaml:1 (space): neither", "evomerge ls spaces"]),
         ("space: model-wise-linear", "space: model-wise-liner", ["job.yaml:7 (space)", "mean 'model-wise-linear'?"]),
         ("space: model-wise-linear", "space: ./no.yaml", ["job.yaml:7 (space)", "no.yaml: No such file", "Fix: check"]),
         ("space: model-wise-linear", "space: ./job", ["job.yaml:7 (space)", "search space cannot be read"]),
@@ -192,9 +193,9 @@ def test_spaces_stand_in_files_too(resolve: Resolve, tmp_path: Path) -> None:
     mine.write_text("method: linear\nparameters: {weight: {low: 0, high: 1}}\n")
     found = resolve("space: model-wise-linear", "space: space.yaml")
     assert found.origins["space"].name == str(mine)
-    assert found.space_document.where(("parameters", "weight")) == "space.yaml:2 (parameters.weight)"
+    assert found.stages[0].space.document.where(("parameters", "weight")) == "space.yaml:2 (parameters.weight)"
     inline = resolve("space: model-wise-linear", "space:\n  method: linear\n  parameters: {weight: 1}")
-    assert inline.space_document.where(("parameters",)) == "job.yaml:9 (parameters)"
+    assert inline.stages[0].space.document.where(("parameters",)) == "job.yaml:9 (parameters)"
     mine.write_text("- 1\n")
     with pytest.raises(ConfigError, match=r"space\.yaml does not hold a mapping"):
         resolve("space: model-wise-linear", "space: space.yaml")

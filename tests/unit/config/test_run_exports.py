@@ -12,9 +12,10 @@ import yaml
 from safetensors import safe_open
 
 import evomerge
-from evomerge.config.assemble import Assembled, assemble, open_parents
+from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.export import export_merge
 from evomerge.config.load import ResolvedJob, job_document, load_run_job, resolve_job
+from evomerge.config.parents import open_parents
 from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
 from evomerge.config.run_files import check_unchanged, manifest, package_versions, run_files
 from evomerge.errors import ConfigError, ModelError, RecipeError

@@ -146,7 +146,7 @@ def test_the_digest_depends_on_beliefs_not_on_how_they_were_asked(run: Path, tmp
 def test_the_study_has_what_the_search_believed(run: Path) -> None:
     space = SearchSpace((Real("weight", 0.0, 1.0),))
     with RunStore.open(run, write=False) as store:
-        assert write_study(store, "raced", space, GOALS) is None
+        assert write_study(store, "raced", [space], GOALS) is None
     study = optuna.load_study(study_name="raced", storage=f"sqlite:///{run / STUDY_FILE}")
     trials = {t.user_attrs["id"]: t for t in study.get_trials()}
     assert set(trials) == {"parent-math", *MODELS} - {"g0001-i01"}

@@ -80,7 +80,7 @@ def _load(folder: Path) -> optuna.Study:
 
 def test_a_study_loads_and_says_what_the_journal_says(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     store = RunStore.open(run, write=False)
-    assert write_study(store, "first", SPACE, GOALS) is None
+    assert write_study(store, "first", [SPACE], GOALS) is None
     assert capfd.readouterr() == ("", "")
     study = _load(run)
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
@@ -105,10 +105,10 @@ def test_a_study_loads_and_says_what_the_journal_says(run: Path, capfd: pytest.C
 
 def test_rows_inserted_at_once_are_those_that_optuna_would_write(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RunStore.open(run, write=False)
-    write_study(store, "first", SPACE, GOALS)
+    write_study(store, "first", [SPACE], GOALS)
     fast = _load(run).get_trials()
     monkeypatch.setattr(study_module, "_schema_is_known", lambda path: False)
-    write_study(store, "first", SPACE, GOALS)
+    write_study(store, "first", [SPACE], GOALS)
     slow = _load(run).get_trials()
     assert len(fast) == N + 2
     assert fast == slow
@@ -116,7 +116,7 @@ def test_rows_inserted_at_once_are_those_that_optuna_would_write(run: Path, monk
 
 
 def test_constraints_are_readable_by_optuna(run: Path) -> None:
-    write_study(RunStore.open(run, write=False), "first", SPACE, GOALS)
+    write_study(RunStore.open(run, write=False), "first", [SPACE], GOALS)
     constraints = [t.constraints for t in _load(run).get_trials() if t.state.name == "COMPLETE"]
     names = {name for c in constraints for name in c}
     assert names == {GOALS.constraints[0].text}
@@ -128,20 +128,20 @@ def test_a_broken_or_deleted_study_is_rebuilt(run: Path) -> None:
     store = RunStore.open(run, write=False)
     for _ in range(2):
         (run / STUDY_FILE).write_bytes(b"this is no database")
-        assert write_study(store, "first", SPACE, GOALS) is None
+        assert write_study(store, "first", [SPACE], GOALS) is None
         assert len(_load(run).get_trials()) == N + 2
         (run / STUDY_FILE).unlink()
 
 
 def test_an_empty_run_has_an_empty_study(tmp_path: Path) -> None:
     with RunStore.create(tmp_path / "run", {"job.yaml": ""}) as store:
-        assert write_study(store, "first", SPACE, GOALS) is None
+        assert write_study(store, "first", [SPACE], GOALS) is None
     assert _load(tmp_path / "run").get_trials() == []
 
 
 def test_what_goes_wrong_is_said_and_not_raised(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RunStore.open(run, write=False)
-    write_study(store, "first", SPACE, GOALS)
+    write_study(store, "first", [SPACE], GOALS)
     before = (run / STUDY_FILE).read_bytes()
 
     def full(*_: object) -> None:
@@ -149,11 +149,11 @@ def test_what_goes_wrong_is_said_and_not_raised(run: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(study_module, "_insert", full)
-        said = write_study(store, "first", SPACE, GOALS)
+        said = write_study(store, "first", [SPACE], GOALS)
     assert said == "optuna.db was not written: OperationalError: database or disk is full"
     assert (run / STUDY_FILE).read_bytes() == before
     next((run / "responses").glob("ffff*")).unlink()
-    said = write_study(store, "first", SPACE, GOALS)
+    said = write_study(store, "first", [SPACE], GOALS)
     assert said is not None
     assert "StoreError: A file of per-item answers is lost." in said
     assert sorted(p.name for p in run.glob(".*") if "optuna" in p.name) == []
@@ -163,7 +163,7 @@ def test_what_goes_wrong_is_said_and_not_raised(run: Path, monkeypatch: pytest.M
 def test_optuna_dashboard_shows_the_study(run: Path) -> None:
     import optuna_dashboard as dashboard
 
-    write_study(RunStore.open(run, write=False), "first", SPACE, GOALS)
+    write_study(RunStore.open(run, write=False), "first", [SPACE], GOALS)
     storage = optuna.storages.RDBStorage(f"sqlite:///{run / STUDY_FILE}")
     app = dashboard.wsgi(storage)
 

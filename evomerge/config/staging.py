@@ -1,0 +1,165 @@
+"""From a stage of the job to what the loop searches: the space around the best merges so far, and its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from evomerge.config.load import ResolvedJob
+from evomerge.config.parents import Parents
+from evomerge.config.stages import ResolvedStage
+from evomerge.config.strict_yaml import Path as YamlPath
+from evomerge.dataflow.families import family_of
+from evomerge.errors import EvomergeError
+from evomerge.loop import Stage, StagePlan
+from evomerge.optimizers.auto import Choice, choose
+from evomerge.optimizers.base import Problem
+from evomerge.optimizers.registry import make_optimizer
+from evomerge.recipe.recipe import ParentRef, Recipe
+from evomerge.recipe.serialize import recipe_from_json
+from evomerge.runs.replay import History
+from evomerge.space.base import CandidateSpace
+from evomerge.space.dimensions import Real
+from evomerge.space.language import parse_space
+from evomerge.types import Vector
+
+LATER_SPREAD: Final = 0.5
+"""A stage that starts from an elite of its own space searches around it with this part of the space's first spread."""
+
+
+def recipe_of(
+    space: CandidateSpace, refs: tuple[ParentRef, ...], base: str | None, seed: int, vector: Vector
+) -> Recipe:
+    """The recipe that quantised genes stand for."""
+    return space.build(space.space.decode(vector), parents=refs, base=base, seed=seed)
+
+
+def open_space(resolved: ResolvedJob, parents: Parents, stage: ResolvedStage | None = None) -> CandidateSpace:
+    """A stage's search space over these parents, around nothing yet; the first stage's if None.
+
+    Raises:
+        SpaceError: naming the line.
+        ModelError: when the space is one of layer paths, and the architecture cannot run them.
+    """
+    wanted = stage or resolved.stages[0]
+
+    def line_of(path: YamlPath) -> int | None:
+        return wanted.space.document.line(path)
+
+    mapping = wanted.space.mapping
+    with resolved.document.placing(*(wanted.place if resolved.in_stages else ())):
+        if mapping.get("kind") in ("path", "both"):
+            family_of(parents.template.config)
+        return parse_space(
+            mapping, models=parents.models, base=parents.base, layout=parents.template.layout, line_of=line_of
+        )
+
+
+def space_at(resolved: ResolvedJob, parents: Parents, history: History, batch: int) -> CandidateSpace:
+    """The space that a recorded batch's genes belong to."""
+    number = history.stage_of(batch)
+    space = open_space(resolved, parents, resolved.stages[number])
+    begun = history.stages.get(number)
+    return space if begun is None else space.around([recipe_from_json(dict(e)) for e in begun.elites])
+
+
+@dataclass(frozen=True)
+class StageMaker:
+    """One stage, ready to be opened around the best merges so far.
+
+    Attributes:
+        resolved: as the job describes it.
+        space: its space, around nothing yet.
+        parents: of the job.
+        counts: number of objectives, of constraints, and of the questions that an evaluation asks.
+        seed: of the run.
+        budget: evaluations that the optimizer is sized for.
+    """
+
+    resolved: ResolvedStage
+    space: CandidateSpace
+    parents: Parents
+    counts: tuple[int, int, int]
+    seed: int
+    budget: int
+
+    def around(self, elites: Sequence[Recipe]) -> CandidateSpace:
+        """The space around the best merges so far; the space itself for the first stage."""
+        return self.space.around(elites) if elites else self.space
+
+    def recipe_of(self, space: CandidateSpace, vector: Vector) -> Recipe:
+        """The recipe of quantised genes."""
+        return recipe_of(space, self.parents.refs(), self.parents.base, self.seed, vector)
+
+    def problem(self, space: CandidateSpace, injected: Sequence[Vector], *, start: Vector | None = None) -> Problem:
+        """What the optimizer is given.
+
+        Args:
+            space: around the elites.
+            injected: vectors to be asked first; repeated ones count once.
+            start: where the search begins; the space's own start if None.
+        """
+        n_objectives, n_constraints, _ = self.counts
+        genes = space.space
+        return Problem(
+            dim=genes.dim,
+            n_objectives=n_objectives,
+            n_constraints=n_constraints,
+            start=genes.start if start is None else start,
+            spread=genes.spread if start is None else np.array(genes.spread) * LATER_SPREAD,
+            step=genes.step,
+            budget=self.budget,
+            seed=self.seed,
+            injected=tuple({v.tobytes(): v for v in injected}.values()),
+            kinds=genes.kinds,
+        )
+
+    def choice(self, problem: Problem, space: CandidateSpace) -> Choice:
+        """The optimizer: named in the job, or chosen for the problem."""
+        wanted = self.resolved.optimizer
+        options: dict[str, Any] = dict(wanted.options)
+        if wanted.population is not None:
+            options["population"] = wanted.population
+        if wanted.name != "auto":
+            return Choice(wanted.name, options, "named in the job")
+        mixed = not all(isinstance(d, Real) for d in space.space.dimensions)
+        chosen = choose(problem, mixed, self.counts[2])
+        return Choice(chosen.name, {**chosen.options, **options}, chosen.why)
+
+    def open(self, elites: tuple[Recipe, ...]) -> Stage:
+        """The stage around the best merges so far; not for the first stage, whose baselines are injected."""
+        space = self.around(elites)
+        vectors = [space.encode_recipe(recipe, seed=self.seed) for recipe in elites]
+        found = [v for v in vectors if v is not None]
+        start = vectors[0] if vectors else None
+        problem = self.problem(space, found, start=start)
+        choice = self.choice(problem, space)
+        make = partial(make_optimizer, choice.name, problem, choice.options)
+        return Stage(space.space, partial(self.recipe_of, space), make)
+
+
+def check_opens(maker: StageMaker, stand_in: Recipe, resolved: ResolvedJob) -> None:
+    """Open a later stage around any recipe, so that what is wrong with it is told before anything is scored.
+
+    Raises:
+        EvomergeError: what opening it raises, with the stage's place in the job.
+    """
+    try:
+        maker.open((stand_in,)).make_optimizer()
+    except EvomergeError:
+        with resolved.document.placing(*maker.resolved.place[:2]):
+            raise
+
+
+def stage_plans(makers: Sequence[StageMaker], first: Stage, evaluations: int) -> tuple[StagePlan, ...]:
+    """The stages as the loop walks through them; what the budget has beyond their parts is the last one's."""
+    found, until = [], 0
+    for i, maker in enumerate(makers):
+        until = evaluations if i == len(makers) - 1 else until + maker.resolved.evaluations
+        name = maker.resolved.name
+        found.append(StagePlan(name, until, maker.open if i else (lambda _elites: first)))
+    return tuple(found)
