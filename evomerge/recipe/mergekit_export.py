@@ -31,7 +31,8 @@ EXACTNESS: Final[Mapping[str, str]] = {
 """How the default mode compares with mergekit 0.1.5, per method."""
 
 
-def _inexpressible(what: str, got: str, allowed: str) -> RecipeError:
+def inexpressible(what: str, got: str, allowed: str) -> RecipeError:
+    """The error for a recipe that mergekit cannot express; to be raised."""
     fix = "export the recipe or the checkpoint instead."
     return RecipeError(f"mergekit cannot express this recipe: {what}", got=got, allowed=allowed, fix=fix)
 
@@ -44,13 +45,13 @@ def only_method(recipe: Recipe, rules: Sequence[Rule]) -> MethodSpec:
     """
     names = sorted({rule.method for rule in rules})
     if len(names) != 1:
-        raise _inexpressible("it uses several methods.", ", ".join(names), "one method for the whole model")
+        raise inexpressible("it uses several methods.", ", ".join(names), "one method for the whole model")
     if names[0] not in BUILTIN:
-        raise _inexpressible("its method is a plug-in's.", names[0], ", ".join(BUILTIN))
+        raise inexpressible("its method is a plug-in's.", names[0], ", ".join(BUILTIN))
     if BUILTIN[names[0]].needs_base:
         heavy = [r for r in rules if recipe.base is not None and r.per_parent.get(recipe.base, {}).get("weight", 0)]
         if recipe.base is None or heavy:
-            raise _inexpressible("its base is missing or has a weight.", repr(recipe.base), "a base without a weight")
+            raise inexpressible("its base is missing or has a weight.", repr(recipe.base), "a base without a weight")
     return BUILTIN[names[0]]
 
 
@@ -66,7 +67,7 @@ def check_divisors(recipe: Recipe, rules: Sequence[Rule], method: MethodSpec) ->
     for rule in rules:
         weights = [float(number(rule, "weight", p)) for p in rule.per_parent]
         if number(rule, "normalize") and (min(weights, default=0.0) < 0 if elects else nearly_cancel(weights)):
-            raise _inexpressible(
+            raise inexpressible(
                 "it normalises weights of both signs.",
                 ", ".join(f"{w:g}" for w in weights),
                 "weights of one sign, or normalize: false",

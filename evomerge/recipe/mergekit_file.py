@@ -15,7 +15,7 @@ from evomerge.recipe.recipe import OutDtype
 Source = tuple[str, str | None]
 """A model as the file names it: folder or hub id, and revision."""
 
-_TOP: Final = (
+TOP: Final = (
     "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype", "tokenizer_source",
 )  # fmt: skip
 OUT_DTYPES: Final[Mapping[str, OutDtype]] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
@@ -73,7 +73,12 @@ def model_of(entry: Mapping[str, Any]) -> Source:
     return model_source(entry["model"])
 
 
-def _mapping(value: object, what: str) -> Mapping[str, Any]:
+def mapping_of(value: object, what: str) -> Mapping[str, Any]:
+    """A part of a file that is a mapping; empty when it is absent.
+
+    Raises:
+        RecipeError: when it is something else.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
@@ -89,15 +94,15 @@ def entries_of(value: object, what: str) -> list[Mapping[str, Any]]:
     """
     if not isinstance(value, list):
         raise refused("A part of the mergekit file has the wrong type.", f"{what}: {value!r}", "a list of mappings")
-    return [_mapping(entry, what) for entry in value]
+    return [mapping_of(entry, what) for entry in value]
 
 
 def bodies_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Where models or slices stand: the top, or the one module that a text model has."""
-    modules = _mapping(config.get("modules"), "modules")
+    modules = mapping_of(config.get("modules"), "modules")
     if modules and set(modules) != {"default"}:
         raise refused("The mergekit file merges several towers.", ", ".join(modules), "text models (one module)")
-    return [_mapping(modules["default"], "modules.default")] if modules else [config]
+    return [mapping_of(modules["default"], "modules.default")] if modules else [config]
 
 
 def check_known(mapping: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -122,7 +127,7 @@ def read_file(config: Mapping[str, Any], base: Source | None, layout: Layout) ->
     Raises:
         RecipeError: for anything that a recipe cannot say.
     """
-    check_known(config, _TOP, "the file")
+    check_known(config, TOP, "the file")
     if config["merge_method"] not in BUILTIN:
         raise refused(
             "evomerge does not know the merge method.",
@@ -137,9 +142,9 @@ def read_file(config: Mapping[str, Any], base: Source | None, layout: Layout) ->
         check_known(body, ("models", "slices", "parameters"), "modules.default")
     if (body.get("models") is None) == (body.get("slices") is None):
         raise refused("The mergekit file has both or neither of two forms.", "models, slices", "exactly one of them")
-    outer = [_mapping(config.get("parameters"), "parameters")]
+    outer = [mapping_of(config.get("parameters"), "parameters")]
     if body is not config:
-        outer.insert(0, _mapping(body.get("parameters"), "parameters"))
+        outer.insert(0, mapping_of(body.get("parameters"), "parameters"))
     if body.get("models") is not None:
         slices = [_whole(entries_of(body["models"], "models"), base, outer, layout)]
     else:
@@ -147,11 +152,20 @@ def read_file(config: Mapping[str, Any], base: Source | None, layout: Layout) ->
     _check_slices(slices, layout)
     for piece in slices:
         _check_inputs(piece, method, base)
+    return File(method, base, tuple(slices), *stated_dtypes(config))
+
+
+def stated_dtypes(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The file's `dtype` and `out_dtype`.
+
+    Raises:
+        RecipeError: for a dtype that evomerge does not write.
+    """
     dtypes = [config.get(key) for key in ("dtype", "out_dtype")]
     for name in dtypes:
         if name is not None and name not in OUT_DTYPES:
             raise refused("The mergekit file uses an unknown dtype.", repr(name), suggest(str(name), OUT_DTYPES))
-    return File(method, base, tuple(slices), dtypes[0], dtypes[1])
+    return dtypes[0], dtypes[1]
 
 
 def _whole(
@@ -166,7 +180,7 @@ def _whole(
 
 def _input(entry: Mapping[str, Any], known: Sequence[str]) -> Input:
     check_known(entry, known, "a source")
-    return Input(model_of(entry), _mapping(entry.get("parameters"), "parameters"))
+    return Input(model_of(entry), mapping_of(entry.get("parameters"), "parameters"))
 
 
 def _piece(entry: Mapping[str, Any], base: Source | None, outer: list[Mapping[str, Any]]) -> Slice:
@@ -175,24 +189,24 @@ def _piece(entry: Mapping[str, Any], base: Source | None, outer: list[Mapping[st
         raise refused("A slice has a base of its own.", repr(entry["base_model"]), "one base for the whole model")
     sources = entries_of(entry.get("sources"), "sources")
     ranges = [source.get("layer_range") for source in sources]
-    reach = _range_of(ranges[0]) if ranges else None
-    if reach is None or any(r != ranges[0] for r in ranges):
+    reach = range_of(ranges[0]) if ranges else None
+    if reach is None or reach[0] == reach[1] or any(r != ranges[0] for r in ranges):
         raise refused(
             "A slice takes different layers from its sources.",
             repr(ranges),
             "one layer_range [start, end) for all sources of a slice",
-            "search a layer path in a version that has them, or merge the file with mergekit itself.",
+            "use passthrough slices of one source each, or merge the file with mergekit itself.",
         )
     start, end = reach
     inputs = tuple(_input(source, ("model", "layer_range", "parameters")) for source in sources)
-    return Slice(start, end, inputs, (_mapping(entry.get("parameters"), "parameters"), *outer))
+    return Slice(start, end, inputs, (mapping_of(entry.get("parameters"), "parameters"), *outer))
 
 
-def _range_of(value: object) -> tuple[int, int] | None:
-    """[start, end), when the value is one."""
+def range_of(value: object) -> tuple[int, int] | None:
+    """[start, end) of a `layer_range`, which may be empty; None when it is no range."""
     if not isinstance(value, list) or len(value) != 2 or not all(type(v) is int for v in value):
         return None
-    return (value[0], value[1]) if 0 <= value[0] < value[1] else None
+    return (value[0], value[1]) if 0 <= value[0] <= value[1] else None
 
 
 def _check_slices(slices: list[Slice], layout: Layout) -> None:
@@ -209,7 +223,7 @@ def _check_slices(slices: list[Slice], layout: Layout) -> None:
         "The mergekit file moves, repeats or drops layers.",
         got[:200],
         f"slices that cover layers 0 to {layout.n_layers} in order",
-        "merge it with mergekit itself; recipes keep every layer in its place.",
+        "use passthrough slices, which may do that, or merge the file with mergekit itself.",
     )
 
 

@@ -116,23 +116,30 @@ def _value(tensor: TensorInfo, spec: ParameterSpec, name: str, levels: Sequence[
     return number_of(spec.default if value is None else value, spec, where)
 
 
-def recipe_dtype(file: File, layout: Layout, compat: Compat | None) -> tuple[OutDtype, Compat]:
+def recipe_dtype(
+    arithmetic: str | None, stored_as: str | None, layout: Layout, compat: Compat | None
+) -> tuple[OutDtype, Compat]:
     """The recipe's stored dtype, and whose arithmetic makes it.
+
+    Args:
+        arithmetic: the file's `dtype`.
+        stored_as: the file's `out_dtype`.
+        layout: of the models.
+        compat: whose arithmetic is asked for; None leaves it to the file.
 
     Raises:
         RecipeError: when mergekit's arithmetic is asked for in another dtype than the stored one.
     """
     stored = {DTYPES[t.dtype] for t in layout.tensors if t.dtype in DTYPES}
-    out: OutDtype = (
-        "parent" if (file.out_dtype or file.dtype) is None else OUT_DTYPES[file.out_dtype or file.dtype or ""]
-    )
-    same = file.out_dtype is None or file.out_dtype == file.dtype or (file.dtype is None and stored == {file.out_dtype})
-    if compat == "off" or (compat is None and not same and file.dtype == "float32"):
+    name = stored_as or arithmetic
+    out: OutDtype = "parent" if name is None else OUT_DTYPES[name]
+    same = stored_as is None or stored_as == arithmetic or (arithmetic is None and stored == {stored_as})
+    if compat == "off" or (compat is None and not same and arithmetic == "float32"):
         return out, "off"
     if not same:
         raise refused(
             "mergekit's arithmetic is reproduced in the stored dtype only.",
-            f"dtype {file.dtype}, out_dtype {file.out_dtype}",
+            f"dtype {arithmetic}, out_dtype {stored_as}",
             "dtype alone, or an equal out_dtype",
             "merge it with --compat off (evomerge's own arithmetic, in fp32), or remove out_dtype.",
         )

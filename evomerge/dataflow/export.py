@@ -1,0 +1,139 @@
+"""Recipes as checkpoints that stock transformers loads, with a path through the layers or without one.
+
+A path becomes a deeper or shallower model of the parents' own class: layers numbered by hop, a repeated layer written
+once for each time it runs, gains folded into the weights that end its branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+
+import torch
+
+from evomerge.checkpoints.writer import write_checkpoint
+from evomerge.dataflow.fold import fold_gain
+from evomerge.dataflow.path_plan import PathPlan, plan_path
+from evomerge.digest import canonical_json
+from evomerge.errors import NonFinite
+from evomerge.merging.execute import merge_into, new_tensor, prepare
+from evomerge.merging.export import METADATA_KEY, merge_tensors, write_merge
+from evomerge.merging.foresight import kernels_for_merge
+from evomerge.merging.kernels import Kernels
+from evomerge.merging.parents import ParentPool
+from evomerge.merging.plan import TensorPlan, plan_merge
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.serialize import recipe_to_json
+
+
+def check_export(recipe: Recipe, pool: ParentPool) -> None:
+    """Refuse a recipe that cannot be written exactly, from headers and configs; integer buffers are compared.
+
+    Args:
+        recipe: its parents are in the pool.
+        pool: the parents.
+
+    Raises:
+        ModelError, RecipeError, MergeError, ConfigError: as `path_plan.plan_path` for a recipe with a path, as
+            `merging.plan.plan_merge` for one without; MergeError also when the parents of a merged layer disagree in a
+            tensor that cannot be merged.
+    """
+    if recipe.path is None:
+        plan_merge(recipe, pool)
+    else:
+        _check_copies(plan_path(recipe, recipe.path, pool), pool)
+
+
+def _check_copies(plan: PathPlan, pool: ParentPool) -> None:
+    """Merge what is only copied, for its refusal."""
+    for piece in plan.pieces:
+        if piece.tensor.copied:
+            merge_into(piece.tensor, prepare(piece.plan, piece.tensor, pool, Kernels()), _memory(piece.tensor))
+
+
+def _memory(tensor: TensorPlan) -> torch.Tensor:
+    return new_tensor(tensor).view(-1)
+
+
+def recipe_tensors(
+    recipe: Recipe, pool: ParentPool, kernels: Kernels | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a recipe's checkpoint by name, each once; one merged tensor is in memory at a time.
+
+    Before gains, they have the bits of the models that a search runs (`ResidentModel.apply`).
+
+    Args:
+        recipe: its parents are in the pool.
+        pool: the parents.
+        kernels: eager when None.
+
+    Raises:
+        ModelError, RecipeError, MergeError, ConfigError: as `check_export`.
+        NonFinite: when a tensor holds NaN or infinity, merged or multiplied by its gain.
+    """
+    if recipe.path is None:
+        yield from merge_tensors(recipe, pool, kernels)
+    else:
+        yield from _path_tensors(plan_path(recipe, recipe.path, pool), pool, kernels or Kernels())
+
+
+def _path_tensors(plan: PathPlan, pool: ParentPool, kernels: Kernels) -> Iterator[tuple[str, torch.Tensor]]:
+    for piece in plan.pieces:
+        merged = new_tensor(piece.tensor)
+        merge_into(piece.tensor, prepare(piece.plan, piece.tensor, pool, kernels), merged.view(-1))
+        for target in piece.targets:
+            folded = fold_gain(merged, target.gain, target.offset)
+            if folded is not merged and not bool(torch.isfinite(folded).all()):
+                raise NonFinite(
+                    "A gain takes a tensor out of the range of its dtype.",
+                    got=f"{target.name} ({piece.tensor.dtype}) times {target.gain:g}",
+                    allowed="finite values",
+                    fix="export with a wider dtype (`dtype: float32` in the recipe), or use smaller gains.",
+                )
+            yield target.name, folded
+
+
+def write_recipe(
+    recipe: Recipe,
+    pool: ParentPool,
+    folder: Path,
+    *,
+    extra_files: Mapping[str, str | bytes] = MappingProxyType({}),
+    kernels: Kernels | None = None,
+) -> None:
+    """Write a recipe, with a path or without, as a checkpoint that stock transformers loads.
+
+    Args:
+        recipe: its canonical JSON goes into the metadata of the weight files.
+        pool: the parents.
+        folder: new or empty; appears complete or not at all.
+        extra_files: plain name -> content, for instance recipe and model card.
+        kernels: None compiles for this one merge where that pays (see `foresight.kernels_for_merge`).
+
+    Raises:
+        ModelError, RecipeError, MergeError, ConfigError: as `check_export`, before anything is written.
+        NonFinite: as `recipe_tensors`; nothing stays behind.
+        ConfigError, DiskFull, ModelError: as `checkpoints.writer.write_checkpoint`.
+    """
+    if recipe.path is None:
+        write_merge(recipe, pool, folder, extra_files=extra_files, kernels=kernels)
+        return
+    if kernels is None:
+        with TemporaryDirectory(prefix="evomerge-kernels-") as cache:
+            used = kernels_for_merge(recipe, pool, Path(cache))
+            write_recipe(recipe, pool, folder, extra_files=extra_files, kernels=used)
+        return
+    plan = plan_path(recipe, recipe.path, pool)
+    _check_copies(plan, pool)
+    write_checkpoint(
+        folder,
+        _path_tensors(plan, pool, kernels),
+        template=pool.checkpoint(plan.template),
+        metadata={"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))},
+        extra_files=extra_files,
+        dtype=recipe.dtype,
+        layout=plan.layout,
+        config_changes=plan.config_changes,
+    )

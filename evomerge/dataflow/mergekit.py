@@ -1,0 +1,66 @@
+"""mergekit files of recipes with a path, as far as mergekit makes the same model of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.checkpoints.reader import Checkpoint
+from evomerge.dataflow.families import family_of, path_config
+from evomerge.dataflow.fold import offsets_of
+from evomerge.errors import ModelError, RecipeError
+from evomerge.recipe.mergekit import to_mergekit
+from evomerge.recipe.mergekit_path import Ends
+from evomerge.recipe.path import check_layers
+from evomerge.recipe.recipe import Recipe
+
+
+def ends_of(config: Mapping[str, Any]) -> Ends | None:
+    """Which tensors mergekit has to scale for a gain; None where it cannot, or paths do not run at all.
+
+    A norm that multiplies by 1 + weight is no case for it: its scale multiplies the weight alone.
+
+    Args:
+        config: the content of config.json.
+    """
+    try:
+        family = family_of(config)
+    except ModelError:
+        return None
+    offsets = offsets_of(family)
+    if any(offsets.values()):
+        return None
+
+    def is_end(name: str) -> bool:
+        parts = family.layer_name(name)
+        return parts is not None and parts.rest in offsets
+
+    return is_end
+
+
+def mergekit_text(recipe: Recipe, template: Checkpoint) -> str:
+    """The recipe as the text of a mergekit file; see `recipe.mergekit.to_mergekit`.
+
+    Args:
+        recipe: with a path or without.
+        template: the parent that gives the config.
+
+    Raises:
+        RecipeError: when mergekit cannot express it. mergekit 0.1.5 sets the depth in config.json and nothing else, so
+            a path along which per-layer lists change is refused.
+        ModelError: when paths cannot run through the architecture.
+    """
+    if recipe.path is None:
+        return to_mergekit(recipe, template.layout)
+    check_layers(recipe.path, template.layout.n_layers)
+    changed = path_config(template.config, [hop.layer for hop in recipe.path])
+    before = path_config(template.config, range(template.layout.n_layers))
+    odd = [key for key, value in changed.items() if isinstance(value, list) and before.get(key) != value]
+    if odd:
+        raise RecipeError(
+            "mergekit cannot express this recipe: per-layer settings of the config would have to follow the path.",
+            got=f"{odd[0]}, which mergekit leaves as it is for {template.layout.n_layers} layers",
+            allowed="architectures without per-layer settings, or a path that keeps them as they are",
+            fix="export the recipe or the checkpoint instead.",
+        )
+    return to_mergekit(recipe, template.layout, is_end=ends_of(template.config))

@@ -1,0 +1,190 @@
+"""What the checkpoint of a path will hold, decided from headers and configs alone; what cannot be exact is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from evomerge.checkpoints.dtypes import FLOATING
+from evomerge.checkpoints.reader import Checkpoint
+from evomerge.dataflow.families import Family, LayerName, family_of, layer_lists, path_config
+from evomerge.dataflow.fold import check_foldable, offsets_of
+from evomerge.errors import ModelError
+from evomerge.layout import Layout, TensorInfo
+from evomerge.merging.parents import ParentPool
+from evomerge.merging.plan import MergePlan, TensorPlan, plan_merge, template_of
+from evomerge.recipe.path import Hops, check_hops, check_layers
+from evomerge.recipe.recipe import Recipe, Rule
+
+_TOKEN_LISTS: Final = ("architectures",)
+_TOKEN_SUFFIXES: Final = ("_token_id", "_token_ids", "_tokens")
+
+
+class Target(NamedTuple):
+    """Where a source tensor goes: its name in the export, and the gain that is folded into it with this offset."""
+
+    name: str
+    gain: float
+    offset: float
+
+
+class Piece(NamedTuple):
+    """One tensor that is merged, and every place where it is written."""
+
+    plan: MergePlan
+    tensor: TensorPlan
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class PathPlan:
+    """A whole export.
+
+    Attributes:
+        template: the parent that gives config and tokenizer.
+        layout: every tensor of the export, layers numbered by hop.
+        config_changes: keys of config.json with their new values: depth, and per-layer lists along the path.
+        pieces: in the order in which they are written: outside the layers first, then layer by layer as they are met.
+    """
+
+    template: str
+    layout: Layout
+    config_changes: Mapping[str, Any]
+    pieces: tuple[Piece, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config_changes", MappingProxyType(dict(self.config_changes)))
+
+
+def plan_path(recipe: Recipe, hops: Hops, pool: ParentPool) -> PathPlan:
+    """Decide every tensor of a path's checkpoint.
+
+    A hop of a parent holds what a merge of that parent alone (`linear`, weight 1) would hold in its layer.
+
+    Args:
+        recipe: its parents are in the pool.
+        hops: its path.
+        pool: the parents.
+
+    Raises:
+        RecipeError: for a path that is none, or names layers that there are not.
+        ModelError: when paths cannot run through the architecture, the parents are of several architectures, a list in
+            the config cannot be understood, or gains cannot be folded.
+        MergeError, ConfigError, RecipeError: as `merging.plan.plan_merge`.
+    """
+    template = pool.checkpoint(template_of(recipe))
+    check_hops(hops, [p.name for p in recipe.parents])
+    check_layers(hops, template.layout.n_layers)
+    family = family_of(template.config)
+    check_config(template, family)
+    _check_parents(recipe, pool)
+    plain = replace(recipe, path=None)
+    plans: dict[str | None, MergePlan] = {None: plan_merge(plain, pool)}
+    for parent in dict.fromkeys(hop.parent for hop in hops if hop.parent is not None):
+        rule = Rule("linear", {"normalize": True}, {parent: {"weight": 1.0}})
+        plans[parent] = plan_merge(replace(plain, rules=(rule,)), pool)
+    outside = [Piece(plans[None], t, (Target(t.info.name, 1.0, 0.0),)) for t in plans[None].tensors if _outside(t)]
+    inside = _inside(hops, plans, family)
+    changed = path_config(template.config, [hop.layer for hop in hops])
+    changes = {k: v for k, v in changed.items() if k not in template.config or template.config[k] != v}
+    pieces = (*outside, *inside)
+    return PathPlan(template_of(recipe), _layout(pieces, len(hops), family), changes, pieces)
+
+
+def _outside(tensor: TensorPlan) -> bool:
+    return tensor.info.layer is None
+
+
+def _inside(hops: Hops, plans: Mapping[str | None, MergePlan], family: Family) -> list[Piece]:
+    """The tensors of all layers that run: each is merged once and written for every hop that runs it."""
+    uses: dict[tuple[str | None, int], list[int]] = {}
+    for k, hop in enumerate(hops):
+        uses.setdefault((hop.parent, hop.layer), []).append(k)
+    offsets = offsets_of(family)
+    found: list[Piece] = []
+    for (parent, layer), places in uses.items():
+        plan = plans[parent]
+        tensors = [(t, _parts(family, t.info)) for t in plan.tensors if t.info.layer == layer]
+        if any(hops[k].gain != 1.0 for k in places):
+            check_foldable(family, {parts.rest: t.dtype for t, parts in tensors}, FLOATING, layer)
+        for tensor, (prefix, _, rest) in tensors:
+            targets = tuple(
+                Target(f"{prefix}{k}.{rest}", hops[k].gain if rest in offsets else 1.0, offsets.get(rest, 0.0))
+                for k in places
+            )
+            found.append(Piece(plan, tensor, targets))
+    return found
+
+
+def _parts(family: Family, info: TensorInfo) -> LayerName:
+    """The parts of a layer's tensor name.
+
+    Raises:
+        ModelError: when its name is not one of the architecture's.
+    """
+    parts = family.layer_name(info.name)
+    if parts is None or parts.layer != info.layer:
+        raise ModelError(
+            "A layer's tensor has a name that the architecture does not use.",
+            got=f"{info.name}, of layer {info.layer}",
+            allowed=f"{family.inner}.{family.stack}.NUMBER.NAME",
+            fix="convert the checkpoint: load it with transformers and save it again.",
+        )
+    return parts
+
+
+def _layout(pieces: tuple[Piece, ...], n_hops: int, family: Family) -> Layout:
+    found = []
+    for piece in pieces:
+        for target in piece.targets:
+            parts = family.layer_name(target.name) if piece.tensor.info.layer is not None else None
+            layer = None if parts is None else parts.layer
+            found.append(replace(piece.tensor.info, name=target.name, layer=layer, dtype=piece.tensor.dtype))
+    return Layout(n_hops, tuple(sorted(found, key=lambda t: t.name)))
+
+
+def check_config(template: Checkpoint, family: Family) -> None:
+    """Refuse a config with a list that may be one entry per layer, and whose meaning nobody knows.
+
+    Raises:
+        ModelError: naming the list.
+    """
+    n_layers = template.layout.n_layers
+    for key, value in template.config.items():
+        known = key in family.lists or key in _TOKEN_LISTS or key.endswith(_TOKEN_SUFFIXES)
+        if isinstance(value, list) and len(value) == n_layers and not known:
+            raise ModelError(
+                "The config has a list of unknown meaning, as long as the model is deep.",
+                got=f"{key}: {value!r}"[:200],
+                allowed=f"per-layer lists that can follow a path: {', '.join(family.lists) or 'none'}",
+                fix=f"remove {key} from config.json if the model runs without it, or report the architecture.",
+            )
+
+
+def _check_parents(recipe: Recipe, pool: ParentPool) -> None:
+    """All parents are of the template's architecture, with the same kind of attention in every layer.
+
+    Raises:
+        ModelError: naming the first that is not.
+    """
+    name = template_of(recipe)
+    template = pool.checkpoint(name).config
+    lists = layer_lists(template)
+    for parent in recipe.parents:
+        config = pool.checkpoint(parent.name).config
+        if config.get("model_type") != template.get("model_type"):
+            got, wanted = str(config.get("model_type")), str(template.get("model_type"))
+        else:
+            found = layer_lists(config)
+            key = next((k for k in lists if found.get(k) != lists[k]), None)
+            if key is None:
+                continue
+            got, wanted = f"{key} {found.get(key)!r}", f"{key} {lists[key]!r}"
+        raise ModelError(
+            "A path cannot run through several architectures.",
+            got=f"{parent.name}: {got}"[:300],
+            allowed=f"{wanted}, as {name} has it"[:300],
+            fix="use parents of one architecture with equal layer kinds.",
+        )
