@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from evomerge.checkpoints.architecture import config_depth
 from evomerge.dataflow.refusals import refusal
 from evomerge.errors import ModelError
 
 _DEPTH_KEYS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_KINDS: Final = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Family:
         attention_end: see `Branch`.
         mlp_end: see `Branch`.
         depth_key: how config.json says the number of layers.
-        lists: keys of config.json that hold one entry per layer.
+        lists: keys of config.json that hold one entry per layer, and that the architecture fills in where a file
+            leaves them out (see `layer_lists`).
     """
 
     model_type: str
@@ -96,36 +97,35 @@ class LayerName(NamedTuple):
 
 
 _O_PROJ, _DOWN_PROJ = Branch("self_attn.o_proj"), Branch("mlp.down_proj")
-_KINDS_LIST = ("layer_types",)
 
 
-def _pre_norm(model_type: str, lists: tuple[str, ...] = ()) -> Family:
-    """Modules named as Llama names them, norms before the branches."""
-    return Family(model_type, "model", "layers", "self_attn", _O_PROJ, _DOWN_PROJ, lists=lists)
-
-
-def _post_norm(model_type: str, offset: float, lists: tuple[str, ...] = ()) -> Family:
-    """Modules named as Gemma 2 and OLMo 2 name them, a norm behind each branch."""
-    attention = Branch("post_attention_layernorm", norm=True, offset=offset)
-    mlp = Branch("post_feedforward_layernorm", norm=True, offset=offset)
+def _named_like_llama(model_type: str, attention: Branch = _O_PROJ, mlp: Branch = _DOWN_PROJ, *lists: str) -> Family:
+    """Layers under `model.layers`, attention under `self_attn`; by default the norms stand before the branches."""
     return Family(model_type, "model", "layers", "self_attn", attention, mlp, lists=lists)
 
 
-_GPT2 = Family("gpt2", "transformer", "h", "attn", Branch("attn.c_proj"), Branch("mlp.c_proj"), depth_key="n_layer")
-_GPT_NEOX = Family(
-    "gpt_neox", "gpt_neox", "layers", "attention", Branch("attention.dense"), Branch("mlp.dense_4h_to_h")
-)
+def _post_norm(model_type: str, offset: float, attention: str, mlp: str, *lists: str) -> Family:
+    """The same with a norm behind each branch."""
+    ends = (Branch(attention, norm=True, offset=offset), Branch(mlp, norm=True, offset=offset))
+    return _named_like_llama(model_type, *ends, *lists)
+
+
+_BEHIND = ("post_attention_layernorm", "post_feedforward_layernorm")
+_KINDS_OF_LAYERS = "layer_types"
 _FAMILY_LIST: Final = (
-    _pre_norm("llama"),
-    _pre_norm("mistral"),
-    _pre_norm("qwen2", _KINDS_LIST),
-    _pre_norm("qwen3", _KINDS_LIST),
-    _pre_norm("phi3"),
-    _post_norm("olmo2", 0.0),
-    _post_norm("gemma2", 1.0, _KINDS_LIST),
-    _post_norm("gemma3_text", 1.0, _KINDS_LIST),
-    _GPT2,
-    _GPT_NEOX,
+    *map(_named_like_llama, ("cohere", "gemma", "granite", "llama", "mistral", "olmo", "phi3", "stablelm")),
+    *(_named_like_llama(name, _O_PROJ, _DOWN_PROJ, _KINDS_OF_LAYERS) for name in ("cohere2", "qwen2", "qwen3")),
+    _named_like_llama("smollm3", _O_PROJ, _DOWN_PROJ, _KINDS_OF_LAYERS, "no_rope_layers"),
+    _named_like_llama("phi", Branch("self_attn.dense"), Branch("mlp.fc2")),
+    _named_like_llama("starcoder2", _O_PROJ, Branch("mlp.c_proj")),
+    _post_norm("olmo2", 0.0, *_BEHIND),
+    _post_norm("olmo3", 0.0, *_BEHIND, _KINDS_OF_LAYERS),
+    _post_norm("exaone4", 0.0, *_BEHIND, _KINDS_OF_LAYERS),
+    _post_norm("gemma2", 1.0, *_BEHIND, _KINDS_OF_LAYERS),
+    _post_norm("gemma3_text", 1.0, *_BEHIND, _KINDS_OF_LAYERS),
+    _post_norm("glm4", 0.0, "post_self_attn_layernorm", "post_mlp_layernorm"),
+    Family("gpt2", "transformer", "h", "attn", Branch("attn.c_proj"), Branch("mlp.c_proj"), depth_key="n_layer"),
+    Family("gpt_neox", "gpt_neox", "layers", "attention", Branch("attention.dense"), Branch("mlp.dense_4h_to_h")),
 )
 FAMILIES: Final[Mapping[str, Family]] = MappingProxyType({f.model_type: f for f in _FAMILY_LIST})
 """`model_type` -> family."""
@@ -149,10 +149,7 @@ def family_of(config: Any) -> Family:
     mapping = config_mapping(config)
     model_type = str(mapping.get("model_type"))
     family = FAMILIES.get(model_type)
-    reason = refusal(mapping, known=family is not None)
-    if family is not None and reason is None:
-        kinds = set(mapping.get("layer_types") or ()) - set(_KINDS)
-        reason = f"layers of kind {', '.join(sorted(map(str, kinds)))} carry state of their own" if kinds else None
+    reason = refusal(mapping)
     if family is None or reason is not None:
         raise ModelError(
             "Paths cannot run through the layers of this architecture.",
@@ -170,20 +167,32 @@ def layer_lists(config: Any) -> dict[str, tuple[Any, ...]]:
         config: as for `family_of`.
 
     Returns:
-        Key of config.json -> entries; only keys that the architecture has.
+        Key of config.json -> entries; only keys that the architecture has or the config states.
 
     Raises:
-        ModelError: as `family_of`.
+        ModelError: as `family_of`, and for a list that is not as long as the model is deep.
     """
     family = family_of(config)
-    if not family.lists:
-        return {}
-    if isinstance(config, Mapping):
+    mapping = config_mapping(config)
+    # a cache follows layer_types wherever a config states them, also where the layers do not
+    keys = dict.fromkeys((*family.lists, _KINDS_OF_LAYERS))
+    found = {key: mapping.get(key) for key in keys}
+    if any(found[key] is None for key in family.lists):
         from transformers import CONFIG_MAPPING
 
-        config = CONFIG_MAPPING[family.model_type].from_dict(dict(config))
-    found = {key: getattr(config, key, None) for key in family.lists}
-    return {key: tuple(values) for key, values in found.items() if values is not None}
+        complete = CONFIG_MAPPING[family.model_type].from_dict(dict(mapping))
+        found |= {key: getattr(complete, key, None) for key in family.lists}
+    lists = {key: tuple(values) for key, values in found.items() if values is not None}
+    depth = config_depth(mapping)
+    for key, values in lists.items():
+        if depth is not None and len(values) != depth:
+            raise ModelError(
+                "A per-layer setting of config.json does not fit the model.",
+                got=f"{key} with {len(values)} entries for {depth} layers",
+                allowed="one entry per layer",
+                fix="correct config.json.",
+            )
+    return lists
 
 
 def path_config(config: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Any]:
@@ -191,10 +200,10 @@ def path_config(config: Mapping[str, Any], layers: Sequence[int]) -> dict[str, A
 
     Args:
         config: the content of the template's config.json.
-        layers: the layer of each hop.
+        layers: the layer of each hop; the template has them.
 
     Raises:
-        ModelError: as `family_of`.
+        ModelError: as `layer_lists`.
     """
     family = family_of(config)
     stated = [key for key in _DEPTH_KEYS if key in config] or [family.depth_key]

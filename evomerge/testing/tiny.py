@@ -45,7 +45,26 @@ _FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
     }
 )
 FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
-"""The architectures that `tiny_checkpoint` builds."""
+"""The architectures that every part is tested with."""
+_FULL_HEADS = {k: v for k, v in _COMMON.items() if k != "num_key_value_heads"}
+_MORE: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
+    {
+        "cohere": ("CohereConfig", {**_COMMON}),
+        "cohere2": ("Cohere2Config", {**_COMMON, "sliding_window": 64}),
+        "exaone4": ("Exaone4Config", {**_COMMON, "sliding_window": 64}),
+        "gemma": ("GemmaConfig", {**_COMMON, **_HEAD_DIM}),
+        "glm4": ("Glm4Config", {**_COMMON, **_HEAD_DIM}),
+        "granite": ("GraniteConfig", {**_COMMON, "residual_multiplier": 0.7, "logits_scaling": 2.0}),
+        "olmo": ("OlmoConfig", {**_COMMON}),
+        "olmo3": ("Olmo3Config", {**_COMMON, "sliding_window": 64}),
+        "phi": ("PhiConfig", _FULL_HEADS),
+        "smollm3": ("SmolLM3Config", {**_COMMON}),
+        "stablelm": ("StableLmConfig", {**_COMMON}),
+        "starcoder2": ("Starcoder2Config", {**_COMMON}),
+    }
+)
+MORE_FAMILIES: tuple[str, ...] = tuple(_MORE)
+"""Further architectures that `tiny_model` and `tiny_checkpoint` build."""
 
 
 def _randomize(model: Any, seed: int) -> None:
@@ -80,6 +99,40 @@ def _save_tokenizer(folder: Path, vocab_size: int) -> None:
     wrapped.save_pretrained(folder)
 
 
+def tiny_model(family: str, seed: int, *, tie: bool | None = None, attention: str | None = None, **config: Any) -> Any:
+    """A random fp32 model of two layers, 32 wide, with a vocabulary of 64, in eval mode and without gradients.
+
+    Args:
+        family: one of `FAMILIES` or `MORE_FAMILIES`.
+        seed: of the weights; equal arguments give equal weights.
+        tie: share embedding and head; None leaves it to the architecture.
+        attention: transformers' name of the implementation; None leaves it to transformers.
+        config: keyword arguments of the architecture's config class, over the tiny defaults.
+
+    Raises:
+        ConfigError: for an unknown family.
+    """
+    if family not in _FAMILIES and family not in _MORE:
+        raise ConfigError(
+            "There is no tiny checkpoint of this family.",
+            got=repr(family),
+            allowed=suggest(family, (*FAMILIES, *MORE_FAMILIES)),
+            fix="use one of these names.",
+        )
+    import torch
+    import transformers
+
+    class_name, defaults = {**_FAMILIES, **_MORE}[family]
+    arguments = {**defaults, **({} if tie is None else {"tie_word_embeddings": tie}), **config}
+    model_config = getattr(transformers, class_name)(**arguments)
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.AutoModelForCausalLM.from_config(
+            model_config, dtype=torch.float32, attn_implementation=attention
+        )
+    _randomize(model, seed)
+    return model.requires_grad_(False).eval()
+
+
 def tiny_checkpoint(
     folder: Path,
     family: str,
@@ -95,7 +148,7 @@ def tiny_checkpoint(
 
     Args:
         folder: where to; is made.
-        family: one of `FAMILIES`.
+        family: one of `FAMILIES` or `MORE_FAMILIES`.
         seed: of the weights; equal arguments give equal files.
         dtype: of the weights, torch's spelling.
         tokenizer: also save a tokenizer of single characters.
@@ -109,24 +162,11 @@ def tiny_checkpoint(
     Raises:
         ConfigError: for an unknown family.
     """
-    if family not in _FAMILIES:
-        raise ConfigError(
-            "There is no tiny checkpoint of this family.",
-            got=repr(family),
-            allowed=suggest(family, FAMILIES),
-            fix="use one of these names.",
-        )
     import torch
-    import transformers
 
-    class_name, defaults = _FAMILIES[family]
-    arguments = {**defaults, **({} if tie is None else {"tie_word_embeddings": tie}), **config}
-    model_config = getattr(transformers, class_name)(**arguments)
-    with torch.random.fork_rng(devices=[]):
-        model = transformers.AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
-    _randomize(model, seed)
+    model = tiny_model(family, seed, tie=tie, **config)
     folder.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
     if tokenizer:
-        _save_tokenizer(folder, int(model_config.vocab_size))
+        _save_tokenizer(folder, int(model.config.vocab_size))
     return folder
