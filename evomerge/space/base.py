@@ -93,7 +93,7 @@ class CandidateSpace(ABC):
             elites: recipes over the same parents, at least one, the best first.
 
         Returns:
-            A space of the same genes. Most spaces do not depend on elites and return themselves.
+            A space whose genes may be others. Most spaces do not depend on elites and return themselves.
         """
         del elites
         return self

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from evomerge.recipe.equivalence import Coefficients, linear_coefficients, number
 from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import Number, Recipe, Rule
-from evomerge.space.depth import Site, site_of
+from evomerge.space.depth import Place, Site, site_of
 from evomerge.space.dimension import Dimension, Value, holds
 from evomerge.space.dimensions import DECIMALS
 from evomerge.space.plan import Slot
@@ -43,11 +43,20 @@ class Origin(NamedTuple):
 Reader = Callable[["MergeSpace", Rule, Origin], "Numbers | None"]
 
 
-def encode_recipe(space: MergeSpace, recipe: Recipe, *, seed: int) -> Vector | None:
-    """See `CandidateSpace.encode_recipe`."""
-    if recipe.compat != "off" or recipe.dtype != "parent":
+def encode_recipe(
+    space: MergeSpace, recipe: Recipe, *, seed: int, unused: frozenset[Place] = frozenset()
+) -> Vector | None:
+    """See `CandidateSpace.encode_recipe`.
+
+    Args:
+        space: of merges.
+        recipe: without a path.
+        seed: as in `build`.
+        unused: places whose tensors do not matter.
+    """
+    if recipe.compat != "off" or recipe.dtype != "parent" or recipe.path is not None:
         return None
-    rules = _rules_by_site(space, recipe)
+    rules = _rules_by_site(space, recipe, unused)
     if rules is None:
         return None
     scales: tuple[Scale, ...] = ("one", "equal", "largest")
@@ -61,12 +70,15 @@ def encode_recipe(space: MergeSpace, recipe: Recipe, *, seed: int) -> Vector | N
     return None
 
 
-def _rules_by_site(space: MergeSpace, recipe: Recipe) -> dict[Site, Rule] | None:
-    """The rule that decides each site; None when tensors of one site are decided by several rules, or by none."""
+def _rules_by_site(space: MergeSpace, recipe: Recipe, unused: frozenset[Place]) -> dict[Site, Rule] | None:
+    """The rule that decides each site that matters; None when several rules decide tensors of one, or none does."""
     found: dict[Site, Rule] = {}
     for tensor in space.layout.tensors:
+        site = site_of(tensor)
+        if site.place in unused:
+            continue
         selected = next((rule for rule in recipe.rules if rule.selects(tensor)), None)
-        if selected is None or found.setdefault(site_of(tensor), selected) is not selected:
+        if selected is None or found.setdefault(site, selected) is not selected:
             return None
     return found
 
@@ -74,15 +86,15 @@ def _rules_by_site(space: MergeSpace, recipe: Recipe) -> dict[Site, Rule] | None
 def _try(space: MergeSpace, rules: Mapping[Site, Rule], origin: Origin, reader: Reader) -> Vector | None:
     """The vector of the numbers that are read where each gene counts most; None when the grid does not hold one."""
     read: dict[Site, Numbers] = {}
-    for site in space.sites:
-        numbers = reader(space, rules[site], origin)
+    for site, rule in rules.items():
+        numbers = reader(space, rule, origin)
         if numbers is None:
             return None
         read[site] = numbers
     values: dict[str, Value] = {}
     places = _places(space)
     for dimension in space.space.dimensions:
-        told = [read[site][slot] for site, slot in places[dimension.name] if slot in read[site]]
+        told = [read[site][slot] for site, slot in places[dimension.name] if slot in read.get(site, {})]
         values[dimension.name] = told[0] if told else _harmless(dimension)
         if not holds(dimension, values[dimension.name]):
             return None
@@ -188,8 +200,9 @@ def _strength(space: MergeSpace) -> float:
 def _is_same(space: MergeSpace, rules: Mapping[Site, Rule], origin: Origin, vector: Vector, same_masks: bool) -> bool:
     """Whether the vector makes the recipe's model: at every site the same weighted sum, or the same numbers."""
     own = Origin(space.base, space.models)
-    for site, assignment in space.assignments(space.space.decode(vector)).items():
-        rule = assignment.rule(space.method.name)
+    assigned = space.assignments(space.space.decode(vector))
+    for site in rules:
+        rule = assigned[site].rule(space.method.name)
         mine = linear_coefficients(rule, own.base, own.parents)
         theirs = linear_coefficients(rules[site], origin.base, origin.parents)
         if mine is not None and theirs is not None:

@@ -1,4 +1,4 @@
-"""The YAML language of search spaces (docs/spaces.md), from a parsed mapping to a `MergeSpace`.
+"""The YAML language of search spaces (docs/spaces.md), from a parsed mapping to the space.
 
 Every problem is a `SpaceError` that names the path inside the mapping, and the line where the caller knows it.
 """
@@ -6,23 +6,28 @@ Every problem is a `SpaceError` that names the path inside the mapping, and the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from evomerge.errors import suggest
 from evomerge.layout import Layout
 from evomerge.recipe.methods import MethodSpec, method_names, method_spec
 from evomerge.space.at import At, LineOf, check_keys, mapping_at, no_line, number_at
+from evomerge.space.base import CandidateSpace
+from evomerge.space.both import BothSpace
 from evomerge.space.merge_space import MergeSpace
 from evomerge.space.parameter import parse_depth, parse_modules, parse_parameter
+from evomerge.space.path_language import Cast, check_about, parse_path
+from evomerge.space.steps import MERGED
 
-KINDS: Final = ("merge",)
+KINDS: Final = ("merge", "path", "both")
 KEYS: Final = ("kind", "about", "method", "depth", "modules", "parameters", "starts")
 DEFAULT_STARTS: Final = (0.3, 0.5, 0.7)
 
 
 def parse_space(
     mapping: object, *, models: Sequence[str], base: str | None, layout: Layout, line_of: LineOf | None = None
-) -> MergeSpace:
+) -> CandidateSpace:
     """The search space that a YAML mapping describes, for these parents.
 
     Args:
@@ -33,8 +38,9 @@ def parse_space(
         line_of: path of keys and indices -> line in the file, for messages.
 
     Raises:
-        SpaceError: for anything that is not understood, naming its path; in this order: the kind, unknown keys, the
-            method, the parents, depth, modules, parameters, starts, nothing to search.
+        SpaceError: for anything that is not understood, naming its path; in this order: the kind, unknown keys; of
+            merges the method, the parents, depth, modules, parameters, starts, nothing to search; of paths see
+            `parse_path`; of both the merge, then the path.
         PluginError: when a plug-in's method does not load.
     """
     at = At((), line_of or no_line)
@@ -42,16 +48,40 @@ def parse_space(
     kind = whole.get("kind", "merge")
     if kind not in KINDS:
         raise (at / "kind").problem("the kind is unknown.", repr(kind), suggest(str(kind), KINDS))
-    return _merge_space(whole, tuple(models), base, layout, at)
+    cast = Cast(tuple(models), base, layout.n_layers)
+    if kind == "path":
+        return parse_path(whole, cast, at)
+    if kind == "both":
+        return _both(whole, cast, layout, at)
+    return _merge_space(whole, cast.models, base, layout, at)
+
+
+def _both(mapping: Mapping[str, Any], cast: Cast, layout: Layout, at: At) -> BothSpace:
+    check_keys(mapping, ("kind", "about", "merge", "path"), at)
+    check_about(mapping, at)
+    parts = {}
+    for part in ("merge", "path"):
+        if part not in mapping:
+            raise (at / part).problem(f"the {part} is missing.", "nothing", f"a search space of kind {part}")
+        parts[part] = mapping_at(mapping[part], at / part)
+        kind = parts[part].get("kind", part)
+        if kind != part:
+            raise (at / part / "kind").problem("this part is of another kind.", repr(kind), part)
+    merge = _merge_space(parts["merge"], cast.models, cast.base, layout, at / "merge")
+    default = (MERGED, *cast.models)
+    path = parse_path(parts["path"], replace(cast, default=default), at / "path")
+    if MERGED not in (path.plan.sources or ()):
+        raise (at / "path" / "sources").problem(
+            "the path runs nothing of the merge.", str(parts["path"].get("sources")), f"sources with `{MERGED}`"
+        )
+    return BothSpace(merge, path.plan)
 
 
 def _merge_space(
     mapping: Mapping[str, Any], models: tuple[str, ...], base: str | None, layout: Layout, at: At
 ) -> MergeSpace:
     check_keys(mapping, KEYS, at)
-    about = mapping.get("about", "")
-    if not isinstance(about, str):
-        raise (at / "about").problem("the description is not text.", repr(about), "one line of text")
+    check_about(mapping, at)
     method = _method(mapping.get("method"), at / "method")
     _check_parents(method, models, base, at / "method")
     depth = parse_depth(mapping.get("depth", "each"), at / "depth")

@@ -16,7 +16,7 @@ from evomerge.recipe.methods import BUILTIN, MethodSpec
 from evomerge.recipe.recipe import Number, ParentRef, Recipe
 from evomerge.recipe.rules import Assignment, Kind, kinds_of, rules_of
 from evomerge.space.base import CandidateSpace, Gene
-from evomerge.space.depth import Share, Site, group_label, site_of, sites_of
+from evomerge.space.depth import Place, Share, Site, group_label, site_of, sites_of
 from evomerge.space.dimension import Dimension, Value, decode
 from evomerge.space.inject import encode_recipe
 from evomerge.space.plan import ParameterPlan, Slot, as_number, gene_name
@@ -175,16 +175,50 @@ class MergeSpace(CandidateSpace):
         The recipe names the base first, then the models in the space's order. Values that amount to one parent make
         that parent's own recipe, so that it is scored once.
         """
+        return self.build_used(values, parents=parents, base=base, seed=seed)
+
+    def build_used(
+        self,
+        values: Mapping[str, Value],
+        *,
+        parents: tuple[ParentRef, ...],
+        base: str | None,
+        seed: int,
+        unused: frozenset[Place] = frozenset(),
+    ) -> Recipe:
+        """As `build`, for a model that runs only some of the merge; the genes of the rest do not matter.
+
+        Args:
+            values: as in `build`.
+            parents: as in `build`.
+            base: as in `build`.
+            seed: as in `build`.
+            unused: places that do not run; they are merged as the nearest place that does (of two, the earlier).
+        """
         refs = self._refs(parents, base)
         assigned = self.assignments(values)
+        stands_in = self._stand_ins(unused)
         recipe = Recipe(
             parents=tuple(refs.values()),
             base=self.base,
-            rules=rules_of(self.method.name, {kind: assigned[site] for kind, site in self.kinds.items()}),
+            rules=rules_of(self.method.name, {k: assigned[stands_in[site]] for k, site in self.kinds.items()}),
             seed=seed if self.method.random else 0,
         )
         only = the_only_parent(recipe)
         return recipe if only is None else parent_recipe(refs[only])
+
+    def _stand_ins(self, unused: frozenset[Place]) -> dict[Site, Site]:
+        """Every site -> the one whose numbers it takes: itself when it runs."""
+        used = [site for site in self.sites if site.place not in unused]
+        if not unused or not used:
+            return {site: site for site in self.sites}
+        depth = {"embedding": -1, "head": self.n_layers}
+
+        def far(site: Site, other: Site) -> tuple[int, bool, int]:
+            a, b = (s.place if isinstance(s.place, int) else depth[s.place] for s in (site, other))
+            return abs(a - b), site.module != other.module, b
+
+        return {s: s if s.place not in unused else min(used, key=lambda other: far(s, other)) for s in self.sites}
 
     def _refs(self, parents: tuple[ParentRef, ...], base: str | None) -> dict[str, ParentRef]:
         """The recipe's parents by name: base first, models in order."""
@@ -203,3 +237,7 @@ class MergeSpace(CandidateSpace):
     def encode_recipe(self, recipe: Recipe, *, seed: int) -> Vector | None:
         """See `CandidateSpace.encode_recipe`."""
         return encode_recipe(self, recipe, seed=seed)
+
+    def encode_used(self, recipe: Recipe, *, seed: int, unused: frozenset[Place]) -> Vector | None:
+        """The vector whose recipe makes the same merge wherever it runs; see `build_used`."""
+        return encode_recipe(self, recipe, seed=seed, unused=unused)

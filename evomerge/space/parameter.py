@@ -154,15 +154,19 @@ def _range(value: Mapping[str, Any], spec: ParameterSpec, at: At) -> Searched:
             name=at.dotted,
             low=number_at(value["low"], at / "low"),
             high=number_at(value["high"], at / "high"),
-            step=_step(value.get("step", default_step), at / "step"),
+            step=parse_step(value.get("step", default_step), at / "step"),
             scale=scale,
             start=number_at(value["start"], at / "start") if "start" in value else None,
             spread=number_at(value["spread"], at / "spread") if "spread" in value else None,
         )
 
 
-def _step(value: object, at: At) -> float:
-    """A number, or a fraction such as `1/60` whose multiples hold thirds and quarters exactly."""
+def parse_step(value: object, at: At) -> float:
+    """A number, or a fraction such as `1/60` whose multiples hold thirds and quarters exactly.
+
+    Raises:
+        SpaceError: when it is neither.
+    """
     if isinstance(value, str) and _FRACTION.fullmatch(value):
         return float(Fraction(value))
     return number_at(value, at)

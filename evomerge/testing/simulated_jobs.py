@@ -40,8 +40,8 @@ from evomerge.runs.records import Kind, Opened
 from evomerge.runs.replay import read_history
 from evomerge.runs.store import RunStore
 from evomerge.seeds import generator
+from evomerge.space.base import CandidateSpace
 from evomerge.space.language import parse_space
-from evomerge.space.merge_space import MergeSpace
 from evomerge.testing.responders import Floats, Responders, ability_for
 from evomerge.types import SET_NAMES, CandidateId, EvalTask, Evaluation, Outcome, SetName, Vector
 
@@ -111,7 +111,7 @@ def _layout() -> Layout:
 
 
 @cache
-def _space(depth: str) -> MergeSpace:
+def _space(depth: str) -> CandidateSpace:
     preset = preset_path("search_spaces", "layer-wise-task-arithmetic").read_text(encoding="utf-8")
     mapping = {**yaml.safe_load(preset), "depth": depth}
     return parse_space(mapping, models=MODELS, base=BASE, layout=_layout())

@@ -79,7 +79,7 @@ def changed(path, value):
 
 W = ("parameters", "weight")
 BAD = [
-    (("kind",), "path", r"kind: 'path'.*merge"),
+    (("kind",), "paths", r"kind: 'paths'.*Did you mean 'path'"),
     (("depht",), "each", r"depht: 'depht'.*Did you mean 'depth'"),
     (("about",), 3, r"about: 3"),
     (("method",), None, r"method is missing.*dare_linear, dare_ties, linear, slerp, task_arithmetic, ties"),
