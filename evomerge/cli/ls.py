@@ -12,10 +12,13 @@ OPTIMIZERS: Final = {
     "cma": "CMA-ES, full covariance: one objective, up to about 20 continuous genes",
     "sep-cma": "CMA-ES, one variance per gene: one objective, more genes",
     "lra-cma": "CMA-ES with learning-rate adaptation: one objective under strong item noise",
+    "catcmawm": "CatCMA with margin: one objective, mixed genes",
+    "como-catcmawm": "COMO-CatCMA with margin: two objectives, mixed genes",
     "nsga2": "NSGA-II: two or three objectives, constraints, mixed genes",
     "nsga3": "NSGA-III: four objectives and more",
     "tpe": "tree-structured Parzen estimator: any number of objectives, mixed genes",
     "gp": "Gaussian process: up to about 60 evaluations",
+    "scan": "all combinations of the discrete genes, such as every repeat window",
     "random": "uniform sampling: a yardstick",
 }
 

@@ -169,9 +169,21 @@ class CmaStrategy(Strategy):
 NewEngine = Callable[[Vector, Vector, int, int], Engine]
 """(start, initial standard deviations, population, seed) -> a fresh engine."""
 
+Around = Callable[[Problem, int, np.random.Generator, float], Matrix]
+"""(problem, n, stream, scale) -> `n` vectors around the start, shape `(n, d)`."""
 
-def build(name: str, problem: Problem, given: Mapping[str, Any], new_engine: NewEngine) -> Optimizer:
+
+def build(
+    name: str, problem: Problem, given: Mapping[str, Any], new_engine: NewEngine, around: Around = gaussian_vectors
+) -> Optimizer:
     """The optimizer `name` of this family: checked options, private streams, restarts.
+
+    Args:
+        name: the optimizer's name.
+        problem: what is optimised.
+        given: the options that the user wrote.
+        new_engine: builds the engine of each run.
+        around: draws the starts of later runs.
 
     Raises:
         ConfigError: for several objectives, then for an option that is unknown or out of range.
@@ -185,7 +197,7 @@ def build(name: str, problem: Problem, given: Mapping[str, Any], new_engine: New
 
     def start_of(run: int) -> Vector:
         rng = generator(problem.seed, name, "start", run)
-        start: Vector = gaussian_vectors(problem, 1, rng, spread)[0]
+        start: Vector = around(problem, 1, rng, spread)[0]
         return start
 
     population, restarts = int(chosen["population"]), int(chosen["restarts"])

@@ -5,41 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.optimizers.options import Option, read_options
 from evomerge.optimizers.optuna_strategy import MakeSampler, OptunaStrategy
 from evomerge.optimizers.protocol import AskTell
+from evomerge.optimizers.variation import variation
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-COARSE_STEP: Final = 0.2
-"""A gene with steps like this is a choice among a few values: there is nothing between two of them."""
-
-
 def default_population(budget: int) -> int:
     """About twenty generations within the budget, between 16 and 50 candidates each."""
     return min(50, max(16, budget // 20))
-
-
-def _variation(problem: Problem) -> dict[str, Any]:
-    """How children differ from their parents: keyword arguments of Optuna's genetic samplers.
-
-    BLX-alpha crossover (Eshelman and Schaffer 1993) with polynomial mutation (Deb and Agrawal 1999) for continuous
-    genes; exchange of genes and fresh draws (Optuna's default) where some genes are choices. With 200 to 480
-    evaluations of 6 to 18 genes the former was first or second of six combinations in hypervolume, by a few percent.
-    """
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.samplers.nsgaii import BLXAlphaCrossover, PolynomialMutation
-
-    if bool((problem.step >= COARSE_STEP).any()):
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return {"crossover": BLXAlphaCrossover(), "mutation": PolynomialMutation()}
 
 
 def _genetic_options(problem: Problem) -> dict[str, Option]:
@@ -68,7 +48,7 @@ def nsga2(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
     def sampler(seed: int) -> BaseSampler:
         from optuna.samplers import NSGAIISampler
 
-        return NSGAIISampler(population_size=chosen["population"], seed=seed, **_variation(problem))
+        return NSGAIISampler(population_size=chosen["population"], seed=seed, **variation(problem))
 
     return _optimizer(problem, sampler, chosen["population"], chosen["population"], chosen["spread"])
 
@@ -100,7 +80,7 @@ def nsga3(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
                 population_size=chosen["population"],
                 seed=seed,
                 dividing_parameter=divisions,
-                **_variation(problem),
+                **variation(problem),
             )
 
     return _optimizer(problem, sampler, chosen["population"], chosen["population"], chosen["spread"])

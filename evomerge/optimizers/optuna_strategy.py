@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, final
 import numpy as np
 
 from evomerge.optimizers.base import Problem, Told
-from evomerge.optimizers.protocol import Matrix, Strategy, first_batch, gaussian_vectors, n_fresh
+from evomerge.optimizers.genes import Genes, mixed_vectors
+from evomerge.optimizers.protocol import Matrix, Strategy, first_batch, n_fresh
 from evomerge.seeds import derive_seed, generator
 from evomerge.types import Vector
 
@@ -86,9 +87,8 @@ class OptunaStrategy(Strategy):
                 directions=["minimize"] * problem.n_objectives,
             )
         self._genes = [f"x{i:04d}" for i in range(problem.dim)]
-        self._space: dict[str, BaseDistribution] = {
-            name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in self._genes
-        }
+        self._kinds = Genes.of(problem)
+        self._space = {name: self._distribution(i) for i, name in enumerate(self._genes)}
         self._open: list[Trial] = []
         self._n_trials = 0
         self._worst: list[float] | None = None
@@ -98,18 +98,19 @@ class OptunaStrategy(Strategy):
         """The first batch is drawn around the start; every later one comes from the sampler."""
         if self._n_trials == 0:
             rng = generator(self._problem.seed, "optuna", "first")
-            fresh = gaussian_vectors(self._problem, n_fresh(self._problem, self._first), rng, self._spread)
+            fresh = mixed_vectors(self._problem, n_fresh(self._problem, self._first), rng, self._spread)
             batch = first_batch(self._problem, self._first, fresh)
             for row in batch:
-                self._study.enqueue_trial(dict(zip(self._genes, row.tolist(), strict=True)))
+                self._study.enqueue_trial(self._params(row))
             n = len(batch)
         else:
+            batch = None
             n = self._batch
         self._study.sampler = self._make_sampler(derive_seed(self._problem.seed, "optuna", self._n_trials))
         with _quiet():
             self._open = [self._ask_trial() for _ in range(n)]
         self._n_trials += n
-        return np.array([self._genes_of(trial) for trial in self._open])
+        return np.array([self._genes_of(trial) for trial in self._open]) if batch is None else batch
 
     def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:
         """Complete the open trials in ask order, with the genes that were evaluated."""
@@ -135,9 +136,29 @@ class OptunaStrategy(Strategy):
         trial.relative_params  # noqa: B018
         return trial
 
-    def _genes_of(self, trial: Trial) -> list[float]:
+    def _distribution(self, gene: int) -> BaseDistribution:
+        """Of a gene's values: the unit interval, or the numbers of its values with or without their order."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        n = int(self._kinds.n_values[gene])
+        if n == 0:
+            return FloatDistribution(0.0, 1.0)
+        return IntDistribution(0, n - 1) if self._kinds.ordered[gene] else CategoricalDistribution(range(n))
+
+    def _params(self, vector: Vector) -> dict[str, float]:
+        """Optuna's parameters of a vector."""
+        params: list[float] = vector.tolist()
+        discrete = self._kinds.discrete
+        for column, value in zip(discrete, self._kinds.values(vector, discrete).tolist(), strict=True):
+            params[column] = value
+        return dict(zip(self._genes, params, strict=True))
+
+    def _genes_of(self, trial: Trial) -> Vector:
         params = trial.params
-        return [params[name] for name in self._genes]
+        genes = np.array([params[name] for name in self._genes], dtype=np.float64)
+        discrete = self._kinds.discrete
+        genes[discrete] = self._kinds.centres(genes[discrete].astype(np.int64), discrete)
+        return genes
 
     def _remember_worst(self, told: Told) -> None:
         if told.losses is None:
@@ -150,9 +171,11 @@ class OptunaStrategy(Strategy):
         """The asked genes become the evaluated ones: a model must not see one score at several places of a cell."""
         study_id = self._storage.get_study_id_from_name(_STUDY)
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-        for name, old, new in zip(self._genes, self._genes_of(trial), vector.tolist(), strict=True):
-            if old != new:
-                self._storage.set_trial_param(trial_id, name, new, self._space[name])
+        params = trial.params
+        for name, new in self._params(vector).items():
+            if params[name] != new:
+                distribution = self._space[name]
+                self._storage.set_trial_param(trial_id, name, distribution.to_internal_repr(new), distribution)
 
     def _tell(self, trial: Trial, told: Told) -> None:
         import optuna

@@ -17,10 +17,13 @@ OPTIMIZERS: Final = Registry(
         "cma": "evomerge.optimizers.pycma:full_cma",
         "sep-cma": "evomerge.optimizers.pycma:separable_cma",
         "lra-cma": "evomerge.optimizers.lra:lra_cma",
+        "catcmawm": "evomerge.optimizers.catcmawm:catcmawm",
+        "como-catcmawm": "evomerge.optimizers.como:como_catcmawm",
         "nsga2": "evomerge.optimizers.optuna_methods:nsga2",
         "nsga3": "evomerge.optimizers.optuna_methods:nsga3",
         "tpe": "evomerge.optimizers.optuna_methods:tpe",
         "gp": "evomerge.optimizers.optuna_methods:gp",
+        "scan": "evomerge.optimizers.scan:scan",
         "random": "evomerge.optimizers.random_search:random_search",
     },
 )

@@ -5,6 +5,7 @@ class TestMine(OptimizerSuite):
     factory = "my_package.mine:make"       # (problem, options) -> Optimizer
     options = {"population": 8}
     objectives = (1, 2)                    # the numbers of objectives that it accepts
+    kinds = ("real", "mixed")              # the kinds of genes that it accepts
 ```
 
 The suite needs no model and takes a second or two.
@@ -16,6 +17,7 @@ import hashlib
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -28,8 +30,10 @@ from evomerge.optimizers.base import Optimizer, Problem, Told
 from evomerge.testing.problems import (
     KnownProblem,
     constrained_two_spheres,
+    gated_sphere,
     half_space_sphere,
-    quantise,
+    mixed_sphere,
+    mixed_spheres,
     sphere,
     two_spheres,
 )
@@ -61,16 +65,28 @@ def drive(optimizer: Optimizer, known: KnownProblem, budget: int) -> tuple[Trace
 def accident_prone(known: KnownProblem, batch: int, vectors: Sequence[Vector]) -> list[Told]:
     """Results in which batch 1 fails altogether and one candidate in five of every other batch."""
     return [
-        Told(quantise(v), None) if batch == 1 or (batch + i) % 5 == 0 else known.told(v) for i, v in enumerate(vectors)
+        Told(known.quantise(v), None) if batch == 1 or (batch + i) % 5 == 0 else known.told(v)
+        for i, v in enumerate(vectors)
     ]
 
 
-def trace_digest(make: Make, n_objectives: int, n_batches: int = 6) -> str:
+def known_problem(n_objectives: int, kinds: str, dim: int, *, constrained: bool = False) -> KnownProblem:
+    """The suite's problem of one or two objectives, of `kinds` "real" or "mixed"."""
+    if kinds == "mixed":
+        if constrained:
+            return gated_sphere(dim, n_objectives)
+        return mixed_sphere(dim) if n_objectives == 1 else mixed_spheres(dim)
+    if constrained:
+        return half_space_sphere(dim) if n_objectives == 1 else constrained_two_spheres(dim)
+    return sphere(dim) if n_objectives == 1 else two_spheres(dim)
+
+
+def trace_digest(make: Make, n_objectives: int, n_batches: int = 6, kinds: str = "real") -> str:
     """A digest of everything asked in a run with constraints, failures and injected vectors.
 
     Equal in every process whatever its hash seed and threads, when the optimizer keeps its contract.
     """
-    known = half_space_sphere(5) if n_objectives == 1 else constrained_two_spheres(5)
+    known = known_problem(n_objectives, kinds, 5, constrained=True)
     optimizer = make(known.problem(seed=11, injected=corners(5)))
     digest = hashlib.sha256()
     for batch in range(n_batches):
@@ -103,6 +119,8 @@ class OptimizerSuite:
         factory: `"module:attribute"` of the factory.
         options: given to the factory in every test; choose them so that a batch is small.
         objectives: the numbers of objectives that the optimizer accepts.
+        kinds: the kinds of genes that it accepts: "real" (none is discrete), "mixed", or both.
+        seeded: False for an optimizer that draws nothing.
         budget: evaluations in the tests of improvement.
         n_driven: evaluations in the other tests; more than a first batch.
         learns: False for an optimizer that is not expected to improve on random vectors.
@@ -111,6 +129,8 @@ class OptimizerSuite:
     factory: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
     objectives: ClassVar[tuple[int, ...]] = (1,)
+    kinds: ClassVar[tuple[str, ...]] = ("real", "mixed")
+    seeded: ClassVar[bool] = True
     budget: ClassVar[int] = 150
     learns: ClassVar[bool] = True
     n_driven: ClassVar[int] = 24
@@ -119,9 +139,14 @@ class OptimizerSuite:
         """A fresh optimizer."""
         return load_factory(self.factory)(problem, dict(self.options))
 
-    def known(self, dim: int = 4) -> KnownProblem:
-        """A problem of the smallest number of objectives that the optimizer accepts."""
-        return sphere(dim) if 1 in self.objectives else two_spheres(dim)
+    def known(self, kinds: str | None = None, dim: int = 4) -> KnownProblem:
+        """A problem of the smallest number of objectives that the optimizer accepts, of real genes if it may."""
+        return known_problem(min(self.objectives), kinds or self.kinds[0], dim)
+
+    def skip_unless(self, kinds: str) -> None:
+        """Skip the test for an optimizer of other kinds of genes."""
+        if kinds not in self.kinds:
+            pytest.skip(f"this optimizer does not search {kinds} genes")
 
     def test_ask_and_tell_alternate(self) -> None:
         """A second ask, or a tell without a batch, is an error that changes nothing."""
@@ -152,9 +177,11 @@ class OptimizerSuite:
             optimizer.tell([Told(results[0].vector + 2.0, losses), *results[1:]])
         optimizer.tell(results)
 
-    def test_vectors_are_fresh_read_only_and_inside(self) -> None:
+    @pytest.mark.parametrize("kinds", ["real", "mixed"])
+    def test_vectors_are_fresh_read_only_and_inside(self, kinds: str) -> None:
         """Nobody can change what was asked, and every vector decodes."""
-        known = self.known()
+        self.skip_unless(kinds)
+        known = self.known(kinds)
         trace, _ = drive(self.make(known.problem(injected=corners(4))), known, self.n_driven)
         for vector in [v for batch in trace for v in batch]:
             assert vector.shape == (4,)
@@ -163,18 +190,22 @@ class OptimizerSuite:
             assert np.all((vector >= 0) & (vector <= 1))
         assert len({id(v) for batch in trace for v in batch}) == sum(len(batch) for batch in trace)
 
-    def test_injected_vectors_are_asked_exactly_and_once(self) -> None:
+    @pytest.mark.parametrize("kinds", ["real", "mixed"])
+    def test_injected_vectors_are_asked_exactly_and_once(self, kinds: str) -> None:
         """In the first batch, beside vectors of its own."""
-        known = self.known()
+        self.skip_unless(kinds)
+        known = self.known(kinds)
         injected = corners(4)
         trace, _ = drive(self.make(known.problem(injected=injected)), known, self.n_driven)
         for vector in injected:
             assert sum(np.array_equal(vector, v) for v in trace[0]) == 1
         assert len(trace[0]) > len(injected) or not self.learns
 
-    def test_more_injected_vectors_than_a_batch_holds(self) -> None:
+    @pytest.mark.parametrize("kinds", ["real", "mixed"])
+    def test_more_injected_vectors_than_a_batch_holds(self, kinds: str) -> None:
         """Sixteen parents and their soups may outnumber a population."""
-        known = self.known()
+        self.skip_unless(kinds)
+        known = self.known(kinds)
         injected = [np.full(4, value) for value in np.linspace(0, 1, 40)]
         optimizer = self.make(known.problem(injected=injected))
         asked = optimizer.ask()
@@ -199,34 +230,42 @@ class OptimizerSuite:
             assert (told.losses, told.violations) == (losses, violations)
         assert all(np.array_equal(a, b) for a, b in zip(problem.injected, corners(4), strict=True))
 
-    @pytest.mark.parametrize("n_bad", [1, 3])
-    def test_failures_are_survived(self, n_bad: int) -> None:
+    @pytest.mark.parametrize(("n_bad", "kinds"), [(1, "real"), (3, "real"), (2, "mixed")])
+    def test_failures_are_survived(self, n_bad: int, kinds: str) -> None:
         """Whole generations that fail, the first ones included, then some failures in every batch."""
-        known = self.known()
+        self.skip_unless(kinds)
+        known = self.known(kinds)
         optimizer = self.make(known.problem(injected=corners(4)))
         for batch in range(n_bad + 3):
             asked = optimizer.ask()
             failed = [batch < n_bad or i % 3 == 0 for i in range(len(asked))]
             optimizer.tell(
-                [Told(quantise(v), None) if bad else known.told(v) for v, bad in zip(asked, failed, strict=True)]
+                [Told(known.quantise(v), None) if bad else known.told(v) for v, bad in zip(asked, failed, strict=True)]
             )
             assert optimizer.should_stop() is None
         assert all(np.all(np.isfinite(v)) for v in optimizer.ask())
 
-    def test_replay_asks_the_same(self) -> None:
+    @pytest.mark.parametrize("kinds", ["real", "mixed"])
+    def test_replay_asks_the_same(self, kinds: str) -> None:
         """A fresh optimizer that is told the same asks the same: that is what resume rests on."""
+        self.skip_unless(kinds)
         for n_objectives in self.objectives:
-            assert trace_digest(self.make, n_objectives, 4) == trace_digest(self.make, n_objectives, 4)
+            one, two = (trace_digest(self.make, n_objectives, 4, kinds) for _ in range(2))
+            assert one == two
 
     def test_another_seed_asks_for_others(self) -> None:
         """The seed matters."""
+        if not self.seeded:
+            pytest.skip("this optimizer draws nothing")
         known = self.known()
         one, two = (drive(self.make(known.problem(seed=seed)), known, self.n_driven)[0] for seed in (1, 2))
         assert not np.array_equal(one[-1][-1], two[-1][-1])
 
-    def test_learns_from_what_was_evaluated_when_it_is_not_what_was_asked(self) -> None:
+    @pytest.mark.parametrize("kinds", ["real", "mixed"])
+    def test_learns_from_what_was_evaluated_when_it_is_not_what_was_asked(self, kinds: str) -> None:
         """With an accepted history the recorded genes are told, wherever they lie."""
-        known = self.known()
+        self.skip_unless(kinds)
+        known = self.known(kinds)
         optimizer = self.make(known.problem())
         rng = np.random.default_rng(0)
         for _ in range(3):
@@ -242,17 +281,21 @@ class OptimizerSuite:
         assert _random_states() == before
         assert capfd.readouterr() == ("", "")
 
-    def test_flat_losses_do_not_stop_it(self) -> None:
+    @pytest.mark.parametrize("kinds", ["real", "mixed"])
+    def test_flat_losses_do_not_stop_it(self, kinds: str) -> None:
         """Accuracy on few items is flat over wide areas."""
-        known = self.known()
-        flat = KnownProblem("flat", 4, known.n_objectives, 0, lambda _: known.answer(np.zeros(4)), known.optimum)
+        self.skip_unless(kinds)
+        known = self.known(kinds)
+        flat = replace(known, name="flat", answer=lambda _: known.answer(np.zeros(4)))
         budget = min(self.budget, 100)
         _, results = drive(self.make(flat.problem(budget=budget)), flat, budget)
         assert len(results) >= budget
 
-    def test_the_mean_is_a_point_of_the_cube_or_absent(self) -> None:
+    @pytest.mark.parametrize("kinds", ["real", "mixed"])
+    def test_the_mean_is_a_point_of_the_cube_or_absent(self, kinds: str) -> None:
         """Before the first tell and after."""
-        known = self.known()
+        self.skip_unless(kinds)
+        known = self.known(kinds)
         optimizer = self.make(known.problem())
         for _ in range(2):
             mean = optimizer.mean()
@@ -266,8 +309,8 @@ class OptimizerSuite:
 
     def test_improves_on_a_sphere(self) -> None:
         """To a tenth of the loss at the start, and the whole search moves."""
-        if 1 not in self.objectives or not self.learns:
-            pytest.skip("this optimizer does not learn from one objective")
+        if 1 not in self.objectives or not self.learns or "real" not in self.kinds:
+            pytest.skip("this optimizer does not learn from one objective over real genes")
         known = sphere(5)
         start = known.told(np.full(5, known.start)).losses
         _, results = drive(self.make(known.problem(seed=3, budget=self.budget)), known, self.budget)
@@ -276,10 +319,23 @@ class OptimizerSuite:
         assert min(losses) < 0.1 * start[0]
         assert np.median(losses[-len(losses) // 4 :]) < np.median(losses[: len(losses) // 4])
 
+    def test_improves_mixed_genes(self) -> None:
+        """To half of the loss at the start: choices are found and kept; the whole search moves."""
+        self.skip_unless("mixed")
+        if 1 not in self.objectives or not self.learns:
+            pytest.skip("this optimizer does not learn from one objective")
+        known = mixed_sphere(6)
+        start = known.told(known.start_vector).losses
+        _, results = drive(self.make(known.problem(seed=3, budget=self.budget)), known, self.budget)
+        losses = [t.losses[0] for t in results if t.losses is not None]
+        assert start is not None
+        assert min(losses) < 0.25 * start[0]
+        assert np.median(losses[-len(losses) // 4 :]) < np.median(losses[: len(losses) // 4])
+
     def test_improves_two_objectives(self) -> None:
         """The front grows after the first quarter, and covers most of the true one."""
-        if 2 not in self.objectives or not self.learns:
-            pytest.skip("this optimizer does not learn from two objectives")
+        if 2 not in self.objectives or not self.learns or "real" not in self.kinds:
+            pytest.skip("this optimizer does not learn from two objectives over real genes")
         known = two_spheres(5)
         _, results = drive(self.make(known.problem(seed=3, budget=self.budget)), known, self.budget)
         losses = [t.losses for t in results if t.losses is not None]
@@ -287,11 +343,13 @@ class OptimizerSuite:
         assert volume > 1.05 * hypervolume(losses[: len(losses) // 4], (0.2, 0.2))
         assert volume > 0.6 * (0.04 - 0.4**4 / 6)  # the front's own: r^2 minus the integral of (0.4 - sqrt f)^2
 
-    def test_respects_constraints(self) -> None:
+    @pytest.mark.parametrize("kinds", ["real", "mixed"])
+    def test_respects_constraints(self, kinds: str) -> None:
         """The best vectors are infeasible: a search that ignored that would end among them."""
+        self.skip_unless(kinds)
         if not self.learns:
             pytest.skip("this optimizer does not learn")
-        known = half_space_sphere(4) if 1 in self.objectives else constrained_two_spheres(4)
+        known = known_problem(min(self.objectives), kinds, 4 if kinds == "real" else 8, constrained=True)
         _, results = drive(self.make(known.problem(seed=5, budget=self.budget)), known, self.budget)
         feasible = [t.losses[0] for t in results if t.losses is not None and t.feasible]
         assert min(feasible) < known.optimum[0] + 0.02

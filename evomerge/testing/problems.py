@@ -1,6 +1,7 @@
 """Search problems whose answer is known, for testing optimizers: no model, no file, microseconds per candidate.
 
-Every problem lives on `[0, 1]^d` with genes on a grid of 0.01, as merge weights do.
+Every problem lives on `[0, 1]^d`, with real genes on a grid of 0.01, as merge weights do, and discrete ones in equal
+cells.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from evomerge.optimizers.base import Problem, Told
 from evomerge.seeds import generator
-from evomerge.types import Vector
+from evomerge.types import GeneKind, Vector
 
 STEP: Final = 0.01
 """The grid of every problem here."""
@@ -38,6 +39,7 @@ class KnownProblem:
         answer: vector -> losses and violations; deterministic.
         optimum: the smallest feasible loss of every objective, each for itself.
         start: where a search starts; the middle of the cube is not special to any problem here.
+        kinds: of the genes; empty when all are real.
     """
 
     name: str
@@ -47,6 +49,20 @@ class KnownProblem:
     answer: Callable[[Vector], Answer]
     optimum: tuple[float, ...]
     start: float = 0.4
+    kinds: tuple[GeneKind, ...] = ()
+
+    @property
+    def start_vector(self) -> Vector:
+        """`start` for every gene, on the grid."""
+        return self.quantise(np.full(self.dim, self.start))
+
+    def quantise(self, vector: Vector) -> Vector:
+        """The nearest point of the grid; the centre of the cell for a discrete gene."""
+        genes = quantise(vector)
+        for i, kind in enumerate(self.kinds):
+            if kind.type != "real":
+                genes[i] = (min(int(vector[i] * kind.n_values), kind.n_values - 1) + 0.5) / kind.n_values
+        return genes
 
     def problem(self, *, seed: int = 0, budget: int = 200, injected: Sequence[Vector] = ()) -> Problem:
         """The problem as an optimizer sees it."""
@@ -54,17 +70,18 @@ class KnownProblem:
             dim=self.dim,
             n_objectives=self.n_objectives,
             n_constraints=self.n_constraints,
-            start=np.full(self.dim, self.start),
+            start=self.start_vector,
             spread=np.full(self.dim, 0.2),
-            step=np.full(self.dim, STEP),
+            step=np.array([STEP if k.type == "real" else 1 / k.n_values for k in self.kinds] or [STEP] * self.dim),
             budget=budget,
             seed=seed,
             injected=tuple(injected),
+            kinds=self.kinds,
         )
 
     def told(self, vector: Vector) -> Told:
         """The result of an asked vector, evaluated on the grid."""
-        genes = quantise(vector)
+        genes = self.quantise(vector)
         answer = self.answer(genes)
         return Told(genes, answer.losses, answer.violations)
 
@@ -126,6 +143,61 @@ def constrained_two_spheres(dim: int) -> KnownProblem:
         return Answer(free.answer(x).losses, (float(np.mean(x)) - 0.5,))
 
     return KnownProblem(f"constrained-two-spheres-{dim}", dim, 2, 1, answer, (0.0, 0.04))
+
+
+MIXED: Final = (GeneKind("real", 101), GeneKind("choice", 4), GeneKind("integer", 6), GeneKind("choice", 2))
+"""The kinds of a mixed problem's genes, in turn."""
+
+
+def mixed_kinds(dim: int) -> tuple[GeneKind, ...]:
+    """`MIXED` over and over."""
+    return tuple(MIXED[i % len(MIXED)] for i in range(dim))
+
+
+def _distance(x: Vector, kinds: Sequence[GeneKind], target: float) -> float:
+    """Mean squared distance from `target`, where another choice than that of `target` is at distance 0.4."""
+    parts = []
+    for gene, kind in zip(x, kinds, strict=True):
+        if kind.type == "choice":
+            parts.append(0.16 * (int(gene * kind.n_values) != int(target * kind.n_values)))
+        elif kind.type == "integer":
+            parts.append(((int(gene * kind.n_values) - int(target * kind.n_values)) / kind.n_values) ** 2)
+        else:
+            parts.append((gene - target) ** 2)
+    return float(np.mean(parts))
+
+
+def mixed_sphere(dim: int) -> KnownProblem:
+    """`sphere` with choices, integers and gates among the genes; a choice is right or wrong, without an order."""
+    kinds = mixed_kinds(dim)
+
+    def answer(x: Vector) -> Answer:
+        return Answer((_distance(x, kinds, 0.7),))
+
+    return KnownProblem(f"mixed-sphere-{dim}", dim, 1, 0, answer, (0.0,), kinds=kinds)
+
+
+def mixed_spheres(dim: int) -> KnownProblem:
+    """Two objectives, `mixed_sphere` around 0.3 and around 0.7."""
+    kinds = mixed_kinds(dim)
+
+    def answer(x: Vector) -> Answer:
+        return Answer((_distance(x, kinds, 0.3), _distance(x, kinds, 0.7)))
+
+    return KnownProblem(f"mixed-spheres-{dim}", dim, 2, 0, answer, (0.0, 0.0), kinds=kinds)
+
+
+def gated_sphere(dim: int, n_objectives: int = 1) -> KnownProblem:
+    """`mixed_sphere` (or `mixed_spheres`) in which at most half of the gates may be on; 0.7 has all of them on."""
+    free = mixed_sphere(dim) if n_objectives == 1 else mixed_spheres(dim)
+    gates = [i for i, kind in enumerate(free.kinds) if kind.n_values == 2]
+
+    def answer(x: Vector) -> Answer:
+        return Answer(free.answer(x).losses, (float(np.mean(x[gates] > 0.5)) - 0.5,))
+
+    least = 0.16 * (len(gates) - len(gates) // 2) / dim
+    optimum = (least,) if n_objectives == 1 else (0.0, least)
+    return KnownProblem(f"gated-{free.name}", dim, n_objectives, 1, answer, optimum, kinds=free.kinds)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -50,46 +51,80 @@ class TestGp(OptimizerSuite):
     n_driven = 12
 
 
+class TestCatCmawm(OptimizerSuite):
+    factory = OPTIMIZERS.builtin["catcmawm"]
+
+
+class TestComoCatCmawm(OptimizerSuite):
+    factory = OPTIMIZERS.builtin["como-catcmawm"]
+    objectives = (2,)
+    budget = 300
+
+
+class TestScan(OptimizerSuite):
+    factory = OPTIMIZERS.builtin["scan"]
+    objectives = (1, 2)
+    options: ClassVar = {"population": 6}
+    kinds = ("mixed",)
+    learns = False
+    seeded = False
+    n_driven = 40
+    budget = 48
+
+
 class TestRandom(OptimizerSuite):
     factory = OPTIMIZERS.builtin["random"]
     objectives = (1, 2)
     learns = False
 
 
-OPTIONS = {"gp": {"startup": 4, "population": 1}, "nsga2": {"population": 8}, "nsga3": {"population": 8}}
-MULTI = ("nsga2", "nsga3", "tpe", "random")
+OPTIONS = {
+    OPTIMIZERS.builtin["gp"]: {"startup": 4, "population": 1},
+    OPTIMIZERS.builtin["nsga2"]: {"population": 8},
+    OPTIMIZERS.builtin["nsga3"]: {"population": 8},
+}
 
 SCRIPT = """
 import json, sys
 from evomerge.testing.optimizer_suite import load_factory, trace_digest
 out = []
-for spec, options, m in json.loads(sys.argv[1]):
+for spec, options, m, kinds in json.loads(sys.argv[1]):
     make = load_factory(spec)
-    out.append(trace_digest(lambda problem: make(problem, options), m))
+    out.append(trace_digest(lambda problem: make(problem, options), m, 6, kinds))
 print(json.dumps(out))
 """
 
 
-def _cases() -> list[tuple[str, dict[str, int], int]]:
-    single = [(OPTIMIZERS.builtin[name], OPTIONS.get(name, {}), 1) for name in sorted(OPTIMIZERS.builtin)]
-    return [*single, *[(OPTIMIZERS.builtin[name], OPTIONS.get(name, {}), 2) for name in MULTI]]
+def _cases(threads: str) -> list[tuple[str, dict[str, int], int, str]]:
+    return [
+        (cls.factory, OPTIONS.get(cls.factory, {}), m, kinds)
+        for cls in OptimizerSuite.__subclasses__()
+        for m in cls.objectives
+        for kinds in cls.kinds
+        if cls is not TestGp or (m == 1 and (kinds == "real" or threads == "1"))  # it takes seconds
+    ]
 
 
 @pytest.fixture(scope="module")
-def here() -> list[str]:
+def here() -> dict[str, str]:
     """What this process asks, in every case."""
-    return [trace_digest(lambda p, s=s, o=o: load_factory(s)(p, o), m) for s, o, m in _cases()]
+    found = {}
+    for case in _cases("1"):
+        spec, options, n_objectives, kinds = case
+        make = partial(load_factory(spec), options=options)
+        found[str(case)] = trace_digest(make, n_objectives, 6, kinds)
+    return found
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_replay_in_another_process_is_bit_identical(here: list[str], threads: str) -> None:
-    cases = _cases()
+def test_replay_in_another_process_is_bit_identical(here: dict[str, str], threads: str) -> None:
+    cases = _cases(threads)
     env = {**os.environ, "PYTHONHASHSEED": "123", "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     command = [sys.executable, "-W", "error", "-c", SCRIPT, json.dumps(cases)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     there = json.loads(done.stdout)
-    assert dict(zip(map(str, cases), there, strict=True)) == dict(zip(map(str, cases), here, strict=True))
+    assert dict(zip(map(str, cases), there, strict=True)) == {str(case): here[str(case)] for case in cases}
 
 
 def test_every_builtin_is_under_test() -> None:

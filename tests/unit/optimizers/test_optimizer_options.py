@@ -69,9 +69,9 @@ def test_an_unknown_optimizer_gets_the_nearest_one() -> None:
 
 
 def test_a_factory_that_returns_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = Registry(GROUP_OPTIMIZERS, "optimizer", {"odd": "evomerge.testing.problems:quantise"})
+    odd = Registry(GROUP_OPTIMIZERS, "optimizer", {"odd": "evomerge.testing.problems:mixed_kinds"})
     monkeypatch.setattr(registry, "OPTIMIZERS", odd)
-    monkeypatch.setattr("evomerge.testing.problems.quantise", lambda _problem, _options: 3)
+    monkeypatch.setattr("evomerge.testing.problems.mixed_kinds", lambda _problem, _options: 3)
     with pytest.raises(PluginError, match="int"):
         make_optimizer("odd", sphere(3).problem(), {})
 

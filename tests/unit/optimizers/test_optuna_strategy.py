@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from evomerge.optimizers.base import Told
-from evomerge.optimizers.optuna_methods import COARSE_STEP, nsga2
+from evomerge.optimizers.optuna_methods import nsga2
 from evomerge.optimizers.optuna_strategy import OptunaStrategy
 from evomerge.optimizers.protocol import AskTell
+from evomerge.optimizers.variation import COARSE_STEP
 from evomerge.testing.optimizer_suite import drive
 from evomerge.testing.problems import KnownProblem, quantise, sphere, two_spheres
 
