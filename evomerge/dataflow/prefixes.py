@@ -8,17 +8,34 @@ paths, keeping the last one's states is enough for a population; what is left of
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self, final
+from typing import Any, Final, NamedTuple, Self, final
 from weakref import WeakKeyDictionary
 
 import torch
 
 from evomerge.dataflow.trie import Node, Trie
 from evomerge.evaluation.scorer import ForcedBatches
+
+_MOST_ON_HOST: Final = 512 * 1024**2
+_SHARE: Final = 4
+"""A quarter of the memory is for hidden states, of all workers together."""
+
+
+def default_budget(device: str) -> int:
+    """Bytes of hidden states that one worker may keep: a share of the memory, on the host at most 512 MiB.
+
+    Args:
+        device: where the model lives, torch's spelling.
+    """
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0]) // _SHARE
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(_MOST_ON_HOST, memory // _SHARE // (os.cpu_count() or 1))
 
 
 class Chain(NamedTuple):

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 from evomerge.checkpoints.reader import Checkpoint
+from evomerge.dataflow.models import PathModels
+from evomerge.dataflow.prefixes import PrefixMemory, default_budget
+from evomerge.evaluation.costs import wanted_costs
 from evomerge.evaluation.evaluator import PlanEvaluator
+from evomerge.evaluation.packed import packable
 from evomerge.evaluation.plan import EvalPlan
-from evomerge.execution.worker import Scorer
+from evomerge.evaluation.scorer import Passes
+from evomerge.execution.worker import failure_kind
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.resident import ResidentModel
 from evomerge.recipe.baselines import parent_recipe
-from evomerge.recipe.recipe import ParentRef
+from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_json
 from evomerge.types import EvalTask, Evaluation
 
@@ -33,6 +40,8 @@ class ScoringSpec:
         dtype: of the model in memory, `auto` for the template's.
         device: `auto`, `cpu` or `cuda`.
         self_check: whether the worker proves at its start that its numbers are lm-eval's.
+        prefix_bytes: of hidden states that paths share, on the worker; None chooses by the memory there is.
+        costs: what is told of a model besides its answers, names of `evaluation.costs`.
     """
 
     checkpoints: Mapping[str, Checkpoint]
@@ -42,27 +51,75 @@ class ScoringSpec:
     dtype: str = "auto"
     device: str = "auto"
     self_check: bool = True
+    prefix_bytes: int | None = None
+    costs: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (self.template, self.plan, self.kernels, self.dtype, self.device, self.self_check)
-        return (ScoringSpec, (dict(self.checkpoints), *parts))
+        values = [getattr(self, f.name) for f in fields(self)]
+        return (ScoringSpec, (dict(self.checkpoints), *values[1:]))
 
 
 @final
 class MergeScorer:
-    """Merges a task's recipe into the resident model and asks it the task's items."""
+    """Merges a task's recipe into the resident model and asks it the task's items, along its path if it has one.
 
-    def __init__(self, model: ResidentModel, evaluator: PlanEvaluator) -> None:
-        self._resident = model
-        self._evaluator = evaluator
+    Args:
+        spec: what is asked, and how.
+        device: where the models live.
+
+    Raises:
+        ModelError: when a parent changed or the model cannot be built.
+
+    Attributes:
+        resident: into which recipes are merged.
+        evaluator: asks the items.
+        memory: what paths share, and how many layers ran.
+    """
+
+    def __init__(self, spec: ScoringSpec, device: str) -> None:
+        self._template = spec.checkpoints[spec.template]
+        self._costs = spec.costs
+        pool = ParentPool(spec.checkpoints, device=device)
+        new_model = partial(ResidentModel, pool, spec.template, dtype=spec.dtype, kernels=spec.kernels, device=device)
+        self.resident: ResidentModel = new_model()
+        self.evaluator = PlanEvaluator(spec.plan, Path(self._template.folder), pack=packable(self.resident.model))
+        self.memory = PrefixMemory(default_budget(device) if spec.prefix_bytes is None else spec.prefix_bytes)
+        self._new_source = new_model
+        self._made_paths: PathModels | None = None
 
     def __call__(self, task: EvalTask) -> Evaluation:
         """See `Scorer`."""
+        recipe = recipe_from_json(task.recipe)
+        try:
+            return self._score(recipe, task)
+        except (MemoryError, RuntimeError) as error:
+            # a candidate must not fail because of what earlier ones left in memory
+            if failure_kind(error) != "memory" or not self.memory.clear():
+                raise
+        return self._score(recipe, task)
+
+    def _score(self, recipe: Recipe, task: EvalTask) -> Evaluation:
         started = time.perf_counter()
-        self._resident.apply(recipe_from_json(task.recipe))
+        model, sharing = self._model(recipe)
         merged_s = time.perf_counter() - started
-        evaluation = self._evaluator.evaluate(self._resident.model, task.set_name, task.items)
-        return replace(evaluation, timing_s={"merge": merged_s, **evaluation.timing_s})
+        with sharing as passes:
+            found = self.evaluator.evaluate(model, task.set_name, task.items, passes)
+        timing_s = {"merge": merged_s, **found.timing_s}
+        return replace(found, timing_s=timing_s, costs=self._costs_of(recipe, model) if task.costs else {})
+
+    def _model(self, recipe: Recipe) -> tuple[Any, AbstractContextManager[Passes | None]]:
+        """The recipe's model, and the context in which it is asked."""
+        if recipe.path is None:
+            self.resident.apply(recipe)
+            return self.resident.model, nullcontext()
+        if self._made_paths is None:
+            self._made_paths = PathModels(self.resident, self._new_source)
+        made = self._made_paths.model(recipe)
+        return made.model, self.memory.sharing(made.layers, made.chain, made.token_bytes)
+
+    def _costs_of(self, recipe: Recipe, model: Any) -> dict[str, tuple[float, float]]:
+        layout, tied = self._template.layout, self._template.tied_embeddings
+        return wanted_costs(self._costs, recipe, layout, tied, lambda: model)
 
 
 def choose_device(wanted: str) -> str:
@@ -74,21 +131,18 @@ def choose_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build_scorer(spec: ScoringSpec) -> Scorer:
+def build_scorer(spec: ScoringSpec) -> MergeScorer:
     """Open the parents, build the resident model and check its numbers against lm-eval's.
 
     Raises:
         ModelError: when a parent changed or the model cannot be built.
         SelfCheckError: when scores differ from lm-eval's.
     """
-    device = choose_device(spec.device)
-    template = spec.checkpoints[spec.template]
-    pool = ParentPool(spec.checkpoints, device=device)
-    resident = ResidentModel(pool, spec.template, dtype=spec.dtype, kernels=spec.kernels, device=device)
-    evaluator = PlanEvaluator(spec.plan, Path(template.folder))
+    scorer = MergeScorer(spec, choose_device(spec.device))
     if spec.self_check:
         from evomerge.evaluation.selfcheck import self_check
 
-        resident.apply(parent_recipe(ParentRef(spec.template, template.source, template.revision)))
-        self_check(spec.plan, resident.model, evaluator.tokenizer)
-    return MergeScorer(resident, evaluator)
+        template = spec.checkpoints[spec.template]
+        scorer.resident.apply(parent_recipe(ParentRef(spec.template, template.source, template.revision)))
+        self_check(spec.plan, scorer.resident.model, scorer.evaluator.tokenizer)
+    return scorer
