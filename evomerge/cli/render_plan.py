@@ -80,8 +80,7 @@ def _search(assembled: Assembled) -> Table:
     rows = {
         "objectives": ", ".join(f"{o.name} ({o.direction})" for o in assembled.goals.objectives),
         "constraints": "; ".join(c.text for c in assembled.goals.constraints) or "none",
-        "genes": str(assembled.space.space.dim),
-        "optimizer": f"{assembled.optimizer.name}: {assembled.optimizer.why}",
+        **_stages(assembled),
         "generation 0": ", ".join(k.id for k in assembled.known),
         "evaluations": str(job.budget.evaluations),
         "questions": _asked(job.budget.evaluations, plan_questions(assembled)),
@@ -96,6 +95,22 @@ def _search(assembled: Assembled) -> Table:
     for note in assembled.questions.notes:
         table.add_row("note", note)
     return table
+
+
+def _stages(assembled: Assembled) -> dict[str, str]:
+    """Genes and optimizer, of every stage where there are several."""
+    if not assembled.resolved.in_stages:
+        return {
+            "genes": str(assembled.space.space.dim),
+            "optimizer": f"{assembled.optimizer.name}: {assembled.optimizer.why}",
+        }
+    found = {}
+    for number, maker in enumerate(assembled.makers):
+        choice = maker.choice(maker.problem(maker.space, ()), maker.space) if number else assembled.optimizer
+        found[f"stage {number + 1}, {maker.resolved.name}"] = (
+            f"{maker.resolved.evaluations} evaluations, {maker.space.space.dim} genes, {choice.name}: {choice.why}"
+        )
+    return found
 
 
 def _asked(budget: int, asked: Forecast) -> str:
