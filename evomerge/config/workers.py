@@ -71,6 +71,7 @@ def worker_spec(assembled: Assembled, log_folder: Path | None, *, self_check: bo
         dtype=assembled.suite.dtype,
         device=cluster.device,
         self_check=self_check,
+        costs=assembled.goals.costs,
     )
     return WorkerSpec(arguments={"spec": spec}, log_folder=log_folder)
 
