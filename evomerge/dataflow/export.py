@@ -7,6 +7,7 @@ once for each time it runs, gains folded into the weights that end its branches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -120,20 +121,19 @@ def write_recipe(
     if recipe.path is None:
         write_merge(recipe, pool, folder, extra_files=extra_files, kernels=kernels)
         return
-    if kernels is None:
-        with TemporaryDirectory(prefix="evomerge-kernels-") as cache:
-            used = kernels_for_merge(recipe, pool, Path(cache))
-            write_recipe(recipe, pool, folder, extra_files=extra_files, kernels=used)
-        return
     plan = plan_path(recipe, recipe.path, pool)
     _check_copies(plan, pool)
-    write_checkpoint(
-        folder,
-        _path_tensors(plan, pool, kernels),
-        template=pool.checkpoint(plan.template),
-        metadata={"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))},
-        extra_files=extra_files,
-        dtype=recipe.dtype,
-        layout=plan.layout,
-        config_changes=plan.config_changes,
-    )
+    with ExitStack() as stack:
+        if kernels is None:
+            cache = stack.enter_context(TemporaryDirectory(prefix="evomerge-kernels-"))
+            kernels = kernels_for_merge(recipe, pool, Path(cache))
+        write_checkpoint(
+            folder,
+            _path_tensors(plan, pool, kernels),
+            template=pool.checkpoint(plan.template),
+            metadata={"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))},
+            extra_files=extra_files,
+            dtype=recipe.dtype,
+            layout=plan.layout,
+            config_changes=plan.config_changes,
+        )
