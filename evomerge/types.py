@@ -161,6 +161,7 @@ class EvalTask:
         set_name: which item set to score.
         items: task name -> item hashes to score; None scores the whole set.
         costs: whether to tell the model's costs; False where they are known, since latency would differ.
+        route: what the candidate computes, step by step; those that begin alike are given to one worker if possible.
     """
 
     id: CandidateId
@@ -168,3 +169,4 @@ class EvalTask:
     set_name: SetName
     items: Mapping[str, tuple[str, ...]] | None = None
     costs: bool = True
+    route: tuple[str, ...] = ()

@@ -2,8 +2,8 @@
 
 The ledger remembers answers by (recipe digest, item set, item). A request whose answers are known, from this life or an
 earlier one, costs nothing; one for some items asks those that are missing. Requests are handed to the pool a few at a
-time, so that an interrupted run has little to wait for, and results may come back in any order; `score` returns them
-in the order of the requests.
+time, so that an interrupted run has little to wait for; those with a path all at once and sorted by it, so that workers
+can be given what begins alike. Results may come back in any order; `score` returns them in the order of the requests.
 
 A resumed run walks through the same requests as an undisturbed one, but its store may know more than the walk has
 asked for. Therefore a request is told the answers that this walk has requested so far, and no others.
@@ -21,6 +21,7 @@ from evomerge.errors import Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, objective_values
 from evomerge.execution.known import Known, load_known
 from evomerge.execution.pool import Completed, EvaluationPool
+from evomerge.execution.routes import Route, route_of
 from evomerge.runs.partial import Items, restrict
 from evomerge.runs.records import Evaluated, Failed, Reused, task_scores
 from evomerge.runs.replay import History
@@ -58,6 +59,7 @@ class _Due(NamedTuple):
 
     request: Request
     items: Items | None
+    route: Route
 
 
 @dataclass
@@ -195,9 +197,10 @@ class Ledger:
                 self._record_reuse(request, set_name)
             self._walks[key].want(wanted)
             if not (key in due or self._is_answered(key, wanted) or self._is_failed(key)):
-                due[key] = _Due(request, self._missing(key, wanted))
+                due[key] = _Due(request, self._missing(key, wanted), route_of(request.recipe))
             accepted.append(request)
-        self._work(deque(due.values()), set_name)
+        # those without a route come first, in the order of the requests
+        self._work(deque(sorted(due.values(), key=lambda d: d.route)), set_name)
         outcomes = [self._told((r.digest, set_name), wanted) for r in accepted]
         self._judge_failures()
         return (*outcomes, *[None] * (len(requests) - len(accepted)))
@@ -251,11 +254,12 @@ class Ledger:
         while due or running:
             if self._stop():
                 self._drain(running, set_name)
-            while due and len(running) < 2 * self._pool.n_workers:
-                request, items = first = due.popleft()
+            # the pool sees all paths at once, to choose those that suit a worker
+            while due and (due[0].route or len(running) < 2 * self._pool.n_workers):
+                request, items, route = first = due.popleft()
                 running[request.id] = first
                 costed = bool(self._known.get((request.digest, set_name), Known()).costs)
-                self._pool.submit(EvalTask(request.id, request.recipe, set_name, items, costs=not costed))
+                self._pool.submit(EvalTask(request.id, request.recipe, set_name, items, not costed, route))
             self._take(running, set_name, _TICK_S)
 
     def _take(self, running: dict[CandidateId, _Due], set_name: SetName, timeout_s: float) -> None:
@@ -263,7 +267,7 @@ class Ledger:
         result = self._pool.next_outcome(timeout_s)
         if result is None:
             return
-        request, items = running.pop(result.task.id)
+        request, items, _ = running.pop(result.task.id)
         before = self._known.get((request.digest, set_name), Known())
         result = result._replace(outcome=_asked_for(result.outcome, items))
         self._known[(request.digest, set_name)] = self._record(request, set_name, result, before)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, final
 
+from evomerge.execution.routes import Route, agreement
 from evomerge.types import EvalTask, Failure, Outcome
 
 MAX_KILLS: Final = 2
@@ -120,11 +121,16 @@ def quarantine(ticket: Ticket, loss: Loss, detail: str) -> Failure:
 
 @final
 class TaskQueue:
-    """Tickets that wait for a worker: in order of submission, retried ones where they stood."""
+    """Tickets that wait for a worker: in order of submission, retried ones where they stood.
+
+    Of tasks with a route, a worker is given the one that has most in common with what it did last, and among several
+    the one that has least in common with what the other workers did.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[Ticket] = deque()
         self._n = 0
+        self._last: dict[str, Route] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -136,16 +142,31 @@ class TaskQueue:
 
     def put_back(self, ticket: Ticket) -> None:
         """Return a ticket to its place in the order."""
+        self._last.pop(ticket.avoid, None)  # whoever replaces the lost worker begins with nothing
         behind = sum(t.number < ticket.number for t in self._waiting)
         self._waiting.insert(behind, ticket)
 
     def take(self, worker: str, *, alone: bool) -> Ticket | None:
-        """The first ticket for `worker`; one that should avoid it is given out only when it is `alone`."""
-        for i, ticket in enumerate(self._waiting):
-            if alone or ticket.avoid != worker:
-                del self._waiting[i]
-                return ticket
-        return None
+        """The next ticket for `worker`; one that should avoid it is given out only when it is `alone`."""
+        allowed = ((i, t) for i, t in enumerate(self._waiting) if alone or t.avoid != worker)
+        place, ticket = next(allowed, (0, None))
+        if ticket is None:
+            return None
+        if ticket.task.route:
+            place, ticket = self._nearest(worker, [(place, ticket), *((i, t) for i, t in allowed if t.task.route)])
+            self._last[worker] = ticket.task.route
+        del self._waiting[place]
+        return ticket
+
+    def _nearest(self, worker: str, waiting: list[tuple[int, Ticket]]) -> tuple[int, Ticket]:
+        last = self._last.get(worker, ())
+        common = [agreement(ticket.task.route, last) for _, ticket in waiting]
+        best = max(common)
+        nearest = [entry for entry, n in zip(waiting, common, strict=True) if n == best]
+        others = [route for name, route in self._last.items() if name != worker]
+        if len(nearest) == 1 or not others:
+            return nearest[0]
+        return min(nearest, key=lambda entry: max(agreement(entry[1].task.route, route) for route in others))
 
     def drain(self) -> tuple[EvalTask, ...]:
         """Remove and return all tasks."""
