@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from evomerge.recipe.equivalence import the_only_parent
+from evomerge.recipe.path_words import path_summary, path_table
 from evomerge.recipe.recipe import ParentRef, Recipe
 
 _REPLAY = "evomerge merge evomerge_recipe.json --to merged"
@@ -86,7 +88,6 @@ def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | No
     }
     if licence is not None:
         front["license"] = licence
-    methods = ", ".join(dict.fromkeys(rule.method for rule in recipe.rules))
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
@@ -94,8 +95,9 @@ def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | No
         "",
         f"# {_one_line(facts.run)}: merge {_one_line(facts.id)}",
         "",
-        f"A merge of {len(parents)} checkpoints by {methods}, found by evomerge {facts.version}. Nothing was trained.",
+        f"{_kind(recipe)}, found by evomerge {facts.version}. Nothing was trained.",
         "",
+        *_path(recipe),
         "## Parents",
         "",
         *[_parent_line(p, is_base=p.name == recipe.base) for p in parents],
@@ -113,6 +115,47 @@ def model_card(recipe: Recipe, facts: CardFacts, licences: Mapping[str, str | No
         "",
     ]
     return "\n".join(lines)
+
+
+def _kind(recipe: Recipe) -> str:
+    """What the model is, in half a sentence."""
+    methods = ", ".join(dict.fromkeys(rule.method for rule in recipe.rules))
+    count = len(recipe.parents)
+    number = f"{count} checkpoint" if count == 1 else f"{count} checkpoints"
+    if recipe.path is None:
+        return f"A merge of {number} by {methods}"
+    merged = f", some of them merged by {methods}" if any(hop.parent is None for hop in recipe.path) else ""
+    return f"A path through the layers of {number}{merged}: {path_summary(recipe.path)}"
+
+
+def _path(recipe: Recipe) -> Sequence[str]:
+    if recipe.path is None:
+        return ()
+    gains = [
+        "",
+        "A gain multiplies what a layer's attention and feed-forward network add to the hidden state. Here it is part",
+        "of the weights: nothing but the architecture's own code is needed.",
+    ]
+    return (
+        "## Path",
+        "",
+        "The layers of this model in order, each a copy of a parent's layer or of a merged one:",
+        "",
+        *path_table(recipe.path),
+        *(gains if any(hop.gain != 1.0 for hop in recipe.path) else []),
+        "",
+        _outside(recipe),
+        "",
+    )
+
+
+def _outside(recipe: Recipe) -> str:
+    """Where embeddings, final norm and head come from."""
+    parent = the_only_parent(recipe)
+    if parent is not None:
+        return _one_line(f"Embeddings, final norm and head are those of `{parent}`.")
+    methods = dict.fromkeys(rule.method for rule in recipe.rules)
+    return _one_line(f"Embeddings, final norm and head follow the recipe's rules ({', '.join(methods)}).")
 
 
 def _parent_line(parent: ParentRef, *, is_base: bool) -> str:

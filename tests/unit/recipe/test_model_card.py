@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.card import CardFacts, ScoreLine, licence_situation, model_card
+from evomerge.recipe.path import Hop
+from evomerge.recipe.path_words import path_table, stretches
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 
 PARENTS = (ParentRef("base", "org/base", "main"), ParentRef("math", "org/math"), ParentRef("lang", "zoo/lang"))
@@ -113,3 +116,44 @@ def test_names_cannot_break_out_of_their_place() -> None:
 
 def test_the_card_is_the_same_every_time() -> None:
     assert model_card(RECIPE, FACTS, SAME) == model_card(RECIPE, FACTS, dict(reversed(SAME.items())))
+
+
+PATH = (Hop(0, "math"), Hop(1, "math"), Hop(2), Hop(2), Hop(3, gain=-0.125), Hop(1, "lang"))
+
+
+def test_a_path_is_told_hop_by_hop() -> None:
+    card = model_card(replace(RECIPE, path=PATH), FACTS, SAME)
+    assert "A path through the layers of 3 checkpoints, some of them merged by task_arithmetic: 6 hops" in card
+    assert "6 hops through 5 layers, 1 repeat, found by" in card
+    assert [line for line in card.splitlines() if line.startswith("| ")][1:6] == [
+        "| 0 to 1 | 0 to 1 | `math` | 1 |",
+        "| 2 | 2 | the merge | 1 |",
+        "| 3 | 2 | the merge | 1 |",
+        "| 4 | 3 | the merge | -0.125 |",
+        "| 5 | 1 | `lang` | 1 |",
+    ]
+    assert "A gain multiplies" in card
+    assert "head follow the recipe's rules (task_arithmetic)" in card
+
+
+def test_a_path_through_one_parent_says_so() -> None:
+    alone = replace(parent_recipe(ParentRef("a|b", "zoo/a")), path=(Hop(0, "a|b"), Hop(0, "a|b")))
+    card = model_card(alone, FACTS, {})
+    assert "A path through the layers of 1 checkpoint: 2 hops through 1 layer, 1 repeat" in card
+    assert "| 0 | 0 | `a\\|b` | 1 |" in card
+    assert "A gain multiplies" not in card
+    assert "head are those of `a|b`" in card
+
+
+def test_long_paths_are_cut() -> None:
+    hops = tuple(Hop(k % 2, "math", 1 + k / 100) for k in range(60))
+    table = path_table(hops)
+    assert len(table) == 2 + 48 + 1
+    assert table[-1] == "| 12 hops more | in the recipe | | |"
+    assert sum(s.length for s in stretches(hops)) == 60
+
+
+def test_a_merge_without_a_path_has_no_section_on_it() -> None:
+    card = model_card(RECIPE, FACTS, SAME)
+    assert "## Path" not in card
+    assert "A merge of 3 checkpoints by task_arithmetic, found by" in card
