@@ -121,15 +121,19 @@ def scaled_gains(scales: Sequence[float]) -> tuple[float, ...]:
     """Gains of input scales: 1 / cumulative product, which is kept within `LIMIT`, to `DIGITS` significant digits."""
     product, bounded = 1.0, []
     for scale in scales:
-        wished = product * scale
-        kept = min(LIMIT, max(1 / LIMIT, wished))
-        bounded.append(scale if kept == wished else kept / product)
+        kept = _kept(product * scale)
+        bounded.append(scale if kept == product * scale else kept / product)
         product = kept
     return tuple(float(f"{gain:.{DIGITS}g}") for gain in gains_of_scales(bounded))
 
 
-def _nearest(range_: Real, value: float) -> float:
-    """The value of a linear grid that is nearest."""
+def _kept(product: float) -> float:
+    return min(LIMIT, max(1 / LIMIT, product))
+
+
+def _scale_for(gain: float, product: float, range_: Real) -> float:
+    """The scale of the grid that leads from a product of scales to a gain; at the limits, one that surely does."""
+    value = {LIMIT: range_.low, 1 / LIMIT: range_.high}.get(gain, 1 / (gain * product))
     x = (value - range_.low) / (range_.high - range_.low)
     return range_.value_at(range_.index_at(min(1.0, max(0.0, x))))
 
@@ -170,7 +174,9 @@ class PlaceScales(Gains):
 
 
 def _solved(names: Sequence[str], gains: Sequence[float], range_: Real) -> dict[str, float] | None:
-    """Scales of the grid whose gains are the wanted ones, by gene; None when there are none.
+    """Scales of the grid whose gains are the wanted ones, by gene; None when none are found.
+
+    They are found whenever the product of the scales stays within the limits, where every gain has one scale.
 
     Args:
         names: per hop, the gene of its scale; a hop without one has an empty name and scale 1.
@@ -183,11 +189,11 @@ def _solved(names: Sequence[str], gains: Sequence[float], range_: Real) -> dict[
     for name, gain in zip(names, gains, strict=True):
         if gain <= 0:
             return None
-        scale = found.get(name, _nearest(range_, 1 / (gain * product))) if name else 1.0
+        scale = found.get(name, _scale_for(gain, product, range_)) if name else 1.0
         if name:
             found[name] = scale
         scales.append(scale)
-        product *= scale
+        product = _kept(product * scale)
     return found if scaled_gains(scales) == tuple(gains) else None
 
 

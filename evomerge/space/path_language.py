@@ -83,7 +83,7 @@ def parse_path(mapping: Mapping[str, Any], cast: Cast, at: At) -> PathSpace:
         sources,
         embeddings,
         fixed_ends,
-        _whole(mapping.get("max_hops", MAX_HOPS), at / "max_hops", cast.n_layers, MAX_HOPS),
+        _hops(mapping.get("max_hops", MAX_HOPS), at / "max_hops", cast.n_layers),
         gains=gains,
         range=range_,
         **_own(genotype, mapping, cast, sources, at),
@@ -186,6 +186,14 @@ def _whole(value: object, at: At, low: int, high: int) -> int:
     return value
 
 
+def _hops(value: object, at: At, n_layers: int) -> int:
+    """A number of hops, at least as many as there are layers: N, or `{extra: N}` more than there are."""
+    if isinstance(value, Mapping):
+        check_keys(mapping_at(value, at), ("extra",), at)
+        return n_layers + _whole(value.get("extra"), at / "extra", 0, MAX_HOPS - n_layers)
+    return _whole(value, at, n_layers, MAX_HOPS)
+
+
 def _own(
     genotype: str, mapping: Mapping[str, Any], cast: Cast, sources: tuple[str, ...] | None, at: At
 ) -> dict[str, Any]:
@@ -202,7 +210,7 @@ def _own(
             raise (at / "from").problem("the source is unknown.", repr(extra), suggest(str(extra), known))
         return {"windows": whole("windows", 1, 1, 64), "max_times": whole("times", 3, 2, 64), "extra": extra}
     if genotype == "free":
-        length = None if mapping.get("length") is None else whole("length", 0, cast.n_layers, MAX_HOPS)
+        length = _hops(mapping.get("length", cast.n_layers), at / "length", cast.n_layers)
         return {"length": length, "reach": None if mapping.get("reach") is None else whole("reach", 0, 0, MAX_HOPS)}
     return {}
 
@@ -239,8 +247,8 @@ def gain_range(given: Mapping[str, Any], at: At) -> Real:
     """
     low, high = _ends(given, at)
     step = parse_step(given.get("step", GAIN_STEP), at / "step")
-    if not 0.002 <= step <= 1:
-        raise (at / "step").problem("the step is not usable.", step, "a ratio minus one, from 0.002 to 1")
+    if not 0.005 <= step <= 1:
+        raise (at / "step").problem("the step is not usable.", step, "a ratio minus one, from 0.005 to 1")
     down = max(1, round(-math.log(low) / math.log1p(step))) if low < 1 else 0
     ratio = -math.log(low) / down if down else math.log1p(step)
     up = max(1, round(math.log(high) / ratio)) if high > 1 else 0

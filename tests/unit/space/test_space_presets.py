@@ -1,4 +1,4 @@
-"""Every preset in search_spaces/ parses, has the genes that its comment promises, and builds legal recipes."""
+"""Every preset of merges in search_spaces/ has the genes that its comment promises, and builds legal recipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from evomerge.recipe.recipe import ParentRef
 from evomerge.resources import data_folder
 from evomerge.space.language import parse_space
 
-FILES = sorted(data_folder("search_spaces").rglob("*.yaml"))
+ALL = sorted(data_folder("search_spaces").rglob("*.yaml"))
+FILES = [f for f in ALL if yaml.safe_load(f.read_text())["kind"] == "merge"]
 WANTED = {
     "model-wise-linear",
     "layer-wise-task-arithmetic",
