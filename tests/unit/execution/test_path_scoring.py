@@ -41,12 +41,12 @@ def sets(n: int) -> dict[Any, tuple[int, ...]]:
 
 
 def plan() -> EvalPlan:
-    """Log-likelihoods, which show every bit, and answers that must be generated."""
+    """Log-likelihoods, which show every bit, of rows that begin alike; and answers that must be generated."""
     rng = generator(0, "plan")
-    said = []
+    said, stem = [], list(range(10, 20))
     for i in range(20):
         context, answer = (rng.integers(3, 64, n).tolist() for n in (3 + i % 7, 2))
-        said.append(Item(Digest(f"s{i}"), 0, i, (Scored(pack(context), pack(answer)),)))
+        said.append(Item(Digest(f"s{i}"), 0, i, (Scored(pack(stem + context), pack(answer)),)))
     asked = [
         Item(Digest(f"g{i}"), 0, i, (Prompted(pack(rng.integers(3, 64, 4).tolist())),), targets=("ab",))
         for i in range(8)
