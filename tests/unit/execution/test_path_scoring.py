@@ -110,7 +110,7 @@ def test_the_plain_path_is_the_merge_without_a_path(asked: ScoringSpec) -> None:
 def test_batches_do_not_depend_on_which_path_comes_first(tmp_path: Path) -> None:
     """Rows may be packed for a path through full attention alone, but not for the parent's other layers."""
     kinds = ["sliding_attention", "full_attention"] * 2
-    config = {"use_sliding_window": True, "sliding_window": 8, "layer_types": kinds}
+    config = {"use_sliding_window": True, "sliding_window": 64, "layer_types": kinds}
     mixed = spec(tmp_path, "qwen2", config=config)
     full, whole = task(0.5, (Hop(1), Hop(3))), task(0.5, plain_path(DEPTH))
     one, other = build_scorer(mixed), build_scorer(mixed)
