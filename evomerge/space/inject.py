@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from evomerge.recipe.equivalence import Coefficients, linear_coefficients, number
 from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import Number, Recipe, Rule
-from evomerge.space.depth import Place, Site, site_of
+from evomerge.space.depth import Place, Share, Site, site_of
 from evomerge.space.dimension import Dimension, Value, holds
 from evomerge.space.dimensions import DECIMALS
+from evomerge.space.knots import Between, solve_knots
 from evomerge.space.plan import Slot
 from evomerge.types import Vector
 
@@ -84,7 +85,7 @@ def _rules_by_site(space: MergeSpace, recipe: Recipe, unused: frozenset[Place]) 
 
 
 def _try(space: MergeSpace, rules: Mapping[Site, Rule], origin: Origin, reader: Reader) -> Vector | None:
-    """The vector of the numbers that are read where each gene counts most; None when the grid does not hold one."""
+    """The vector of the numbers that are read; None when the grid does not hold one."""
     read: dict[Site, Numbers] = {}
     for site, rule in rules.items():
         numbers = reader(space, rule, origin)
@@ -92,12 +93,11 @@ def _try(space: MergeSpace, rules: Mapping[Site, Rule], origin: Origin, reader: 
             return None
         read[site] = numbers
     values: dict[str, Value] = {}
-    places = _places(space)
-    for dimension in space.space.dimensions:
-        told = [read[site][slot] for site, slot in places[dimension.name] if slot in read.get(site, {})]
-        values[dimension.name] = told[0] if told else _harmless(dimension)
-        if not holds(dimension, values[dimension.name]):
+    for chain in _chains(space, read):
+        found = _chain_values(chain)
+        if found is None:
             return None
+        values |= found
     return space.space.encode(values)
 
 
@@ -106,16 +106,75 @@ def _harmless(dimension: Dimension) -> Value:
     return 1.0 if holds(dimension, 1.0) else dimension.start_value
 
 
-def _places(space: MergeSpace) -> dict[str, list[tuple[Site, Slot]]]:
-    """Gene -> the numbers that it governs, those where it counts most first."""
-    found: dict[str, list[tuple[float, Site, Slot]]] = {name: [] for name in space.space.names}
+class _Said(NamedTuple):
+    """A number that a rule says.
+
+    Attributes:
+        shares: the genes that make it, one or two neighbours.
+        value: the number.
+    """
+
+    shares: tuple[Share, ...]
+    value: Number
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Genes that are control points of one curve over depth, in order; or one gene alone.
+
+    Attributes:
+        dimensions: of the genes.
+        said: the numbers that they make, in the order of depth.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    said: tuple[_Said, ...]
+
+
+def _chains(space: MergeSpace, read: Mapping[Site, Numbers]) -> list[_Chain]:
+    """Every gene of the space in one chain, with what the rules say about it."""
+    dimensions = {d.name: d for d in space.space.dimensions}
+    said: dict[str, list[_Said]] = {name: [] for name in dimensions}
+    next_of: dict[str, str] = {}
     for site in space.sites:
         for slot, shares in space.controls(site):
-            for share in shares:
-                found[share.control].append((share.part, site, slot))
-    return {
-        name: [(site, slot) for _, site, slot in sorted(parts, key=lambda p: -p[0])] for name, parts in found.items()
-    }
+            if len(shares) == 2:
+                next_of[shares[0].control] = shares[1].control
+            if slot in read.get(site, {}):
+                said[shares[0].control].append(_Said(shares, read[site][slot]))
+    found = []
+    for name in dimensions.keys() - next_of.values():
+        names = [name]
+        while names[-1] in next_of:
+            names.append(next_of[names[-1]])
+        found.append(_Chain(tuple(dimensions[n] for n in names), tuple(s for n in names for s in said[n])))
+    return found
+
+
+def _chain_values(chain: _Chain) -> dict[str, Value] | None:
+    """The genes' values; None when the grid does not hold what is said."""
+    first = chain.dimensions[0]
+    if not all(holds(first, said.value) for said in chain.said):
+        return None
+    if len(chain.dimensions) == 1:
+        return {first.name: chain.said[0].value if chain.said else _harmless(first)}
+    order = {d.name: k for k, d in enumerate(chain.dimensions)}
+    fixed: dict[int, int] = {}
+    between: dict[int, list[Between]] = {}
+    guesses: dict[int, tuple[float, int]] = {}
+    for shares, value in chain.said:
+        index = first.index_of(value)
+        for name, part in shares:
+            guesses[order[name]] = max(guesses.get(order[name], (0.0, 0)), (part, index))
+        k = order[shares[0].control]
+        if len(shares) == 1:
+            fixed[k] = index
+        else:
+            between.setdefault(k, []).append(Between(shares[0].part, shares[1].part, index))
+    harmless = first.index_of(_harmless(first))
+    wished = [guesses.get(k, (0.0, harmless))[1] for k in order.values()]
+    solved = solve_knots(first, wished, fixed, between) or wished
+    return {d.name: d.value_at(i) for d, i in zip(chain.dimensions, solved, strict=True)}
 
 
 def _own_numbers(space: MergeSpace, rule: Rule, origin: Origin) -> Numbers | None:

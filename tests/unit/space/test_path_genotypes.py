@@ -35,7 +35,7 @@ def plain(ground):
 def finished(ground, inside):
     """Fixed ends, the limit, and never nothing."""
     if ground.fixed_ends:
-        return [(ground.first, 0), *inside][: ground.max_hops - 1] + [(ground.first, ground.n_layers - 1)]
+        return [(ground.first, 0), *inside[: ground.max_hops - 2], (ground.first, ground.n_layers - 1)]
     return inside[: ground.max_hops] or plain(ground)
 
 
@@ -165,9 +165,10 @@ def test_windows_one_by_one():
     def run(*windows, source="a", ground=ground):
         genotype = Windows(ground, len(windows), 4, source)
         parts = zip(genotype.genes, (v for w in windows for v in w), strict=True)
-        return [s.layer if s.source == "a" else s.source + str(s.layer) for s in genotype.steps(
-            {g.dimension.name: v for g, v in parts}
-        )]
+        return [
+            s.layer if s.source == "a" else s.source + str(s.layer)
+            for s in genotype.steps({g.dimension.name: v for g, v in parts})
+        ]
 
     assert run((2, 3, 2)) == [0, 1, 2, 3, 2, 3, 4, 5]
     assert run((3, 2, 2)) == run((2, 3, 2))

@@ -49,7 +49,9 @@ def test_defaults():
     assert path(genotype="skips", max_hops={"extra": 1}) == path(genotype="skips", max_hops=6)
     gains, scales = {"low": 0.5, "high": 2}, {"low": 0.4, "high": 1.5}
     assert path(genotype="skips", gains=gains) == path(genotype="skips", gains={**gains, "step": "1/64", "per": "hop"})
-    assert path(genotype="skips", scales=scales) == path(genotype="skips", scales={**scales, "step": 0.02, "per": "hop"})
+    assert path(genotype="skips", scales=scales) == path(
+        genotype="skips", scales={**scales, "step": 0.02, "per": "hop"}
+    )
     assert path(genotype="slots").paths.sources == ("a", "b")
     both = parse(BOTH)
     assert isinstance(both, BothSpace)
