@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.report.summary import Entry, RunSummary, Scores
+from evomerge.report.svg import number
 from evomerge.report.words import asked_share, duration, what_next
 from evomerge.types import SET_NAMES, SetName
 
@@ -96,7 +97,10 @@ def _cell(scores: Scores | None, objective: str) -> str:
     if scores is None:
         return "-"
     score = scores.objectives[objective]
-    return f"{score.value:.3f} ±{score.se:.3f}"
+    if score.low == score.value == score.high:
+        return number(score.value)
+    small = 0 < abs(score.value) < 1e-2
+    return f"{score.value:.3g} ±{score.se:.2g}" if small else f"{score.value:.3f} ±{score.se:.3f}"
 
 
 def _show_next(summary: RunSummary, folder: Path, console: Console) -> None:

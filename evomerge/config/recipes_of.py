@@ -9,8 +9,8 @@ from evomerge.config.parents import open_parents
 from evomerge.config.staging import recipe_of, space_at
 from evomerge.errors import EvomergeError
 from evomerge.recipe.recipe import ParentRef, Recipe
-from evomerge.report.book import Book, Model
-from evomerge.report.details import RecipeOf, recorded_recipe
+from evomerge.report.book import Book, Model, RecipeOf
+from evomerge.report.details import recorded_recipe
 from evomerge.runs.replay import Batch, History
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from evomerge.evaluation.objectives import (
     objective_values,
     violation,
 )
+from evomerge.recipe.recipe import Recipe
 from evomerge.report.references import is_measurable, reference_records
 from evomerge.runs.beliefs import recorded_value
 from evomerge.runs.manifest import read_manifest
@@ -46,6 +47,10 @@ class Model:
     kind: Kind
     recipe: Digest
     name: str = ""
+
+
+RecipeOf = Callable[[Model], Recipe | None]
+"""Rebuilds a model's recipe; None where it cannot be had (parents gone)."""
 
 
 @final

@@ -106,7 +106,7 @@ def entry(book: Book, model: Model) -> Entry:
         kind=model.kind,
         recipe_digest=model.recipe,
         feasible=book.feasible(search),
-        search=_scores(book, search),
+        search=scores_of(book, search),
         select=_scores_on(book, model, "select"),
         report=_scores_on(book, model, "report") if _is_reported(book, model) else None,
     )
@@ -120,10 +120,11 @@ def _is_reported(book: Book, model: Model) -> bool:
 
 def _scores_on(book: Book, model: Model, set_name: SetName) -> Scores | None:
     record = book.record(model.recipe, set_name)
-    return None if record is None else _scores(book, record)
+    return None if record is None else scores_of(book, record)
 
 
-def _scores(book: Book, record: Evaluated) -> Scores:
+def scores_of(book: Book, record: Evaluated) -> Scores:
+    """A model's scores on the set of a record, with intervals."""
     objectives = {o.name: _score(book, o, record) for o in book.goals.objectives}
     return Scores(objectives, {name: TaskScore(t.mean, t.se, t.n) for name, t in record.tasks.items()})
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from evomerge.archive.hypervolume import hypervolume, reference_point
 from evomerge.archive.pareto import ArchiveEntry, front_of
-from evomerge.evaluation.objectives import Objective, ObjectiveSpec
+from evomerge.evaluation.costs import UNITS
+from evomerge.evaluation.objectives import CostObjective, Objective, ObjectiveSpec
 from evomerge.evaluation.statistics import CONFIDENCE, compare_all, selection_note
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.serialize import recipe_from_json, recipe_to_json
 from evomerge.report.asked import AskedQuestions
 from evomerge.report.banks import banks_of
-from evomerge.report.book import Book, Model
+from evomerge.report.book import Book, Model, RecipeOf
 from evomerge.report.collect import summary_of
+from evomerge.report.gene_values import MergeGenes
 from evomerge.report.genes import merge_genes
 from evomerge.report.overfit import selected_models
+from evomerge.report.paths import runs_merged_layers, searched_paths
 from evomerge.report.race import asked_questions
-from evomerge.report.summary import Difference, EvaluationRow, MergeGenes, RunDetails, RunSummary
+from evomerge.report.stages import stage_report
+from evomerge.report.summary import Difference, EvaluationRow, RunDetails, RunSummary
 from evomerge.runs.records import Evaluated, Failed
 from evomerge.types import SET_NAMES, CandidateId, Digest, SetName
-
-RecipeOf = Callable[[Model], Recipe | None]
-"""Rebuilds a model's recipe; None where it cannot be had (parents gone)."""
 
 _DRAWN = 6
 
@@ -57,6 +58,9 @@ def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetai
         evaluations=evaluation_rows(book),
         hypervolume=hypervolume_history(book),
         genes=_genes(book, summary, recipe_of),
+        **searched_paths(book, summary, recipe_of),
+        stages=stage_report(book),
+        costs={o.name: UNITS[o.cost] for o in book.goals.objectives if isinstance(o, CostObjective)},
         differences=differences(book),
         splits=manifest["suite"]["splits"],
         optimizer=manifest["optimizer"]["name"],
@@ -145,7 +149,7 @@ def _genes(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> tuple[MergeG
     found = []
     for id_ in list(ids)[:_DRAWN]:
         recipe = recipe_of(book.models[CandidateId(id_)])
-        if recipe is not None:
+        if recipe is not None and runs_merged_layers(recipe):
             found.append(merge_genes(id_, recipe, book.manifest["n_layers"]))
     return tuple(found)
 
@@ -164,7 +168,7 @@ def differences(book: Book) -> tuple[Difference, ...]:
         i: r for i in chosen.compared if i != chosen.id and (r := _report(book, i)) is not None
     }
     tasks = [t for t in ours.tasks if not any(o.name == t for o in book.goals.objectives)]
-    objectives: list[Objective] = [o for o in book.goals.objectives if isinstance(o, ObjectiveSpec)]
+    objectives: list[Objective] = [o for o in book.goals.objectives if isinstance(o, ObjectiveSpec | CostObjective)]
     answers = {str(i): book.answers(r) for i, r in rivals.items()}
     references = book.references("report")
     compared = partial(

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from evomerge.errors import RecipeError
 from evomerge.layout import Role, TensorInfo
 from evomerge.recipe.recipe import Recipe, Rule
+from evomerge.report.gene_values import GeneTable, MergeGenes
 from evomerge.report.marks import FULL
-from evomerge.report.summary import GeneTable, MergeGenes
 from evomerge.report.svg import Box, figure, label, rect, shorten, text_width
 
 _MODULES: tuple[Role, ...] = ("attention", "mlp", "norm", "other")

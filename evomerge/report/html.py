@@ -9,13 +9,16 @@ from evomerge.report.genes import constant_of, gene_map, largest, map_width
 from evomerge.report.intervals import difference_rows, interval_rows
 from evomerge.report.marks import FULL, HALF
 from evomerge.report.overfit import overfit_section
+from evomerge.report.path_plots import paths_section
 from evomerge.report.plots import interval_scatter, outside_search_scatter, parallel_coordinates, search_scatter
 from evomerge.report.progress import hypervolume_progress, objective_progress
 from evomerge.report.questions import bank_section, questions_section
+from evomerge.report.stages import stages_section
 from evomerge.report.style import CSS
-from evomerge.report.summary import Entry, RunDetails, RunSummary
+from evomerge.report.summary import Difference, Entry, RunDetails, RunSummary
 from evomerge.report.svg import cross, escape, line, marker, number
 from evomerge.report.tables import failure_table, front_table, split_table, task_table, timing_table, versions_table
+from evomerge.report.window_plots import windows_section
 from evomerge.report.words import duration, plainly, recommendation, what_next
 from evomerge.types import SetName
 
@@ -38,8 +41,11 @@ def render_report(summary: RunSummary, details: RunDetails) -> str:
         _front(summary, details),
         _progress(summary, details),
         _tasks(summary, details),
-        overfit_section(summary, details.selected),
+        overfit_section(summary, details.selected, details.costs),
         "" if details.asked is None else questions_section(summary, details.asked) + bank_section(details.asked),
+        stages_section(summary, details.stages, details.hops),
+        paths_section(details.paths, summary.chosen.id if summary.chosen else "", _n_more_paths(summary, details)),
+        windows_section(details.windows),
         _genes(details),
         _failures(details),
         _cost(summary, details),
@@ -86,13 +92,22 @@ def _differences(summary: RunSummary, details: RunDetails) -> str:
     tasks = [d for d in details.differences if d.what not in goals]
     sentences = "".join(f"<li>{escape(s)}</li>" for s in plainly(summary, details))
     parts = [f"<ul>{sentences}</ul>" if sentences else ""]
-    if main:
-        parts.append(captioned(difference_rows(main)))
+    for rows, unit in _by_unit(main, details):
+        parts.append(captioned(difference_rows(rows), unit))
     if tasks:
         opened = "" if main else " open"
         parts.append(f"<details{opened}><summary>Task by task</summary>{captioned(difference_rows(tasks))}</details>")
     intro = "Paired differences over the same questions of the report set, with intervals."
     return section("Is it better than its parents?", f"{intro} {escape(details.selection)}", *parts)
+
+
+def _by_unit(differences: Sequence[Difference], details: RunDetails) -> list[tuple[list[Difference], str]]:
+    """Differences that share an axis, with a caption: scores together, every cost by itself."""
+    scores = [d for d in differences if d.what not in details.costs]
+    costs = [
+        ([d for d in differences if d.what == name], f"{escape(name)}: {unit}") for name, unit in details.costs.items()
+    ]
+    return [(rows, unit) for rows, unit in [(scores, ""), *costs] if rows]
 
 
 def _kinds_legend(summary: RunSummary) -> str:
@@ -121,7 +136,7 @@ def _front(summary: RunSummary, details: RunDetails) -> str:
         parts.append(captioned(parallel_coordinates(summary, details)))
     else:
         parts.append(captioned(objective_progress(summary, details, summary.objectives[0], wide=FULL, high=400)))
-    parts += [_kinds_legend(summary), front_table(summary)]
+    parts += [_kinds_legend(summary), front_table(summary, details.hops)]
     constraints = "; ".join(
         c.rule + (f" (= {number(c.bound)})" if c.bound is not None and "parent" in c.rule else "")
         for c in summary.constraints
@@ -190,6 +205,13 @@ def _tasks(summary: RunSummary, details: RunDetails) -> str:
         "the report set was scored once, at the end."
     )
     return section("Scores with intervals", intro, *parts)
+
+
+def _n_more_paths(summary: RunSummary, details: RunDetails) -> int:
+    """Members of the front that have a path and no drawing."""
+    drawn = {p.entry_id for p in details.paths}
+    known = {b.id for b in summary.baselines}
+    return sum(e.id in details.hops and e.id not in drawn | known for e in summary.front)
 
 
 def _genes(details: RunDetails) -> str:

@@ -7,7 +7,8 @@ from typing import Final
 
 from evomerge.report.marks import FULL, axis_name, role_of
 from evomerge.report.summary import Difference, Entry, ObjectiveInfo, RunSummary
-from evomerge.report.svg import Scale, figure, label, line, marker, nice_ticks, number, shorten, text_width
+from evomerge.report.svg import Scale, figure, label, line, marker, nice_ticks, number, shorten, text_width, tick
+from evomerge.report.words import with_interval
 from evomerge.types import SET_NAMES
 
 _ROW: Final = 36.0
@@ -19,7 +20,11 @@ def grid(x: Scale, top: float, bottom: float, form: str) -> list[str]:
     """Vertical lines with their numbers below."""
     ticks = nice_ticks(x.low, x.high, max(2, int((x.end - x.start) / 65)))
     lines = [line(x(t), bottom, x(t), top, "grid") for t in ticks]
-    return lines + [label(x(t), bottom + 16, format(t, form) if t else "0", "tick", anchor="middle") for t in ticks]
+    sign = "+" if form.startswith("+") else ""
+    told = [(sign if t > 0 else "") + tick(t) for t in ticks]
+    return lines + [
+        label(x(t), bottom + 16, text, "tick", anchor="middle") for t, text in zip(ticks, told, strict=True)
+    ]
 
 
 def interval_rows(summary: RunSummary, objective: ObjectiveInfo, entries: Sequence[Entry], *, wide: float) -> str:
@@ -46,9 +51,20 @@ def interval_rows(summary: RunSummary, objective: ObjectiveInfo, entries: Sequen
     return figure(wide, bottom + 46, f"{objective.name} of the chosen merge and the baselines, with intervals", *parts)
 
 
-def difference_rows(differences: Sequence[Difference]) -> str:
-    """A forest plot: chosen minus each baseline with its interval and its verdict, and the line of no difference."""
-    names = [shorten(f"{d.what}, against {d.against}", 44) for d in differences]
+def difference_rows(
+    differences: Sequence[Difference],
+    *,
+    names: Sequence[str] = (),
+    axis: str = "chosen minus baseline, report set",
+) -> str:
+    """A forest plot: each difference with its interval and its verdict, and the line of no difference.
+
+    Args:
+        differences: at least one, all in one unit.
+        names: of the rows; by default what is compared, and against what.
+        axis: what is subtracted from what.
+    """
+    names = [shorten(n, 44) for n in names or [f"{d.what}, against {d.against}" for d in differences]]
     left = 20 + max([text_width(n) for n in names] + [60])
     x = Scale.around([0.0, *(v for d in differences for v in (d.low, d.high))], left, FULL - 290)
     bottom = 14 + 24.0 * len(differences)
@@ -56,13 +72,13 @@ def difference_rows(differences: Sequence[Difference]) -> str:
     parts.append(line(x(0), bottom + 2, x(0), 8, "zero"))
     for row, (d, name) in enumerate(zip(differences, names, strict=True)):
         middle, css = 14 + 24 * row + 12.0, _VERDICT_CLASS[d.verdict]
-        told = f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        told = with_interval(d.mean, d.low, d.high)
         parts.append(label(left - 12, middle + 4, name, anchor="end"))
         parts.append(line(x(d.low), middle, x(d.high), middle, f"whisker {css}"))
-        title = f"{d.what}, chosen minus {d.against}: {told}, {VERDICT_WORDS[d.verdict]}"
+        title = f"{name}: {told}, {VERDICT_WORDS[d.verdict]}"
         parts.append(marker("candidate", x(d.mean), middle, css, radius=4.5, title=title))
         parts.append(label(FULL - 272, middle + 4, told, "label number"))
         parts.append(label(FULL - 118, middle + 4, VERDICT_WORDS[d.verdict], f"label {css}"))
     middle_x = (x.start + x.end) / 2
-    parts.append(label(middle_x, bottom + 36, "chosen minus baseline, report set", "axis-label", anchor="middle"))
-    return figure(FULL, bottom + 46, "Paired differences between the chosen merge and the baselines", *parts)
+    parts.append(label(middle_x, bottom + 36, axis, "axis-label", anchor="middle"))
+    return figure(FULL, bottom + 46, f"Paired differences: {axis}", *parts)

@@ -8,7 +8,7 @@ What the candidates lose beyond that is the price of selection.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from evomerge.evaluation.statistics import CONFIDENCE, normal_quantile
@@ -206,14 +206,21 @@ def _frame(y: Scale, wide: float, name: str) -> str:
     return "".join(parts)
 
 
-def overfit_section(summary: RunSummary, models: Sequence[Selected]) -> str:
-    """The section of the report; empty until candidates were scored on the select set."""
+def overfit_section(summary: RunSummary, models: Sequence[Selected], costs: Collection[str] = ()) -> str:
+    """The section of the report; empty until candidates were scored on the select set.
+
+    Args:
+        summary: of the run.
+        models: what was scored on the select set.
+        costs: names of objectives that no question tells: they are left out.
+    """
     if not any(s.batch >= 0 for s in models):
         return ""
     chosen = summary.chosen.id if summary.chosen else ""
-    wide = FULL if len(summary.objectives) == 1 else HALF
+    objectives = [o for o in summary.objectives if o.name not in costs]
+    wide = FULL if len(objectives) == 1 else HALF
     parts = []
-    for objective in summary.objectives:
+    for objective in objectives:
         told = " ".join(s for s in (gap_sentence(models, objective), over_time(models, objective)) if s)
         drawn = captioned(gap_chart(models, objective, chosen=chosen, wide=wide), escape(objective.name))
         parts.append(f"<div><p>{escape(told)}</p>{drawn}</div>")

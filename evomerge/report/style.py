@@ -80,5 +80,9 @@ polygon,circle.front,circle.chosen{stroke:var(--card);stroke-width:1}
 .joined.set-gap{stroke:var(--faint)}
 text.neutral{fill:var(--soft)}
 .heat{fill:var(--heat)}.heat-minus{fill:var(--minus)}.heat-none{fill:none;stroke:var(--rule)}
+.hop{fill:var(--front)}.hop-again{fill:var(--base)}
+.hop-line{stroke:var(--faint);stroke-width:1.2}.hop-jump{stroke:var(--chosen);stroke-width:1.8}
+.gain-one{stroke:var(--ink);stroke-width:1;stroke-dasharray:2 2;stroke-opacity:.6}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:14px}
 @media print{body{background:#fff}section,.tile{break-inside:avoid}pre{max-height:none}}
 """

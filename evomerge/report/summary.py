@@ -9,11 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from evomerge.digest import digest_json
 from evomerge.report.asked import AskedQuestions
+from evomerge.report.gene_values import MergeGenes
+from evomerge.report.path_values import DrawnPath
+from evomerge.report.window_values import WindowMap
 from evomerge.types import Digest, SetName
+
+if TYPE_CHECKING:
+    from evomerge.report.stage_values import StageReport
 
 SCHEMA_VERSION = 1
 
@@ -306,37 +312,6 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class GeneTable:
-    """One parameter of one merge, laid out for a heat map.
-
-    Attributes:
-        parameter: for instance `weight`.
-        rows: parents, or parent and module where modules differ.
-        columns: `embed`, layer numbers, `norm`, `head`: in the order of the forward pass.
-        values: `values[row][column]`, None where the rule does not use the parameter.
-    """
-
-    parameter: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: tuple[tuple[float | None, ...], ...]
-
-    def __post_init__(self) -> None:
-        shape = (len(self.rows), len(self.columns))
-        if len(self.values) != shape[0] or any(len(row) != shape[1] for row in self.values):
-            raise ValueError(f"genes of {self.parameter}: the values do not have shape {shape}")
-
-
-@dataclass(frozen=True)
-class MergeGenes:
-    """The genes of one merge: its methods and one table per parameter."""
-
-    entry_id: str
-    methods: tuple[str, ...]
-    tables: tuple[GeneTable, ...]
-
-
-@dataclass(frozen=True)
 class Selected:
     """A model that was scored on the select set, and its generation: -1 for what no search selected."""
 
@@ -366,6 +341,12 @@ class RunDetails:
         workers: how many scored candidates at once; 0 where unknown.
         asked: how many questions models were asked on the search set; None where that was not collected.
         selected: what was scored on the select set, baselines first, then in the order of the search.
+        costs: name of an objective that is a cost -> its unit.
+        paths: the layers that models run: of the chosen one first, then of the front; empty where no paths were
+            searched.
+        hops: entry id -> number of layers that run; empty where no paths were searched.
+        windows: what windows of layers scored, per objective; empty where no windows were searched.
+        stages: of a search in stages.
     """
 
     evaluations: tuple[EvaluationRow, ...] = ()
@@ -385,3 +366,8 @@ class RunDetails:
     workers: int = 0
     asked: AskedQuestions | None = None
     selected: tuple[Selected, ...] = ()
+    costs: Mapping[str, str] = field(default_factory=dict)
+    paths: tuple[DrawnPath, ...] = ()
+    hops: Mapping[str, int] = field(default_factory=dict)
+    windows: tuple[WindowMap, ...] = ()
+    stages: StageReport | None = None

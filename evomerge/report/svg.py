@@ -24,13 +24,26 @@ def escape(text: object) -> str:
 
 
 def number(value: float) -> str:
-    """A score for people: three decimals below 10, then fewer, never an exponent in the usual range."""
+    """A number for people: three decimals below 10, then fewer, never an exponent in the usual range; counts whole."""
     if value == 0:
         return "0"
     size = abs(value)
+    if value == int(value) and size >= 2:
+        return f"{value:.0f}" if size < 1e6 else f"{value / 1e9:.4g} G" if size >= 1e9 else f"{value / 1e6:.4g} M"
     if not 1e-3 <= size < 1e6:
         return f"{value:.3g}"
     return f"{value:.3f}" if size < 10 else f"{value:.4g}" if size < 1e4 else f"{value:.0f}"
+
+
+def tick(value: float) -> str:
+    """A round number at an axis, short."""
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e9:g} G" if size >= 1e9 else f"{value / 1e6:g} M"
+    if 0 < size < 1e-3:
+        head, _, power = f"{value:.3e}".partition("e")
+        return f"{float(head):g}e{int(power)}"
+    return f"{value:g}"
 
 
 def text_width(text: str) -> float:
@@ -76,7 +89,7 @@ class Scale:
         """A scale that holds all `values` with some air; any interval when there are none or only one."""
         known = list(values) or [0.0, 1.0]
         low, high = min(known), max(known)
-        air = (high - low) * pad or max(abs(low) * 0.1, 0.05)
+        air = (high - low) * pad or max(abs(low) * 0.1, 0.0 if 1e-9 < abs(low) < 0.01 else 0.05)
         return Scale(low - air, high + air, start, end)
 
 
@@ -162,11 +175,11 @@ def axes(x: Scale, y: Scale, x_label: str, y_label: str, *, whole_x: bool = Fals
     n_x = max(2, int((x.end - x.start) / 80))
     x_ticks = [t for t in nice_ticks(x.low, x.high, n_x) if not whole_x or t == int(t)]
     parts = [line(x(t), y.start, x(t), y.end, "grid") for t in x_ticks]
-    parts += [label(x(t), y.start + 16, f"{t:g}", "tick", anchor="middle") for t in x_ticks]
+    parts += [label(x(t), y.start + 16, tick(t), "tick", anchor="middle") for t in x_ticks]
     for t in nice_ticks(y.low, y.high, max(2, int((y.start - y.end) / 60))):
         parts += [
             line(x.start, y(t), x.end, y(t), "grid"),
-            label(x.start - 7, y(t) + 4, f"{t:g}", "tick", anchor="end"),
+            label(x.start - 7, y(t) + 4, tick(t), "tick", anchor="end"),
         ]
     parts.append(line(x.start, y.start, x.end, y.start, "axis"))
     parts.append(label((x.start + x.end) / 2, y.start + 36, x_label, "axis-label", anchor="middle"))

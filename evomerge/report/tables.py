@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from evomerge.report.summary import Entry, EvaluationRow, ObjectiveScore, RunDetails, RunSummary
 from evomerge.report.svg import escape, number
@@ -34,7 +34,9 @@ def table(
 
 
 def scored(value: float, low: float, high: float) -> str:
-    """A value with its interval below it, as a cell."""
+    """A value with its interval below it, as a cell; what is exact has none."""
+    if low == value == high:
+        return f"{value:.0f}" if value == int(value) and abs(value) < 1e4 else number(value)
     return f'{number(value)}<span class="pm below">{number(low)} to {number(high)}</span>'
 
 
@@ -43,8 +45,13 @@ def merge_name(entry: Entry) -> str:
     return escape(entry.id) + ("" if entry.feasible else ' <span class="bad-text small">infeasible</span>')
 
 
-def front_table(summary: RunSummary) -> str:
-    """Front and baselines: every objective on every set, with its interval."""
+def front_table(summary: RunSummary, hops: Mapping[str, int]) -> str:
+    """Front and baselines: every objective on every set, with its interval; and how many layers run.
+
+    Args:
+        summary: of the run.
+        hops: entry id -> number of layers that run; empty where no paths were searched.
+    """
     sets: list[SetName] = [
         s for s in SET_NAMES if s == "search" or any(e.scores(s) for e in summary.entries().values())
     ]
@@ -52,13 +59,15 @@ def front_table(summary: RunSummary) -> str:
         sets = [
             "select" if "select" in sets else "search"
         ]  # nine columns of intervals would not fit; the charts have all
-    head = ["merge", *(f"{o.name}, {s}" for o in summary.objectives for s in sets)]
+    head = ["merge", *(f"{o.name}, {s}" for o in summary.objectives for s in sets), *(["hops"] if hops else [])]
     chosen = summary.chosen.id if summary.chosen else None
     entries = sorted(summary.entries().values(), key=lambda e: e.id != chosen)
     rows = []
     for e in entries:
         scores = [(o.name, e.scores(s)) for o in summary.objectives for s in sets]
-        rows.append([merge_name(e), *(NOT_SCORED if s is None else _objective(s.objectives[n]) for n, s in scores)])
+        cells = [NOT_SCORED if s is None else _objective(s.objectives[n]) for n, s in scores]
+        n_hops = [str(hops.get(e.id, NOT_SCORED))] if hops else []
+        rows.append([merge_name(e), *cells, *n_hops])
     return table(head, rows, marked=frozenset(k for k, e in enumerate(entries) if e.id == chosen))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from evomerge.report.summary import Counts, Difference, RunDetails, RunSummary
 
@@ -30,7 +31,20 @@ def asked_share(counts: Counts) -> str:
     )
 
 
-def _listed(names: list[str]) -> str:
+def signed(value: float) -> str:
+    """A difference for people: its sign and three decimals, or three digits where these would not do; counts whole."""
+    if value == int(value) and value:
+        return f"{value:+,.0f}"
+    return f"{value:+.3f}" if value == 0 or 5e-4 <= abs(value) < 1e4 else f"{value:+.3g}"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A difference with its interval; what is exact has none."""
+    return signed(value) if low == value == high else f"{signed(value)} [{signed(low)}, {signed(high)}]"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -56,7 +70,7 @@ def recommendation(summary: RunSummary, details: RunDetails) -> str:
         mine = [d for d in details.differences if d.against in parents and d.what == objective.name]
         if mine:
             by_words.setdefault(_standing(mine), []).append(objective.name)
-    return " ".join([f"{name}.", *(f"On {_listed(names)} {words}." for words, names in by_words.items())])
+    return " ".join([f"{name}.", *(f"On {listed(names)} {words}." for words, names in by_words.items())])
 
 
 def _standing(differences: list[Difference]) -> str:
@@ -65,8 +79,8 @@ def _standing(differences: list[Difference]) -> str:
     even = [d.against for d in differences if d.verdict == "not separable"]
     if not worse and not even:
         return "it is better than every parent, by the report set's intervals"
-    told = [f"it is worse than {_listed(worse)}"] if worse else []
-    told += [f"there is no significant gain over {_listed(even)}"] if even else []
+    told = [f"it is worse than {listed(worse)}"] if worse else []
+    told += [f"there is no significant gain over {listed(even)}"] if even else []
     return " and ".join(told)
 
 
@@ -82,7 +96,7 @@ def plainly(summary: RunSummary, details: RunDetails) -> tuple[str, ...]:
         ):
             named = [d.against for d in details.differences if d.what == objective.name and d.verdict == verdict]
             if named:
-                told.append(f"{words} {_listed(named)}")
+                told.append(f"{words} {listed(named)}")
         if told:
             sentences.append(f"{objective.name}: {'; '.join(told)}.")
     return tuple(sentences)
@@ -99,9 +113,9 @@ def separability(details: RunDetails) -> tuple[str, ...]:
             ("worse", "worse on"),
             ("not separable", "no significant gain on"),
         ):
-            named = [f"{d.what} ({d.mean:+.3f})" for d in mine if d.verdict == verdict]
+            named = [f"{d.what} ({signed(d.mean)})" for d in mine if d.verdict == verdict]
             if named:
-                told.append(f"{words} {_listed(named)}")
+                told.append(f"{words} {listed(named)}")
         sentences.append(f"Against {against}: {'; '.join(told)}.")
     return tuple(sentences)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge.files import write_atomic
-from evomerge.report.book import Book
+from evomerge.report.book import Book, RecipeOf
 from evomerge.report.collect import summary_of
-from evomerge.report.details import RecipeOf, details_of, folder_report, recorded_recipe
+from evomerge.report.details import details_of, folder_report, recorded_recipe
 from evomerge.report.html import render_report
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from evomerge.layout import Role, TensorInfo
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
+from evomerge.report.gene_values import GeneTable
 from evomerge.report.genes import constant_of, gene_map, largest, merge_genes
 from evomerge.report.marks import role_of
 from evomerge.report.plots import outside_search_scatter, search_scatter, staircase
 from evomerge.report.progress import best_so_far, evaluated_rows, objective_progress, steps
-from evomerge.report.summary import EvaluationRow, GeneTable, ObjectiveInfo
+from evomerge.report.summary import EvaluationRow, ObjectiveInfo
 from evomerge.report.svg import Scale
 from evomerge.testing.sample_runs import sample_recipe, sample_rows, sample_run
 

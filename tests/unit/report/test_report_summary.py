@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from evomerge.report.gene_values import GeneTable
 from evomerge.report.summary import (
     ConstraintInfo,
     Entry,
     EvaluationRow,
-    GeneTable,
     ObjectiveInfo,
     ObjectiveScore,
     RunSummary,

@@ -96,8 +96,10 @@ def test_one_broken_merge_does_not_squeeze_the_others() -> None:
 
 
 def test_numbers_for_people() -> None:
-    found = [number(v) for v in (0, 0.5, -0.1234, 12.345, 1234.5, 54321.0, 1e9, 1e-5)]
-    assert found == ["0", "0.500", "-0.123", "12.35", "1234", "54321", "1e+09", "1e-05"]
+    found = [number(v) for v in (0, 0.5, -0.1234, 12.345, 1234.5, 54321.5, 1.5e9, 1e-5, 1e20 / 3)]
+    assert found == ["0", "0.500", "-0.123", "12.35", "1234", "54322", "1.5 G", "1e-05", "3.333e+10 G"]
+    counts = [number(v) for v in (1.0, 2.0, 12.0, 1234567.0, 7_241_732_096.0)]
+    assert counts == ["1.000", "2", "12", "1.235 M", "7.242 G"]
 
 
 def test_long_names_lose_their_middle() -> None:
