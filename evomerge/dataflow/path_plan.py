@@ -78,7 +78,7 @@ def plan_path(recipe: Recipe, hops: Hops, pool: ParentPool) -> PathPlan:
     check_hops(hops, [p.name for p in recipe.parents])
     check_layers(hops, template.layout.n_layers)
     family = family_of(template.config)
-    check_config(template, family)
+    _check_config(template)
     _check_parents(recipe, pool)
     plain = replace(recipe, path=None)
     plans: dict[str | None, MergePlan] = {None: plan_merge(plain, pool)}
@@ -145,20 +145,20 @@ def _layout(pieces: tuple[Piece, ...], n_hops: int, family: Family) -> Layout:
     return Layout(n_hops, tuple(sorted(found, key=lambda t: t.name)))
 
 
-def check_config(template: Checkpoint, family: Family) -> None:
+def _check_config(template: Checkpoint) -> None:
     """Refuse a config with a list that may be one entry per layer, and whose meaning nobody knows.
 
     Raises:
         ModelError: naming the list.
     """
-    n_layers = template.layout.n_layers
+    n_layers, lists = template.layout.n_layers, layer_lists(template.config)
     for key, value in template.config.items():
-        known = key in family.lists or key in _TOKEN_LISTS or key.endswith(_TOKEN_SUFFIXES)
+        known = key in lists or key in _TOKEN_LISTS or key.endswith(_TOKEN_SUFFIXES)
         if isinstance(value, list) and len(value) == n_layers and not known:
             raise ModelError(
                 "The config has a list of unknown meaning, as long as the model is deep.",
                 got=f"{key}: {value!r}"[:200],
-                allowed=f"per-layer lists that can follow a path: {', '.join(family.lists) or 'none'}",
+                allowed=f"per-layer lists that can follow a path: {', '.join(lists) or 'none'}",
                 fix=f"remove {key} from config.json if the model runs without it, or report the architecture.",
             )
 

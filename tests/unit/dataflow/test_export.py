@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import transformers
 
 from evomerge.api import merge
 from evomerge.checkpoints.reader import open_checkpoint
+from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.dataflow.export import check_export, recipe_tensors, write_recipe
 from evomerge.dataflow.views import PathRunner
 from evomerge.digest import digest_file
@@ -26,7 +28,7 @@ from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.path import MAX_HOPS, Hop, plain_path
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.recipe.serialize import recipe_from_text, recipe_to_text
-from evomerge.testing.tiny import FAMILIES, tiny_checkpoint
+from evomerge.testing.tiny import FAMILIES, MORE_FAMILIES, tiny_checkpoint
 
 LAYERS = 4
 WINDOWS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
@@ -36,6 +38,9 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 5},
     "gemma3": {"sliding_window": 5, "layer_types": WINDOWS},
     "llama": {"attention_bias": True, "mlp_bias": True},
+    "cohere2": {"sliding_window": 5},
+    "exaone4": {"sliding_window": 5},
+    "olmo3": {"sliding_window": 5},
 }
 PLAIN = (Hop(0, "a"), Hop(2, "b"), Hop(1), Hop(2, "b"), Hop(1), Hop(3, "a"), Hop(0, "a"))
 GAINS = (1.0, -0.7, 1.3, 0.4, 0.1, -1.0, 2.5)
@@ -140,6 +145,14 @@ def test_with_gains_logits_and_greedy_decoding_are_the_searched_ones(parents: Pa
     assert texts == greedy(export, cached=False) == greedy(searched, cached=True)
 
 
+@pytest.mark.parametrize("family", MORE_FAMILIES)
+def test_further_architectures_export_too(family: str, tmp_path: Path) -> None:
+    parents = Parents(tmp_path, family)
+    recipe = parents.recipe(GAINED)
+    write_recipe(recipe, parents.pool, tmp_path / "out")
+    assert difference(logits(stock(tmp_path / "out")), logits(parents.searched(recipe))) < 1e-5
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2", "olmo2"])
 def test_in_bf16_plain_paths_are_exact_and_gains_cost_a_rounding(family: str, tmp_path: Path) -> None:
     parents = Parents(tmp_path, family, "bfloat16")
@@ -189,6 +202,33 @@ def test_tied_embeddings_stay_tied(family: str, tmp_path: Path) -> None:
     model = stock(tmp_path / "out")
     assert model.get_input_embeddings().weight.data_ptr() == model.get_output_embeddings().weight.data_ptr()
     assert difference(logits(model), logits(parents.searched(parents.recipe(GAINED)))) < 1e-5
+
+
+def test_files_of_the_bare_inner_model_and_old_masks_are_carried_over(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    parents = Parents(tmp_path, "gpt2")
+    for folder in parents.folders.values():  # as the hub has GPT-2
+        tensors = load_file(folder / "model.safetensors")
+        bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+        bare |= {f"h.{i}.attn.bias": torch.ones(1, 1, 8, 8) for i in range(LAYERS)}
+        save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
+    parents.reopen(parents.folders)
+    recipe = parents.recipe(GAINED)
+    write_recipe(recipe, parents.pool, tmp_path / "out")
+    names = {t.name for t in open_checkpoint(tmp_path / "out").layout.tensors}
+    assert {f"h.{k}.mlp.c_proj.bias" for k in range(len(GAINED))} <= names
+    assert not any(name.endswith(".attn.bias") for name in names)
+    assert difference(logits(stock(tmp_path / "out")), logits(parents.searched(recipe))) < 1e-5
+
+
+def test_sharded_parents_and_exports_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = Parents(tmp_path, "olmo2", max_shard_size="40KB")
+    monkeypatch.setattr("evomerge.dataflow.export.write_checkpoint", partial(write_checkpoint, max_shard_bytes=30_000))
+    recipe = parents.recipe(GAINED)
+    write_recipe(recipe, parents.pool, tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
+    assert difference(logits(stock(tmp_path / "out")), logits(parents.searched(recipe))) < 1e-5
 
 
 def test_writing_twice_gives_the_same_files(llamas: Parents, tmp_path: Path) -> None:
