@@ -156,6 +156,13 @@ def test_hops_have_numbers_and_settings_of_their_own(case: str) -> None:
     assert configs == {id(path.config)}
 
 
+def test_masks_of_sliding_layers_are_made_only_where_there_are_some() -> None:
+    runner = runner_of("qwen2-mixed")
+    assert runner.model(PATH).model.has_sliding_layers
+    assert not runner.model((Hop(0), Hop(2, "b"))).model.has_sliding_layers
+    assert parents("qwen2-mixed")[0].model.has_sliding_layers
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if "-" not in c])
 def test_paths_under_the_other_attention(case: str) -> None:
     """What runs is the merged model's implementation, whatever the sources were built with."""
