@@ -20,12 +20,12 @@ class Between(NamedTuple):
     Attributes:
         left: part of the earlier one.
         right: part of the later one.
-        index: of the value.
+        value: its index.
     """
 
     left: float
     right: float
-    index: int
+    value: int
 
 
 def solve_knots(
@@ -69,11 +69,11 @@ def _allowed(dimension: Dimension, values: Sequence[Between]) -> npt.NDArray[np.
     n = dimension.n_values
     genes = np.array([dimension.gene_at(i) for i in range(n)])
     allowed = np.ones((n, n), dtype=np.bool_)
-    for left, right, index in values:
+    for left, right, value in values:
         mixed = np.minimum(1.0, left * genes[:, None] + right * genes[None, :])  # as `MergeSpace` mixes them
-        rows, columns = np.nonzero(allowed & (np.abs(mixed - dimension.gene_at(index)) <= dimension.gene_step))
+        rows, columns = np.nonzero(allowed & (np.abs(mixed - dimension.gene_at(value)) <= dimension.gene_step))
         near = np.zeros_like(allowed)
         for i, j in zip(rows, columns, strict=True):
-            near[i, j] = dimension.index_at(float(mixed[i, j])) == index
+            near[i, j] = dimension.index_at(float(mixed[i, j])) == value
         allowed = near
     return allowed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,3 +61,13 @@ def test_presets_describe_themselves_and_write_what_matters(name):
     assert set(COMMON) | set(OWN[inner["genotype"]]) >= set(inner)
     assert set(inner) >= {*COMMON, *OWN[inner["genotype"]]} - optional
     assert {"gains", "scales"} & set(inner)
+
+
+def test_the_examples_in_the_documentation_are_spaces():
+    page = (Path(__file__).parents[3] / "docs" / "spaces.md").read_text()
+    examples = [yaml.safe_load(block.split("```")[0]) for block in page.split("```yaml\n")[1:]]
+    kinds = {e["kind"]: e for e in examples}
+    assert list(kinds) == ["merge", "path", "both"]
+    assert parse(kinds["path"], models=("math", "code")).space.dim == 2 * 4 + 5 + 5 * 2
+    both = {**kinds["both"], "merge": SPACES[kinds["both"]["merge"]]}
+    assert parse(both).space.dim == 2 * 4 + 3

@@ -39,7 +39,7 @@ def test_as_trying_everything(true, guesses, places, known):
     def fits(points):
         told = all(points[k] == v for k, v in fixed.items())
         return told and all(
-            made(points[k], points[k + 1], b.left, b.right) == b.index for k, bs in between.items() for b in bs
+            made(points[k], points[k + 1], b.left, b.right) == b.value for k, bs in between.items() for b in bs
         )
 
     def cost(points):
