@@ -36,6 +36,10 @@ class Branch:
     norm: bool = False
     offset: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.offset and not self.norm:
+            raise ValueError(f"{self.end}: only a norm has an offset, got {self.offset}")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -105,7 +109,7 @@ def _named_like_llama(model_type: str, attention: Branch = _O_PROJ, mlp: Branch 
 
 
 def _post_norm(model_type: str, offset: float, attention: str, mlp: str, *lists: str) -> Family:
-    """The same with a norm behind each branch."""
+    """The same with a norm behind each branch, before its output is added."""
     ends = (Branch(attention, norm=True, offset=offset), Branch(mlp, norm=True, offset=offset))
     return _named_like_llama(model_type, *ends, *lists)
 

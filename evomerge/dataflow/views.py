@@ -119,6 +119,9 @@ class PathRunner:
     along it), embeddings, final norm and head. Making one copies no weights, and changes neither the merged model nor
     the sources; what is done to their weights in place is seen. Hooks on them are not.
 
+    A path model is for running. Whatever moves or casts it moves the sources' weights, and saving it would lose the
+    gains, which no tensor holds: `dataflow.export` writes paths.
+
     Args:
         merged: a transformers causal language model in eval mode; the layers of hops without a parent are its own.
         sources: parent -> model with that parent's weights, built with the merged model's class and config. The

@@ -8,7 +8,7 @@ import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from evomerge.checkpoints.reader import open_checkpoint
-from evomerge.dataflow.families import FAMILIES, LayerName, family_of, layer_lists, path_config
+from evomerge.dataflow.families import FAMILIES, Branch, LayerName, family_of, layer_lists, path_config
 from evomerge.dataflow.refusals import refusal
 from evomerge.errors import ModelError
 from evomerge.testing.path_models import CASES, N_LAYERS, path_parent
@@ -163,3 +163,8 @@ def test_no_causal_language_model_of_transformers_slips_through() -> None:
                 family_of({"model_type": name})
         else:
             assert refusal({"model_type": name}) is None
+
+
+def test_a_projection_has_no_offset() -> None:
+    with pytest.raises(ValueError, match="only a norm has an offset"):
+        Branch("mlp.down_proj", offset=1.0)

@@ -222,6 +222,18 @@ def test_left_padding_changes_nothing() -> None:
     assert close(padded[:, 4:], logits(path))
 
 
+def test_rotary_tables_that_stretch_with_the_text_stay_with_the_path() -> None:
+    """Such an architecture replaces its table when a text is long; another model must not see it."""
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    merged = path_parent("llama", 0, rope_parameters=rope, max_position_embeddings=8)
+    before = merged.model.rotary_emb.inv_freq.clone()
+    short = logits(merged, IDS[:, :6])
+    path = PathRunner(merged, {}).model(plain_path(N_LAYERS))
+    assert not torch.equal(logits(path, IDS)[:, :6], short)
+    assert not torch.equal(path.model.rotary_emb.inv_freq, before)
+    assert torch.equal(merged.model.rotary_emb.inv_freq, before)
+
+
 def test_hidden_states_of_every_hop_are_told() -> None:
     merged, sources = parents("llama")
     logits(merged, output_hidden_states=True)  # leaves hooks on the merged model's layers, which must not be doubled
