@@ -72,25 +72,28 @@ def exports_as_a_stock_checkpoint(home, command, run):
     from transformers import AutoModelForCausalLM
 
     second = records(run, "stage")[1]["first_batch"]
-    asked = [row for r in records(run, "asked") if r["batch"] >= second for row in r["rows"]]
-    found = {}
-    for id_, *_ in asked:
-        file = home.folder / f"{id_}.json"
-        done = command("export", run, "--pick", f"id:{id_}", "--as", "recipe", "--to", file)
-        assert done.code == 0, done.err
-        found[id_] = recipe_from_text(file.read_text())
-    id_ = next(i for i, recipe in found.items() if recipe.path is not None and len(recipe.path) > 2)
+    asked = [row[0] for r in records(run, "asked") if r["batch"] >= second for row in r["rows"]]
+    id_, path, recipe_file = next(found for i in asked if (found := a_longer_path(home, command, run, i)) is not None)
     done = command("export", run, "--pick", f"id:{id_}", "--as", "checkpoint", "--to", home.folder / "out")
     assert done.code == 0, done.err
     model = AutoModelForCausalLM.from_pretrained(home.folder / "out")
-    assert model.config.num_hidden_layers == len(found[id_].path)
+    assert model.config.num_hidden_layers == len(path)
     told = {}
-    for what in (home.folder / "out", home.folder / f"{id_}.json"):
+    for what in (home.folder / "out", recipe_file):
         done = command("evaluate", what, "--job", run / "job.yaml", "--set-name", "report", "--json")
         assert done.code == 0, done.err
         told[what] = json.loads(done.out)["tasks"]
     first, second = told.values()
     assert first == second
+
+
+def a_longer_path(home, command, run, id_):
+    """A candidate's id, path and recipe file, when it has more hops than the parents have layers."""
+    file = home.folder / f"{id_}.json"
+    done = command("export", run, "--pick", f"id:{id_}", "--as", "recipe", "--to", file)
+    assert done.code == 0, done.err
+    path = recipe_from_text(file.read_text()).path
+    return (id_, path, file) if path is not None and len(path) > 2 else None
 
 
 def test_bad_paths_are_refused_before_anything_is_loaded(home, command, finished):
