@@ -1,4 +1,7 @@
-"""The two peers of `candidates.py`: mergekit and lm-eval in one warm process, and their commands one by one."""
+"""The two peers of `candidates.py`: mergekit and lm-eval in one warm process, and their commands one by one.
+
+The warm one serves `paths.py` too, which writes its candidates otherwise.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import yaml
 from candidate_material import Scores, sample_scores
+
+Materialise = Callable[[], Path]
+"""Writes a candidate to a new folder."""
 
 
 class Scored(NamedTuple):
@@ -56,8 +62,8 @@ class Questions(NamedTuple):
 class WarmPeer:
     """Everything that can be kept is kept: imports, tokenizer, lm-eval's task objects, mergekit's open parents.
 
-    Per candidate: a fresh mergekit configuration, `run_merge` to a new folder, `from_pretrained`, lm-eval's
-    `evaluate` without bootstrap, and the folder is removed.
+    Per candidate: a new folder (`merge` makes it from a fresh mergekit configuration with `run_merge`),
+    `from_pretrained`, lm-eval's `evaluate` without bootstrap, and the folder is removed.
     """
 
     def __init__(self, questions: Questions, scratch: Path) -> None:
@@ -88,15 +94,15 @@ class WarmPeer:
         run_merge(MergeConfiguration.model_validate(yaml.safe_load(mergekit)), folder, options)
         return Path(folder)
 
-    def score(self, mergekit: str, batch_size: int) -> Scored:
-        """Merge to disk, load, ask."""
+    def score(self, materialise: Materialise, batch_size: int) -> Scored:
+        """To disk, load, ask."""
         from transformers import AutoModelForCausalLM
 
         from evomerge.evaluation.lm_eval_tasks import quiet
 
         with quiet():
             started = time.perf_counter()
-            folder = self.merge(mergekit)
+            folder = materialise()
             merged = time.perf_counter()
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=self._questions.dtype)
             loaded = time.perf_counter()
@@ -117,12 +123,12 @@ class WarmPeer:
         lm = HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=batch_size)
         return evaluate(lm, self._tasks, bootstrap_iters=0)
 
-    def best_batch_size(self, mergekit: str, sizes: Sequence[int]) -> int:
+    def best_batch_size(self, materialise: Materialise, sizes: Sequence[int]) -> int:
         """The size with the shortest scoring time; every size runs once before it is timed."""
         times = {}
         for size in sizes:
-            self.score(mergekit, size)
-            times[size] = min(self.score(mergekit, size).timing_s["score"] for _ in range(2))
+            self.score(materialise, size)
+            times[size] = min(self.score(materialise, size).timing_s["score"] for _ in range(2))
         return min(sizes, key=lambda size: times[size])
 
 

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -150,7 +151,8 @@ def _prepare(arguments: argparse.Namespace, scratch: Path) -> Material:
     return Material(candidates, warm_up, scorers, questions, plan.n_questions("search"))
 
 
-def _by_item(evaluation: Evaluation) -> Scores:
+def by_item(evaluation: Evaluation) -> Scores:
+    """Our answers in the peers' form."""
     return {
         (name, str(item)): value
         for name, answers in evaluation.answers.items()
@@ -173,7 +175,7 @@ def _ours(material: Material) -> tuple[Side, float]:
         begun = time.perf_counter()
         evaluation = scorers[candidate.space](task)
         seconds = time.perf_counter() - begun
-        return seconds, evaluation.timing_s, _by_item(evaluation)
+        return seconds, evaluation.timing_s, by_item(evaluation)
 
     for candidate in material.warm_up:
         score(candidate)
@@ -183,11 +185,11 @@ def _ours(material: Material) -> tuple[Side, float]:
 def _warm(material: Material, peer: WarmPeer, batch_size: int | None) -> tuple[Side, int]:
     """The warm peer and the batch size it uses."""
     chosen = batch_size or peer.best_batch_size(
-        material.warm_up[0].mergekit, [s for s in BATCH_SIZES if s < 2 * material.n_items]
+        partial(peer.merge, material.warm_up[0].mergekit), [s for s in BATCH_SIZES if s < 2 * material.n_items]
     )
 
     def score(candidate: Candidate) -> tuple[float, Mapping[str, float], Scores]:
-        found = peer.score(candidate.mergekit, chosen)
+        found = peer.score(partial(peer.merge, candidate.mergekit), chosen)
         return found.total_s, found.timing_s, found.scores
 
     score(material.warm_up[-1])
@@ -297,12 +299,13 @@ def explain(found: Mapping[str, Mapping[str, Any]], material: Material, peer: Wa
             merged = open_checkpoint(peer.merge(candidate.mergekit))
             spec = ScoringSpec({"merged": merged}, "merged", plan, Kernels(), device="cpu", self_check=False)
             recipe = recipe_to_json(parent_recipe(ParentRef("merged", merged.source)))
-            scores = _by_item(build_scorer(spec)(EvalTask(CandidateId("merged"), recipe, "search")))
+            scores = by_item(build_scorer(spec)(EvalTask(CandidateId("merged"), recipe, "search")))
             for difference in mine:
                 difference["ours_of_its_weights"] = scores[(difference["task"], difference["item"])]
 
 
-def _print_speed(title: str, rows: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, float]]) -> None:
+def print_speed(title: str, rows: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, float]]) -> None:
+    """A table of `speed` and `ratios`."""
     print(f"\n{title}")
     heads = (f"{'n':>10}", f"{'per minute':>12}", f"{'seconds: median (min to max)':>34}", f"{'ours is faster by':>26}")
     print(*heads, f"{'CPU s':>9}   stages, s", sep="")
@@ -320,7 +323,7 @@ def _print(result: Mapping[str, Any]) -> None:
     print("; ".join(f"{k} {v}" for k, v in result["machine"].items()))
     print("; ".join(f"{k} {v}" for k, v in result["asked"].items()))
     for title, table in result["speed"].items():
-        _print_speed(title, table["sides"], table["ratios"])
+        print_speed(title, table["sides"], table["ratios"])
     print()
     for side, row in result["agreement"].items():
         share = f"{row['equal']} of {row['compared']} per-item scores equal ({row['right_in_ours']} are not 0)"
