@@ -15,7 +15,7 @@ class StageResult:
     Attributes:
         number: from 1.
         name: as the job calls it.
-        evaluations: candidates that it scored first.
+        evaluations: models that it was the first to ask, failed ones included.
         winner: what would have been chosen at its end, on every set that it was scored on; None where nothing could.
         is_new: whether it was not the winner of the stage before.
     """

@@ -54,7 +54,7 @@ def _entry(book: Book, model: Model) -> Entry:
 
 
 def _evaluations(book: Book, stage: int) -> int:
-    """Candidates of a stage that were scored first in it."""
+    """Models that a stage was the first to ask, failed ones included."""
     seen: set[Digest] = {b.recipe for b in book.history.baselines.values()}
     count = 0
     for batch in book.history.batches:
@@ -189,6 +189,6 @@ def _gains(gains: Sequence[StageGain]) -> str:
 
 def _rows(summary: RunSummary, objective: ObjectiveInfo, report: StageReport) -> str:
     """The best parents and the winners, one objective, every set."""
-    winners = [replace(r.winner, id=f"{r.title}: {r.winner.id}") for r in report.results if r.winner is not None]
+    winners = [replace(r.winner, id=r.title) for r in report.results if r.winner is not None]
     parents = [b for b in summary.baselines if b.kind == _PARENT]
     return interval_rows(summary, objective, [*parents, *winners], wide=FULL)

@@ -86,8 +86,8 @@ def _digest(model: str) -> Digest:
 def _scored(store: RunStore, model: str, set_name: SetName) -> Evaluated:
     evaluation = sample_answers(model, set_name)
     responses = store.save_responses(_digest(model), evaluation)
-    scores = task_scores(evaluation)
-    return Evaluated(CandidateId(model), _digest(model), set_name, scores, responses, evaluation.timing_s)
+    who, scores = (CandidateId(model), _digest(model), set_name), task_scores(evaluation)
+    return Evaluated(*who, scores, responses, evaluation.timing_s, costs=evaluation.costs)
 
 
 def _baseline(model: str, kind: Kind) -> Baseline:
