@@ -207,6 +207,18 @@ def test_changes_in_place_are_seen(case: str) -> None:
     assert torch.equal(logits(path), logits(PathRunner(merged, {"a": merged, "b": source}).model(PATH)))
 
 
+@pytest.mark.parametrize("case", ["llama", "gemma2", "gpt2", "gpt_neox"])
+def test_half_precision_paths_are_the_stock_model_but_for_gains(case: str) -> None:
+    merged, source = (path_parent(case, seed).to(torch.bfloat16) for seed in (0, 1))
+    sources = {"a": merged, "b": source}
+    runner = PathRunner(merged, sources)
+    assert torch.equal(logits(runner.model(plain_path(N_LAYERS))), logits(merged))
+    without = tuple(Hop(h.layer, h.parent) for h in PATH)
+    assert torch.equal(logits(runner.model(without)), logits(stock_model(without, merged, sources)))
+    assert logits(runner.model(PATH)).dtype == torch.bfloat16
+    assert close(logits(runner.model(PATH)), logits(stock_model(PATH, merged, sources)), 5e-2)
+
+
 def test_generation_with_a_static_cache_and_beams() -> None:
     for case in ("llama", "gemma2", "gpt_neox"):
         path = runner_of(case).model(PATH)
