@@ -85,7 +85,7 @@ def plan_path(recipe: Recipe, hops: Hops, pool: ParentPool) -> PathPlan:
     for parent in dict.fromkeys(hop.parent for hop in hops if hop.parent is not None):
         rule = Rule("linear", {"normalize": True}, {parent: {"weight": 1.0}})
         plans[parent] = plan_merge(replace(plain, rules=(rule,)), pool)
-    outside = [Piece(plans[None], t, (Target(t.info.name, 1.0, 0.0),)) for t in plans[None].tensors if _outside(t)]
+    outside = _outside(plans[None], family)
     inside = _inside(hops, plans, family)
     changed = path_config(template.config, [hop.layer for hop in hops])
     changes = {k: v for k, v in changed.items() if k not in template.config or template.config[k] != v}
@@ -93,8 +93,22 @@ def plan_path(recipe: Recipe, hops: Hops, pool: ParentPool) -> PathPlan:
     return PathPlan(template_of(recipe), _layout(pieces, len(hops), family), changes, pieces)
 
 
-def _outside(tensor: TensorPlan) -> bool:
-    return tensor.info.layer is None
+def _outside(plan: MergePlan, family: Family) -> list[Piece]:
+    """What stands outside the layers, under its own names.
+
+    Raises:
+        ModelError: for a further layer behind the last one (multi-token prediction), whose number a hop may have.
+    """
+    found = [t for t in plan.tensors if t.info.layer is None]
+    for tensor in found:
+        if family.layer_name(tensor.info.name) is not None:
+            raise ModelError(
+                "The model has layers behind its last one, which cannot follow a path.",
+                got=tensor.info.name,
+                allowed="as many layers as config.json says",
+                fix="remove these tensors from the parents if the model runs without them.",
+            )
+    return [Piece(plan, t, (Target(t.info.name, 1.0, 0.0),)) for t in found]
 
 
 def _inside(hops: Hops, plans: Mapping[str | None, MergePlan], family: Family) -> list[Piece]:

@@ -46,7 +46,7 @@ def to_mergekit(recipe: Recipe, layout: Layout, *, notes: Sequence[str] = (), is
     if recipe.path is not None:
         body = passthrough_body(recipe, recipe.path, layout, is_end)
         text = {**body, **passthrough_dtype(recipe, layout)}
-        return write_mergekit(text, (*passthrough_comments(recipe, layout), *notes))
+        return write_mergekit(text, (*passthrough_comments(recipe, layout, body), *notes))
     rules = {t.name: recipe.rule_for(t) for t in layout.tensors}
     method = only_method(recipe, list(rules.values()))
     check_divisors(recipe, list(rules.values()), method)

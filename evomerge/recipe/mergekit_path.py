@@ -111,14 +111,17 @@ def _slice(
     return {"sources": [source]}
 
 
-def passthrough_comments(recipe: Recipe, layout: Layout) -> tuple[str, ...]:
+def passthrough_comments(recipe: Recipe, layout: Layout, body: Mapping[str, Any]) -> tuple[str, ...]:
     """The first lines of the file: how to replay it, and what is exact."""
     mixed = recipe.dtype == "parent" and len({t.dtype for t in layout.tensors}) > 1
     dtypes = "; every tensor keeps the dtype that its own parent has" if mixed else ""
+    ranges = [source["layer_range"] for piece in body["slices"] for source in piece["sources"]]
+    empty = ("An empty slice gives what stands outside the layers: the first the embedding, the last norm and head.",)
     return (
         "Written by evomerge; replay it with mergekit 0.1.5:",
         "  OMP_NUM_THREADS=1 mergekit-yaml THIS_FILE OUTPUT_FOLDER",
         f"Compared with evomerge's own export, the tensors are equal{dtypes}.",
+        *(empty if any(start == end for start, end in ranges) else ()),
     )
 
 

@@ -79,7 +79,9 @@ class _Dumper(yaml.SafeDumper):
 def write_mergekit(config: Mapping[str, Any], comments: tuple[str, ...]) -> str:
     """The text of a mergekit file that opens with comments."""
     head = "".join(f"# {line}\n" for line in comments)
-    return head + yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return head + yaml.dump(
+        dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None
+    )
 
 
 def model_text(parent: ParentRef) -> Any:

@@ -330,6 +330,20 @@ def test_lists_of_unknown_meaning_are_refused(tmp_path: Path) -> None:
             check_export(parents.recipe(PLAIN), parents.pool)
 
 
+def test_layers_behind_the_last_one_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    parents = Parents(tmp_path, "llama")
+    for folder in parents.folders.values():
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+        tensors = load_file(folder / "model.safetensors")
+        more = {n.replace(".3.", ".4."): t.clone() for n, t in tensors.items() if ".layers.3." in n}
+        save_file({**tensors, **more}, folder / "model.safetensors", metadata={"format": "pt"})
+    parents.reopen(parents.folders)
+    assert "Got: model.layers.4." in refusal(parents.recipe(PLAIN), parents, tmp_path / "out")
+
+
 @pytest.mark.parametrize("other", ["mistral", "qwen3"])
 def test_parents_of_several_architectures_are_refused(other: str, llamas: Parents, tmp_path: Path) -> None:
     b = tiny_checkpoint(tmp_path / "b", other, 1, num_hidden_layers=LAYERS)

@@ -104,6 +104,7 @@ def test_empty_slices_give_what_stands_outside_the_layers() -> None:
     text = to_mergekit(recipe(Hop(0, "b"), first="a", last="c"), layout())
     found = yaml.safe_load(text)
     assert [s["sources"][0]["layer_range"] for s in found["slices"]] == [[0, 0], [0, 1], [0, 0]]
+    assert "# An empty slice gives" in text
     assert (found["merge_method"], found["base_model"], found["dtype"]) == ("passthrough", "/zoo/a", "bfloat16")
 
 
