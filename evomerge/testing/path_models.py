@@ -110,6 +110,6 @@ def stock_model(hops: Hops, merged: Any, sources: Mapping[str, Any]) -> Any:
             hop = hops[parts.layer]
             parameter.copy_(tensors[hop.parent][f"{parts.prefix}{hop.layer}.{parts.rest}"])
             for branch in family.ends:
-                if parts.rest.startswith(f"{branch.end}."):
-                    parameter.add_(branch.offset).mul_(hop.gain).sub_(branch.offset)
+                if parts.rest.startswith(f"{branch.end}.") and hop.gain != 1:
+                    parameter.copy_((parameter.double() + branch.offset) * hop.gain - branch.offset)
     return stock.requires_grad_(False).eval()
