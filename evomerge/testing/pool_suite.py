@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,14 @@ class PoolSuite:
         assert {t.id: instant_scores(t) for t in tasks} == {i: a.outcome for i, a in answers.items()}
         assert {a.attempt for a in answers.values()} == {1}
         assert all(a.task == t for a, t in zip(sorted(answers.values(), key=lambda a: a.task.id), tasks, strict=True))
+
+    def test_routes_change_who_is_asked_and_nothing_else(self, make_pool: PoolFactory) -> None:
+        routes = [(), ("a", "b"), ("a", "c"), (), ("d",), ("a", "b"), ("d", "e"), ("a", "c", "f")]
+        tasks = [replace(sample_task(i), route=route) for i, route in enumerate(routes)]
+        with make_pool(self.spec()) as pool:
+            answers = score_all(pool, tasks)
+        assert {t.id: instant_scores(t) for t in tasks} == {i: a.outcome for i, a in answers.items()}
+        assert {t.id: t for t in tasks} == {i: a.task for i, a in answers.items()}
 
     def test_candidates_that_raise_fail_and_nothing_else_does(self, make_pool: PoolFactory) -> None:
         troubles: tuple[Trouble, ...] = ("raise", "nan", "memory")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.errors import Interrupted
 from evomerge.execution.inline import InlinePool
-from evomerge.execution.ledger import Ledger, Request
+from evomerge.execution.ledger import Ledger, Request, recorded_outcomes
 from evomerge.execution.local import ProcessPool
 from evomerge.execution.pool import Completed, EvaluationPool, TaskQueue
 from evomerge.execution.routes import Route, agreement, route_of
@@ -22,10 +22,12 @@ from evomerge.execution.worker import WorkerSpec
 from evomerge.recipe.path import Hop, Hops, plain_path
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.recipe.serialize import recipe_digest, recipe_to_json
-from evomerge.runs.store import RunStore
+from evomerge.runs.records import Opened
+from evomerge.runs.replay import read_history
+from evomerge.runs.store import JOURNAL, RunStore
 from evomerge.testing.fakes import instant_scores
 from evomerge.testing.pool_suite import FAKE, sample_task, score_all
-from evomerge.types import CandidateId, EvalTask
+from evomerge.types import CandidateId, EvalTask, Evaluation
 
 PARENTS = tuple(ParentRef(n, n) for n in "xyz")
 DEPTH = 16
@@ -174,15 +176,6 @@ def test_several_workers_share_nearly_as_much() -> None:
     assert all(saved[w] > by_chance[w] for w in saved)
 
 
-@pytest.mark.parametrize("pool", [InlinePool, partial(ProcessPool, workers=2)])
-def test_outcomes_do_not_depend_on_routes(pool: Callable[[WorkerSpec], EvaluationPool]) -> None:
-    paths = offspring(12, 2, 2)
-    tasks = [replace(sample_task(i), route=route(soup(0.1, path))) for i, path in enumerate(paths)]
-    with pool(WorkerSpec(FAKE)) as opened:
-        answers = score_all(opened, tasks)
-    assert {t.id: instant_scores(t) for t in tasks} == {i: a.outcome for i, a in answers.items()}
-
-
 def test_a_task_with_a_route_that_kills_its_worker_is_tried_again(tmp_path: Path) -> None:
     tasks = [replace(sample_task(i, "kill-once" if i == 2 else "none"), route=("a", str(i % 3))) for i in range(6)]
     with ProcessPool(WorkerSpec(FAKE, {"marks": tmp_path}), 2) as pool:
@@ -191,10 +184,7 @@ def test_a_task_with_a_route_that_kills_its_worker_is_tried_again(tmp_path: Path
 
 
 class _Silent:
-    """Watches nothing and never stops."""
-
-    def __call__(self) -> bool:
-        return False
+    """Watches nothing."""
 
     def phase(self, *_: object) -> None:
         pass
@@ -228,30 +218,64 @@ class _Recording(EvaluationPool):
         self._pool.close()
 
 
-def test_the_ledger_hands_paths_over_in_their_order_and_answers_in_the_order_of_requests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-    recipes = [soup(0.1, path) for path in offspring(9, 2, 3)]
-    recipes[2:2] = [soup(0.2, None), soup(0.3, None)]
-    requests = [
-        Request(CandidateId(f"c{i}"), recipe_digest(recipe), recipe_to_json(recipe)) for i, recipe in enumerate(recipes)
-    ]
-    pool = _Recording()
-    with RunStore.create(tmp_path / "run", {"job": ""}) as store:
-        ledger = Ledger(
-            store,
-            pool,
-            known={},
-            reused=frozenset(),
-            stop=_Silent(),
+@dataclass
+class Life:
+    """One life of a run in a folder; a stop is asked for after so many answers."""
+
+    folder: Path
+    stop_after: int = 1000
+    pool: _Recording = field(default_factory=_Recording)
+
+    def __enter__(self) -> Ledger:
+        exists = (self.folder / JOURNAL).exists()
+        self.store = RunStore.open(self.folder, write=True) if exists else RunStore.create(self.folder, {"job": ""})
+        history = read_history(self.store.entries())
+        self.store.append(Opened(len(history.lives) + 1, exists, "host", 1))
+        return Ledger(
+            self.store,
+            self.pool,
+            known=recorded_outcomes(self.store, history),
+            reused=history.reused,
+            stop=lambda: len(self.pool.answered) >= self.stop_after,
             drain_s=0.0,
             failure_share=1.0,
             watcher=_Silent(),
         )
-        outcomes = ledger.score(requests, "search")
-    expected = [instant_scores(EvalTask(r.id, r.recipe, "search")) for r in requests]
-    assert list(outcomes) == expected
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """Nine candidates with a path and, in between, two without."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no life here ends by a power cut
+    recipes = [soup(0.1, path) for path in offspring(9, 2, 3)]
+    recipes[2:2] = [soup(0.2, None), soup(0.3, None)]
+    return [Request(CandidateId(f"c{i}"), recipe_digest(r), recipe_to_json(r)) for i, r in enumerate(recipes)]
+
+
+def expected(requests: Sequence[Request]) -> tuple[Evaluation, ...]:
+    return tuple(instant_scores(EvalTask(r.id, r.recipe, "search")) for r in requests)
+
+
+def test_the_ledger_hands_paths_over_in_their_order_and_answers_in_the_order_of_requests(
+    tmp_path: Path, requests: list[Request]
+) -> None:
+    life = Life(tmp_path / "run")
+    with life as ledger:
+        assert ledger.score(requests, "search") == expected(requests)
     by_route = sorted(requests, key=lambda r: route_of(r.recipe))
-    assert pool.submitted == pool.answered == [r.id for r in by_route]
-    assert pool.submitted[:2] == ["c2", "c3"]
+    assert life.pool.submitted == life.pool.answered == [r.id for r in by_route]
+    assert life.pool.submitted[:2] == ["c2", "c3"]
+
+
+def test_an_interrupted_generation_of_paths_goes_on_where_it_was(tmp_path: Path, requests: list[Request]) -> None:
+    first = Life(tmp_path / "run", stop_after=5)
+    with first as ledger, pytest.raises(Interrupted, match="every finished candidate is recorded"):
+        ledger.score(requests, "search")
+    second = Life(tmp_path / "run")
+    with second as ledger:
+        assert ledger.score(requests, "search") == expected(requests)
+    assert len(first.pool.answered) == 5
+    assert sorted([*first.pool.answered, *second.pool.answered]) == sorted(r.id for r in requests)
