@@ -53,10 +53,10 @@ class PathPlan:
     range: Real | None = None
 
     def sources_of(self, models: tuple[str, ...], with_merged: bool) -> tuple[str, ...]:
-        """The sources when these are the models, and there is a merge or not."""
+        """The sources when these are the models, and there is a merge or not; one that is named is always a source."""
         if self.sources is not None:
             return self.sources
-        return (MERGED, *models) if with_merged else models
+        return (MERGED, *models) if with_merged or MERGED in (self.embeddings, self.extra) else models
 
     def ground(self, sources: tuple[str, ...], n_layers: int) -> Ground:
         """What the genotype stands on."""

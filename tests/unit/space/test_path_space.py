@@ -196,6 +196,11 @@ def test_merged_means_nothing_before_a_merge():
     with pytest.raises(SpaceError, match="nothing has been merged yet"):
         build(space, space.space.decode(space.space.start))
     assert space.encode_recipe(parent_recipe(A), seed=0) is None
+    for mapping in ({"embeddings": "merged"}, {"genotype": "windows", "from": "merged"}):
+        named = path(**{"genotype": "free", **mapping})
+        assert named.paths.sources == ("merged", "a", "b"), "what is named is a source"
+        around = named.around([ELITE])
+        assert build(around, around.space.decode(around.space.start)) == ELITE
 
 
 def test_wrong_parents_and_values_are_refused():
