@@ -18,6 +18,7 @@ from evomerge.errors import ConfigError, ModelError, RecipeError, suggest
 from evomerge.files import write_atomic
 from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.parents import ParentPool
+from evomerge.merging.plan import template_of
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_digest, recipe_from_json, recipe_to_text
 from evomerge.report.collect import summarise
@@ -61,7 +62,7 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
     if form == "recipe":
         write_atomic(to, recipe_to_text(recipe))
     elif form == "mergekit":
-        write_atomic(to, mergekit_text(recipe, parents.template))
+        write_atomic(to, mergekit_text(recipe, parents.checkpoints[template_of(recipe)]))
     else:
         _write_checkpoint(run, to, recipe, parents, id_)
     return _told(to, id_, form, recipe)
@@ -185,7 +186,7 @@ def _rebuilt(
 def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_: str) -> None:
     files: dict[str, str | bytes] = {RECIPE_FILE: recipe_to_text(recipe)}
     with suppress(RecipeError):  # what mergekit cannot express: the recipe stands beside it, and the card says so
-        files[MERGEKIT_FILE] = mergekit_text(recipe, parents.template)
+        files[MERGEKIT_FILE] = mergekit_text(recipe, parents.checkpoints[template_of(recipe)])
     folders = {name: checkpoint.folder for name, checkpoint in parents.checkpoints.items()}
     files[CARD_FILE] = export_card(run, recipe, folders, id_, mergekit=MERGEKIT_FILE in files)
     pool = ParentPool(parents.checkpoints)
