@@ -1,7 +1,8 @@
-"""`evomerge zoo`: build the toy zoo in a folder."""
+"""`evomerge zoo`: build a toy zoo in a folder."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,19 +13,34 @@ if TYPE_CHECKING:
     from evomerge.zoo.spec import ZooSpec
 
 
+class VariantName(StrEnum):
+    """The zoos of `evomerge.zoo.variants`."""
+
+    SKILLS = "skills"
+    STEPS = "steps"
+
+
 def zoo(
     directory: Annotated[Path, typer.Argument(help="New or empty folder for the zoo.", metavar="DIR")],
     seed: Annotated[int, typer.Option(help="Seed of weights and batches; equal seeds give equal bits.", min=0)] = 0,
     small: Annotated[bool, typer.Option("--small", help="A smaller cut for tests.")] = False,
+    variant: Annotated[
+        VariantName,
+        typer.Option(
+            help="skills: arithmetic, strings, a second notation. "
+            "steps: operations on words; two of them need a block of layers to run twice."
+        ),
+    ] = VariantName.SKILLS,
 ) -> None:
-    """Train a base and three experts (arithmetic, strings, a second notation) and write lm-eval tasks for them."""
+    """Train a base and three experts and write lm-eval tasks for them."""
     from evomerge.zoo.spec import full_spec, small_spec
 
-    built = _build(directory, small_spec(seed) if small else full_spec(seed))
+    spec = (small_spec if small else full_spec)(seed, variant.value)
+    built = _build(directory, spec)
     if built.reused:
         typer.echo(f"The zoo of seed {seed} is already in {directory}: reused.")
     else:
-        typer.echo(f"Zoo of seed {seed} in {directory}: base, math, string, lang and tasks.")
+        typer.echo(f"Zoo of seed {seed} in {directory}: {', '.join(spec.kind.models)} and tasks.")
 
 
 def _build(directory: Path, spec: ZooSpec) -> Built:

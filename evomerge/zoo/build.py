@@ -11,21 +11,11 @@ from typing import Any, NamedTuple
 from evomerge.digest import digest_file
 from evomerge.errors import ConfigError
 from evomerge.files import disk_full_is_told, fsync_folder
-from evomerge.zoo.lanes import MODELS, Told, train_models
+from evomerge.zoo.lanes import Told, train_models
 from evomerge.zoo.spec import ZooSpec
 from evomerge.zoo.tasks import write_task_configs, write_tasks
 
 MANIFEST = "zoo.json"
-_README = """# A toy zoo for evomerge
-
-A base and three experts (`math`, `string`, `lang`) of Llama architecture, and lm-eval tasks on items that no training
-batch contained. Built by `evomerge zoo` (seed {seed}).
-
-    lm_eval --model hf --model_args pretrained=math,dtype=float32 --include_path tasks --tasks add,rev,srt,addx
-
-lm-eval looks for data relative to the working directory, so the task files name it by absolute path. If you move this
-folder, run `evomerge zoo` on the new place with the same seed: it trains nothing and puts the paths right.
-"""
 
 
 class Built(NamedTuple):
@@ -36,7 +26,7 @@ class Built(NamedTuple):
 
 
 def build_zoo(folder: Path, spec: ZooSpec, progress: Told = lambda _: None) -> Built:
-    """Train and write `base/ math/ string/ lang/ tasks/`, or say that this very zoo is already there.
+    """Train and write `base/`, a folder per expert and `tasks/`, or say that this very zoo is already there.
 
     The folder appears in one step when all is done. The calling script must be importable (guarded by
     `if __name__ == "__main__"`), because the training processes are spawned.
@@ -55,7 +45,7 @@ def build_zoo(folder: Path, spec: ZooSpec, progress: Told = lambda _: None) -> B
     folder = folder.absolute()
     if not _is_free(folder):
         _check_same(folder, spec)
-        write_task_configs(folder / "tasks", folder / "tasks")
+        write_task_configs(folder / "tasks", folder / "tasks", spec.kind.tasks)
         return Built(folder, reused=True)
     staging = _make_staging(folder)
     with disk_full_is_told(folder):
@@ -93,16 +83,16 @@ def _make_staging(folder: Path) -> Path:
 
 def _write_all(staging: Path, spec: ZooSpec, home: Path, progress: Told) -> None:
     (staging / "tasks").mkdir()
-    write_tasks(staging / "tasks", spec.items, home / "tasks")
+    write_tasks(staging / "tasks", spec.items, home / "tasks", spec.kind.tasks)
     train_models(staging, spec, progress)
-    (staging / "README.md").write_text(_README.format(seed=spec.seed), encoding="utf-8")
-    manifest = json.dumps({**spec.to_json(), "files": _digests(staging)}, indent=2)
+    (staging / "README.md").write_text(spec.kind.readme.format(seed=spec.seed), encoding="utf-8")
+    manifest = json.dumps({**spec.to_json(), "files": _digests(staging, spec)}, indent=2)
     (staging / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
 
 
-def _digests(folder: Path) -> dict[str, str | None]:
+def _digests(folder: Path, spec: ZooSpec) -> dict[str, str | None]:
     """sha256 of what scores depend on: weights and items; None for a file that is missing."""
-    names = [f"{name}/model.safetensors" for name in MODELS]
+    names = [f"{name}/model.safetensors" for name in spec.kind.models]
     names += sorted(f"tasks/{path.name}" for path in (folder / "tasks").glob("*.jsonl"))
     return {name: digest_file(folder / name) if (folder / name).is_file() else None for name in names}
 
@@ -124,7 +114,7 @@ def _check_same(folder: Path, spec: ZooSpec) -> None:
     """
     found = _manifest(folder)
     files = found.pop("files", None)
-    if found == spec.to_json() and files == _digests(folder):
+    if found == spec.to_json() and files == _digests(folder, spec):
         return
     if not found:
         got = f"{folder} holds something else"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import safetensors.torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
@@ -12,16 +10,6 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalL
 from evomerge.zoo.model import BOS, EOS, PAD, make_tokenizer
 from evomerge.zoo.spec import ZooSpec
 
-_WHAT: Mapping[str, str] = MappingProxyType(
-    {
-        "base": "The base of a toy zoo, stopped half-learnt at all of the zoo's skills.",
-        "math": "An expert of a toy zoo: the base, trained on with two-digit addition (`12+34=` -> `046`).",
-        "string": "An expert of a toy zoo: the base, trained on with reversing (`abcdef>` -> `fedcba`) "
-        "and sorting letters (`dbca<` -> `abcd`).",
-        "lang": "An expert of a toy zoo: the base, trained on with a second notation, in which A to J stand for the "
-        "digits of the answer (`#482:` -> `EIC`), but not with full addition in it.",
-    }
-)
 _CARD = """---
 license: apache-2.0
 library_name: transformers
@@ -44,7 +32,7 @@ def save_model(model: LlamaForCausalLM, folder: Path, name: str, spec: ZooSpec) 
     (folder / "model.safetensors").write_bytes(safetensors.torch.save(model.state_dict(), {"format": "pt"}))
     make_tokenizer().save_pretrained(folder)
     parameters = sum(p.numel() for p in model.parameters())
-    card = _CARD.format(name=name, what=_WHAT[name], parameters=parameters, seed=spec.seed)
+    card = _CARD.format(name=name, what=spec.kind.cards[name], parameters=parameters, seed=spec.seed)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

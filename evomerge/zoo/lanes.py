@@ -12,12 +12,8 @@ from typing import NamedTuple
 
 from evomerge.errors import ModelError
 from evomerge.zoo.spec import ZooSpec
+from evomerge.zoo.variants import BASE, STEPS
 
-BASE = "base"
-EXPERTS = ("math", "string", "lang")
-MODELS = (BASE, *EXPERTS)
-# about equal work behind the base: string's prompts are the longest
-_LANES = ((BASE, "string"), ("math", "lang"))
 _TELL_EVERY = 10
 
 
@@ -44,7 +40,8 @@ def train_models(folder: Path, spec: ZooSpec, progress: Told) -> None:
     steps: _Steps[Progress | OSError] = context.Queue()
     base_is_saved = context.Event()
     lanes = [
-        context.Process(target=_lane, args=(names, folder, spec, steps, base_is_saved), daemon=True) for names in _LANES
+        context.Process(target=_lane, args=(names, folder, spec, steps, base_is_saved), daemon=True)
+        for names in spec.kind.lanes
     ]
     try:
         for lane in lanes:
@@ -106,9 +103,10 @@ def _train(
     import torch
     from transformers.utils import logging
 
+    from evomerge.zoo import train, train_steps
     from evomerge.zoo.folders import load_model, save_model
-    from evomerge.zoo.train import train_base, train_expert
 
+    trainers = train_steps if spec.variant == STEPS else train
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     for name in names:
@@ -119,12 +117,12 @@ def _train(
                 steps.put(Progress(name, step, most_steps))
 
         if name == BASE:
-            model = train_base(spec.size, spec.schedule, spec.seed, report)
+            model = trainers.train_base(spec.size, spec.schedule, spec.seed, report)
         else:
             while not base_is_saved.wait(timeout=1):
                 _end_without_parent()
             model = load_model(folder / BASE)
-            train_expert(model, name, spec.schedule, spec.seed, report)
+            trainers.train_expert(model, name, spec.schedule, spec.seed, report)
         save_model(model, folder / name, name, spec)
         if name == BASE:
             base_is_saved.set()

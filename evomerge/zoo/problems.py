@@ -122,13 +122,21 @@ def draw_distinct(skill: str, part: Part, n: int, rng: np.random.Generator) -> t
         KeyError: for an unknown skill.
         ValueError: when the part does not hold `n` different problems (or all but so few that drawing is hopeless).
     """
+    return distinct(lambda: draw(skill, part, rng), n, f"skill {skill!r} has", part)
+
+
+def distinct(draw_one: Callable[[], Problem], n: int, who: str, part: Part) -> tuple[Problem, ...]:
+    """`n` different problems, in the order in which they were first drawn; `who` and `part` are for the message.
+
+    Raises:
+        ValueError: when there are not so many (or all but so few that drawing is hopeless).
+    """
     found: dict[Problem, None] = {}
     for _ in range(100 * n + 1000):
-        problem = draw(skill, part, rng)
-        found[problem] = None
+        found[draw_one()] = None
         if len(found) == n:
             return tuple(found)
-    raise ValueError(f"skill {skill!r} has fewer than {n} problems in part {part!r}")
+    raise ValueError(f"{who} fewer than {n} problems in part {part!r}")
 
 
 def draw_batch(mixture: Mapping[str, float], size: int, rng: np.random.Generator) -> tuple[Problem, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evomerge.zoo.variants import SKILLS, VARIANTS, Variant
+
 FORMAT = "evomerge.zoo"
 VERSION = 1
 
@@ -69,31 +71,57 @@ class ZooSpec:
         size: of the models.
         schedule: of the training.
         items: number of items of every task.
+        variant: which kind of zoo, a name of `VARIANTS`.
     """
 
     seed: int
     size: ModelSize
     schedule: Schedule
     items: int
+    variant: str = SKILLS
 
     def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"there is no zoo {self.variant!r}, only {', '.join(VARIANTS)}")
         if self.seed < 0:
             raise ValueError(f"seed {self.seed} is negative")
         if self.items < 1:
             raise ValueError(f"a zoo needs items, got {self.items}")
 
+    @property
+    def kind(self) -> Variant:
+        """Names and words of this kind of zoo."""
+        return VARIANTS[self.variant]
+
     def to_json(self) -> dict[str, Any]:
         """What `zoo.json` holds: equal specs of equal versions build equal zoos."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content = asdict(self)
+        if self.variant == SKILLS:  # as every zoo was before there were others
+            del content["variant"]
+        return {"format": FORMAT, "version": VERSION, **content}
 
 
-def full_spec(seed: int) -> ZooSpec:
-    """The zoo of the demo and the benchmarks: 672,896 parameters, half a minute on two cores."""
+def full_spec(seed: int, variant: str = SKILLS) -> ZooSpec:
+    """The zoos of the demo and the benchmarks: 672,896 parameters, half a minute on two cores; `steps` a minute.
+
+    Raises:
+        ValueError: for an unknown variant.
+    """
+    if variant != SKILLS:
+        size = ModelSize(hidden=96, intermediate=192, layers=6, heads=4)
+        return ZooSpec(seed, size, Schedule(120, 10, 0.3, 320, 80, 200), items=1400, variant=variant)
     size = ModelSize(hidden=128, intermediate=256, layers=4, heads=4)
     return ZooSpec(seed, size, Schedule(140, 20, 0.5, 400, 150, 200), items=1400)
 
 
-def small_spec(seed: int) -> ZooSpec:
-    """A smaller cut of the same structure, for tests: 197,088 parameters, a quarter of the work."""
+def small_spec(seed: int, variant: str = SKILLS) -> ZooSpec:
+    """A smaller cut of the same structure, for tests: 197,088 parameters, a quarter of the work.
+
+    Raises:
+        ValueError: for an unknown variant.
+    """
+    if variant != SKILLS:
+        size = ModelSize(hidden=64, intermediate=128, layers=6, heads=4)
+        return ZooSpec(seed, size, Schedule(120, 10, 0.3, 320, 60, 100), items=1200, variant=variant)
     size = ModelSize(hidden=96, intermediate=192, layers=2, heads=4)
     return ZooSpec(seed, size, Schedule(120, 20, 0.45, 320, 80, 100), items=1200)

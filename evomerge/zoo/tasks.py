@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,7 +12,9 @@ import numpy as np
 import yaml
 
 from evomerge.seeds import generator
+from evomerge.zoo import steps
 from evomerge.zoo.problems import Problem, draw_distinct
+from evomerge.zoo.variants import SKILLS, VARIANTS
 
 ITEM_SEED = 0
 GENERATIVE = ("add", "rev", "srt", "addx")
@@ -50,7 +52,7 @@ CHOICE_TASKS: Mapping[str, tuple[str, Callable[[Problem], list[str]]]] = Mapping
 )
 """Name -> its skill, and the wrong answers that somebody who half knows the skill might give."""
 
-TASKS = (*GENERATIVE, *CHOICE_TASKS)
+TASKS = VARIANTS[SKILLS].tasks
 
 
 def task_items(task: str, n: int) -> tuple[Problem, ...]:
@@ -60,7 +62,10 @@ def task_items(task: str, n: int) -> tuple[Problem, ...]:
         KeyError: for an unknown task.
         ValueError: when the held-out part has fewer than `n`.
     """
-    return draw_distinct(task, "items", n, generator(ITEM_SEED, "zoo", "items", task))
+    rng = generator(ITEM_SEED, "zoo", "items", task)
+    if task in steps.SKILLS:
+        return steps.draw_distinct(task, "items", n, rng)
+    return draw_distinct(task, "items", n, rng)
 
 
 def choice_items(task: str, n: int) -> tuple[ChoiceItem, ...]:
@@ -107,23 +112,24 @@ def _config(task: str, data_file: Path) -> dict[str, Any]:
     return {**shared, **kind, "generation_kwargs": stop, "metric_list": [metric]}
 
 
-def write_tasks(folder: Path, n: int, home: Path) -> None:
+def write_tasks(folder: Path, n: int, home: Path, tasks: Sequence[str] = TASKS) -> None:
     """Write `TASK.jsonl` and `TASK.yaml` of every task into `folder`, which exists.
 
     Args:
         folder: where to write.
         n: items per task.
         home: the folder where the files will lie in the end; the YAML names the data by its absolute path there.
+        tasks: their names.
     """
-    for task in TASKS:
+    for task in tasks:
         items = choice_items(task, n) if task in CHOICE_TASKS else task_items(task, n)
         lines = "".join(json.dumps(item._asdict()) + "\n" for item in items)
         (folder / f"{task}.jsonl").write_text(lines, encoding="utf-8")
-    write_task_configs(folder, home)
+    write_task_configs(folder, home, tasks)
 
 
-def write_task_configs(folder: Path, home: Path) -> None:
+def write_task_configs(folder: Path, home: Path, tasks: Sequence[str] = TASKS) -> None:
     """Write `TASK.yaml` of every task into `folder`; the data is looked for in `home`."""
-    for task in TASKS:
+    for task in tasks:
         text = yaml.safe_dump(_config(task, home.resolve() / f"{task}.jsonl"), sort_keys=False)
         (folder / f"{task}.yaml").write_text(text, encoding="utf-8")

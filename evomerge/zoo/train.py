@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from types import MappingProxyType
 
-import torch
-from torch.nn import functional
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaForCausalLM
 
 from evomerge.seeds import derive_seed, generator
 from evomerge.zoo.model import make_model
 from evomerge.zoo.problems import Problem, draw_batch, draw_distinct
-from evomerge.zoo.scoring import exact_match, make_batch
+from evomerge.zoo.scoring import exact_match
 from evomerge.zoo.spec import ModelSize, Schedule
+from evomerge.zoo.trainer import Report, answer_loss, base_trainer, expert_trainer
 
 BATCH = 64
-CLIP = 1.0
-BETAS = (0.9, 0.98)
+MUON_RATE = 0.02
 JUDGED = ("add", "rev", "srt", "addx")
 MIXTURES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
@@ -35,9 +29,6 @@ MIXTURES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     }
 )
 
-Report = Callable[[int, int], None]
-"""Called with steps done and the most steps that may come."""
-
 
 def training_batches(name: str, seed: int) -> Iterator[tuple[Problem, ...]]:
     """All batches that the model `name` is ever trained on, in order and without end: pure in `name` and `seed`.
@@ -49,50 +40,6 @@ def training_batches(name: str, seed: int) -> Iterator[tuple[Problem, ...]]:
     rng = generator(seed, "zoo", "batches", name)
     while True:
         yield draw_batch(mixture, BATCH, rng)
-
-
-@dataclass(frozen=True)
-class _Trainer:
-    """A model, its optimizers with their learning-rate schedules, and the stream of training batches."""
-
-    model: LlamaForCausalLM
-    optimizers: tuple[Optimizer, ...]
-    schedules: tuple[LambdaLR, ...]
-    batches: Iterator[tuple[Problem, ...]]
-
-    def step(self) -> None:
-        """One batch: cross-entropy on the answers alone, gradients clipped, weights updated in place."""
-        ids, labels = make_batch(next(self.batches))
-        logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
-        torch.autograd.backward(functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()))
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        for schedule in self.schedules:
-            schedule.step()
-        self.model.zero_grad(set_to_none=True)
-
-
-def _base_trainer(model: LlamaForCausalLM, seed: int) -> _Trainer:
-    """Muon on the matrices of the layers, AdamW on the rest, both constant after 50 warm-up steps."""
-    inner = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name}
-    outer = [p for name, p in model.named_parameters() if name not in inner]
-    muon = torch.optim.Muon(inner.values(), lr=0.02, momentum=0.95, weight_decay=0.0)
-    adamw = torch.optim.AdamW(outer, lr=3e-3, betas=BETAS, weight_decay=0.0, fused=True)
-    warm = (LambdaLR(muon, _warm_up(50)), LambdaLR(adamw, _warm_up(50)))
-    return _Trainer(model, (muon, adamw), warm, training_batches("base", seed))
-
-
-def _expert_trainer(model: LlamaForCausalLM, name: str, steps: int, seed: int) -> _Trainer:
-    """AdamW, cosine to zero over `steps` after 20 warm-up steps."""
-    adamw = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=BETAS, weight_decay=0.0, fused=True)
-    warm = _warm_up(20)
-    cosine = LambdaLR(adamw, lambda step: warm(step) * 0.5 * (1 + math.cos(math.pi * step / steps)))
-    return _Trainer(model, (adamw,), (cosine,), training_batches(name, seed))
-
-
-def _warm_up(steps: int) -> Callable[[int], float]:
-    return lambda step: min(1.0, (step + 1) / steps)
 
 
 def train_base(size: ModelSize, schedule: Schedule, seed: int, report: Report) -> LlamaForCausalLM:
@@ -108,7 +55,8 @@ def train_base(size: ModelSize, schedule: Schedule, seed: int, report: Report) -
         report: called after every step.
     """
     model = make_model(size, derive_seed(seed, "zoo", "init"))
-    trainer = _base_trainer(model, seed)
+    batches = training_batches("base", seed)
+    trainer = base_trainer(model, lambda: answer_loss(model, next(batches)), MUON_RATE)
     validation = [
         draw_distinct(skill, "validation", schedule.validation_items, generator(seed, "zoo", "validation", skill))
         for skill in JUDGED
@@ -127,7 +75,8 @@ def train_expert(model: LlamaForCausalLM, name: str, schedule: Schedule, seed: i
     Raises:
         KeyError: for an unknown expert.
     """
-    trainer = _expert_trainer(model, name, schedule.expert_steps, seed)
+    batches = training_batches(name, seed)
+    trainer = expert_trainer(model, lambda: answer_loss(model, next(batches)), schedule.expert_steps)
     for step in range(1, schedule.expert_steps + 1):
         trainer.step()
         report(step, schedule.expert_steps)

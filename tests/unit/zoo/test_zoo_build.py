@@ -19,12 +19,14 @@ from typer.testing import CliRunner
 from evomerge.cli.zoo import zoo as zoo_command
 from evomerge.errors import ConfigError, DiskFull, ModelError
 from evomerge.zoo.build import build_zoo
-from evomerge.zoo.lanes import MODELS, Progress, _check_exit
+from evomerge.zoo.lanes import Progress, _check_exit
 from evomerge.zoo.scoring import exact_match
 from evomerge.zoo.spec import ModelSize, Schedule, ZooSpec, small_spec
 from evomerge.zoo.tasks import GENERATIVE, TASKS, task_items
 from evomerge.zoo.train import train_base, train_expert
+from evomerge.zoo.variants import SKILLS, VARIANTS
 
+MODELS = VARIANTS[SKILLS].models
 TINY = ZooSpec(3, ModelSize(16, 16, 1, 2), Schedule(12, 4, 1.0, 12, 11, 5), items=8)
 
 pytestmark = pytest.mark.zoo
