@@ -209,7 +209,8 @@ def _conclude(assembled: Assembled, store: RunStore, history: History, why: str)
     summary = summarise(store.folder)
     if history.finished is None or history.finished.result_digest != summary.result_digest:
         store.append(Finished(why, summary.result_digest))
-    spaces = [maker.space.space for maker in assembled.makers]
+    begun = read_history(store.entries()).stages
+    spaces = [maker.as_searched(begun.get(i)).space for i, maker in enumerate(assembled.makers)]
     problem = write_study(store, assembled.resolved.job.name, spaces, assembled.goals)
     if problem is not None:
         store.append(Note("study", problem))

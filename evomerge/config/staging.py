@@ -22,13 +22,16 @@ from evomerge.optimizers.registry import make_optimizer
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_json
 from evomerge.runs.replay import History
+from evomerge.runs.stage_records import StageBegun
 from evomerge.space.base import CandidateSpace
 from evomerge.space.dimensions import Real
 from evomerge.space.language import parse_space
+from evomerge.space.space import SearchSpace
 from evomerge.types import Vector
 
 LATER_SPREAD: Final = 0.5
-"""A stage that starts from an elite of its own space searches around it with this part of the space's first spread."""
+"""A stage that starts from an elite searches its real genes with this part of the space's first spread; choices keep
+theirs, because an elite of an earlier stage says nothing about them."""
 
 
 def recipe_of(
@@ -64,7 +67,8 @@ def space_at(resolved: ResolvedJob, parents: Parents, history: History, batch: i
     number = history.stage_of(batch)
     space = open_space(resolved, parents, resolved.stages[number])
     begun = history.stages.get(number)
-    return space if begun is None else space.around([recipe_from_json(dict(e)) for e in begun.elites])
+    elites = () if begun is None else begun.elites
+    return space.around([recipe_from_json(dict(e)) for e in elites]) if elites else space
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,10 @@ class StageMaker:
         """The space around the best merges so far; the space itself for the first stage."""
         return self.space.around(elites) if elites else self.space
 
+    def as_searched(self, begun: StageBegun | None) -> CandidateSpace:
+        """The space around the elites that a run has recorded; the space itself where it has none."""
+        return self.around([recipe_from_json(dict(e)) for e in begun.elites] if begun is not None else ())
+
     def recipe_of(self, space: CandidateSpace, vector: Vector) -> Recipe:
         """The recipe of quantised genes."""
         return recipe_of(space, self.parents.refs(), self.parents.base, self.seed, vector)
@@ -110,7 +118,7 @@ class StageMaker:
             n_objectives=n_objectives,
             n_constraints=n_constraints,
             start=genes.start if start is None else start,
-            spread=genes.spread if start is None else np.array(genes.spread) * LATER_SPREAD,
+            spread=genes.spread if start is None else _closer(genes),
             step=genes.step,
             budget=self.budget,
             seed=self.seed,
@@ -140,6 +148,13 @@ class StageMaker:
         choice = self.choice(problem, space)
         make = partial(make_optimizer, choice.name, problem, choice.options)
         return Stage(space.space, partial(self.recipe_of, space), make)
+
+
+def _closer(genes: SearchSpace) -> Vector:
+    """First standard deviations around an elite."""
+    parts = np.array([LATER_SPREAD if kind.type == "real" else 1.0 for kind in genes.kinds])
+    closer: Vector = np.array(genes.spread) * parts
+    return closer
 
 
 def check_opens(maker: StageMaker, stand_in: Recipe, resolved: ResolvedJob) -> None:
