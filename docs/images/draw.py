@@ -1,12 +1,14 @@
-"""Draws the pictures of `docs/evaluation.md`: `python docs/images/draw.py` writes them beside this file.
+"""Draws the pictures of the documentation: `python docs/images/draw.py` writes them beside this file.
 
 The curves are those of `evomerge.irt`, the race is one that `evomerge.irt` and `evomerge.racing` run on simulated
-answers with a fixed seed: nothing is sketched by hand but the boxes of the item sets. Each picture brings its own
-ground, so that it can be read on light and on dark pages.
+answers with a fixed seed, the path is the recipe `found-path.json` that a search has found, drawn as reports draw it:
+nothing is sketched by hand but the boxes of the item sets. Each picture brings its own ground, so that it can be read
+on light and on dark pages.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -23,6 +25,9 @@ from evomerge.irt.responses import Bools, Floats, Indices
 from evomerge.irt.weighted import inclusion_probabilities, sizes_of, uncertainty
 from evomerge.racing.asking import PooledAsking
 from evomerge.racing.race import SHARED
+from evomerge.recipe.serialize import recipe_from_json
+from evomerge.report.path_plots import path_marks
+from evomerge.report.path_values import drawn_path, path_sentence
 from evomerge.report.svg import Scale, nice_ticks
 
 WIDE: Final = 820.0
@@ -40,6 +45,13 @@ text{font:13px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fil
 .a{stroke:#58a6ff}.b{stroke:#f0883e}.c{stroke:#3fb950}.d{stroke:#bc8cff}.lost{stroke:#6e7681}
 .dash,.arrow{stroke:#9aa4af}.fa{fill:#58a6ff}.fb{fill:#f0883e}.fc{fill:#3fb950}.fd{fill:#bc8cff}
 .flost{fill:#6e7681}.head{fill:#9aa4af}.band{fill:#58a6ff;fill-opacity:.2}}
+"""
+PATH_STYLE: Final = """
+.heat{fill-opacity:.75}.hop,.heat{fill:#0969da}.hop-again,.heat-minus{fill:#bc4c00}text.cell{fill:#fff;font-size:11px}text.label{font-size:12px}
+.hop-line{stroke:#818b98;stroke-width:1.2}.hop-jump{stroke:#cf222e;stroke-width:1.8}
+.gain-one{stroke:#1f2328;stroke-width:1;stroke-dasharray:2 2}
+@media(prefers-color-scheme:dark){.hop,.heat{fill:#1f6feb}.hop-again,.heat-minus{fill:#bd561d}
+.hop-jump{stroke:#f85149}.gain-one{stroke:#e6edf3}}
 """
 
 
@@ -69,12 +81,12 @@ ITEMS: Final = (
 # -- marks -------------------------------------------------------------------------------------------------------------
 
 
-def picture(high: float, said: str, *parts: str) -> str:
-    """A whole file; `said` is read aloud by screen readers."""
+def picture(high: float, said: str, *parts: str, style: str = "") -> str:
+    """A whole file; `said` is read aloud by screen readers, `style` stands behind the common one."""
     frame = f'<rect class="ground" x=".5" y=".5" width="{WIDE - 1:g}" height="{high - 1:g}" rx="8"/>'
     size = f'viewBox="0 0 {WIDE:g} {high:g}" width="{WIDE:g}" height="{high:g}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(said)}">'
-    return "\n".join([head, f"<style>{STYLE}</style>", frame, *parts, "</svg>", ""])
+    return "\n".join([head, f"<style>{STYLE}{style}</style>", frame, *parts, "</svg>", ""])
 
 
 def text(x: float, y: float, words: str, css: str = "", anchor: str = "start") -> str:
@@ -335,11 +347,38 @@ def item_sets() -> str:
     return picture(310, "Search set, select set and report set, and who is asked what", *parts)
 
 
+# -- a path ------------------------------------------------------------------------------------------------------------
+
+
+def found_path() -> str:
+    """The path of a recipe that a search has found."""
+    found = json.loads(Path(__file__).with_name("found-path.json").read_text(encoding="utf-8"))
+    path = drawn_path("path", recipe_from_json(found["recipe"]), found["n_layers"])
+    drawn = path_marks(path, max(1.0, *(abs(hop.gain) for hop in path.hops)), WIDE - 24)
+    marks = f'<g transform="translate(8 14)">{drawn.marks}</g>'
+    top = 14 + drawn.high
+    keys = [("hop", "a layer, with its number")]
+    keys += [("hop-again", "it runs again")] if any(hop.again for hop in path.hops) else []
+    keys += [("heat", "gain; the dotted line is 1")] if path.has_gains else []
+    parts = [marks, *(_key(22 + 200 * k, top, css, words) for k, (css, words) in enumerate(keys))]
+    at = 22 + 200 * len(keys)
+    parts.append(
+        stroke([(at, top), (at, top + 14)], "hop-jump") + text(at + 10, top + 11, "not the next layer", "small")
+    )
+    return picture(top + 32, path_sentence(path), *parts, style=PATH_STYLE)
+
+
+def _key(x: float, y: float, css: str, words: str) -> str:
+    """A coloured square with its meaning."""
+    return block(x, y, x + 14, y + 14, css) + text(x + 22, y + 11, words, "small")
+
+
 PICTURES: Final[Mapping[str, Callable[[], str]]] = {
     "item-curves.svg": item_curves,
     "information.svg": information,
     "race.svg": race,
     "item-sets.svg": item_sets,
+    "found-path.svg": found_path,
 }
 
 

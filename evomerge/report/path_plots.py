@@ -33,11 +33,11 @@ class _Frame(NamedTuple):
         return self.left + self.cell * (k % self.per_row), self.row * (k // self.per_row)
 
 
-def _frame(path: DrawnPath) -> _Frame:
+def _frame(path: DrawnPath, wide: float) -> _Frame:
     rows = -(-len(path.hops) // _PER_ROW)
     per_row = -(-len(path.hops) // rows)
     left = 20 + max([text_width(_short(name)) for name in path.lanes] + [40.0])
-    cell = min(46.0, (FULL - left - 14) / per_row)
+    cell = min(46.0, (wide - left - 14) / per_row)
     height = _TOP + _LANE * len(path.lanes) + (_GAINS if path.has_gains else 0.0) + _GAP
     return _Frame(left, cell, height, per_row)
 
@@ -46,22 +46,36 @@ def _short(name: str) -> str:
     return shorten(name, 22)
 
 
-def path_figure(path: DrawnPath, full: float) -> str:
+class PathMarks(NamedTuple):
+    """A drawn path: its size in pixels, and SVG marks from (0, 0) on."""
+
+    wide: float
+    high: float
+    marks: str
+
+
+def path_marks(path: DrawnPath, full: float, wide: float = FULL) -> PathMarks:
     """A path.
 
     Args:
         path: what is drawn.
         full: the absolute gain that a bar of full height stands for, > 0.
+        wide: room to the right, pixels.
     """
-    frame = _frame(path)
+    frame = _frame(path, wide)
     rows = -(-len(path.hops) // frame.per_row)
     parts = [_row_ground(path, frame, row) for row in range(rows)]
     parts += [_connection(path, frame, k) for k in range(1, len(path.hops))]
     parts += [_hop(path, frame, k) for k in range(len(path.hops))]
     if path.has_gains:
         parts += [_gain(path, frame, k, full) for k in range(len(path.hops))]
-    wide = frame.left + frame.cell * frame.per_row + 14
-    return figure(wide, frame.row * rows, f"The path of {path.entry_id}", *parts)
+    return PathMarks(frame.left + frame.cell * frame.per_row + 14, frame.row * rows, "".join(parts))
+
+
+def path_figure(path: DrawnPath, full: float) -> str:
+    """`path_marks` as a drawing of the report."""
+    drawn = path_marks(path, full)
+    return figure(drawn.wide, drawn.high, f"The path of {path.entry_id}", drawn.marks)
 
 
 def _row_ground(path: DrawnPath, frame: _Frame, row: int) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -13,18 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from evomerge.cli.main import build_app
 from evomerge.config import schema
+from evomerge.dataflow.families import FAMILIES
+from evomerge.evaluation.costs import COSTS
 from evomerge.irt.estimators.registry import ESTIMATORS
 from evomerge.irt.race import halving_schedule
 from evomerge.racing.spec import AUTO_LEAST, AUTO_SHARE, ORDERS, RACES, SMALL_TASK, QuestionsSpec, load_questions
+from evomerge.resources import preset_names, preset_path
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _YAML = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _NUMBER = re.compile(r"-?\d*\.?\d+")
 EVALUATION = ROOT / "docs" / "evaluation.md"
+DATA_FLOW = ROOT / "docs" / "data-flow.md"
 
 JOB = """\
 name: readme
@@ -206,7 +213,7 @@ def test_pictures_are_what_the_program_draws(monkeypatch: pytest.MonkeyPatch) ->
     draw = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "draw", draw)  # as an import would
     spec.loader.exec_module(draw)
-    page = EVALUATION.read_text(encoding="utf-8")
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
     assert sorted(p.name for p in folder.glob("*.svg")) == sorted(draw.PICTURES)
     for name, make in draw.PICTURES.items():
         drawn, kept = make(), (folder / name).read_text(encoding="utf-8")
@@ -214,7 +221,58 @@ def test_pictures_are_what_the_program_draws(monkeypatch: pytest.MonkeyPatch) ->
         # another numeric library may round a coordinate the other way
         numbers = [[float(n) for n in _NUMBER.findall(text)] for text in (drawn, kept)]
         assert numbers[0] == pytest.approx(numbers[1], abs=0.11)
-        assert f"](images/{name})" in page
+        assert f"](images/{name})" in pages
+
+
+def test_jobs_of_the_data_flow_page_are_jobs() -> None:
+    (job,) = yaml_blocks(DATA_FLOW)
+    stages = schema.Job.model_validate(yaml.safe_load(job)).stages
+    assert stages is not None
+    assert {s.space for s in stages} <= set(preset_names("search_spaces"))
+
+
+def test_goals_of_the_job_file_page_are_goals() -> None:
+    blocks = [yaml.safe_load(block) for block in yaml_blocks(ROOT / "docs" / "job-file.md")]
+    goals = [block for block in blocks if "objectives" in block]
+    assert len(goals) == 2
+    for block in goals:
+        for objective in block["objectives"]:
+            schema.Objective.model_validate(objective)
+        for constraint in block["constraints"]:
+            schema.Constraint.model_validate(constraint)
+    assert [row[0].strip("`") for row in table_rows(ROOT / "docs" / "job-file.md", "## Costs")] == list(COSTS)
+
+
+def test_presets_of_paths_are_listed() -> None:
+    known = {
+        name: yaml.safe_load(preset_path("search_spaces", name).read_text()) for name in preset_names("search_spaces")
+    }
+    paths = sorted(name for name, space in known.items() if space.get("kind", "merge") != "merge")
+    assert sorted(row[0].strip("`") for row in table_rows(DATA_FLOW, "## Spaces")) == paths
+
+
+def test_architectures_of_paths_are_listed() -> None:
+    text = DATA_FLOW.read_text(encoding="utf-8")
+    listed = text.split("from config.json alone:")[1].split(".\n")[0]
+    assert [name.strip() for name in listed.split(",")] == sorted(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["data-flow.md"])
+def test_commands_are_commands(name: str) -> None:
+    """Their options are parsed; what they do is tested where it belongs."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    assert len(lines) >= 4
+    app = typer.main.get_command(build_app())
+    for line in lines:
+        program, sub, *arguments = shlex.split(line)
+        command = app.commands[sub]  # type: ignore[attr-defined]
+        assert program == "evomerge"
+        assert command.make_context(sub, arguments).params
 
 
 @pytest.mark.parametrize("name", [p.name for p in sorted((ROOT / "docs").glob("*.md"))])
