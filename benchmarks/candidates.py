@@ -72,11 +72,13 @@ class Side(NamedTuple):
         name: `ours`, `warm` or `cold`.
         most: how many candidates it is given.
         score: candidate -> total seconds, seconds by stage, scores.
+        prepare: called before with the same candidate; not measured.
     """
 
     name: str
     most: int
     score: Callable[[Candidate], tuple[float, Mapping[str, float], Scores]]
+    prepare: Callable[[Candidate], None] = lambda _: None
 
 
 def _arguments() -> argparse.Namespace:
@@ -218,6 +220,7 @@ def measure(candidates: Sequence[Candidate], sides: Sequence[Side], told: Callab
     for i, candidate in enumerate(candidates):
         for side in sides if i % 2 == 0 else list(reversed(sides)):
             if i < side.most:
+                side.prepare(candidate)
                 begun = _processor_s()
                 seconds, timing_s, scores = side.score(candidate)
                 about = (side.name, candidate.name, candidate.space, seconds, _processor_s() - begun)

@@ -10,10 +10,10 @@ An execution is a layer times the tokens it runs on, in all passes of a candidat
 which a worker is given it; the next one, of other offspring of the same parent, finds what is left in memory. Every
 score and margin is compared with the one that was found without sharing.
 
-Candidates per minute: `ours` is what a worker of `evomerge search` runs, from recipe JSON to per-item scores, and
-`ours alone` the same without sharing. `warm` writes the deeper checkpoint, loads it with transformers and asks
-lm-eval's `evaluate`, in a process that keeps lm-eval and the tasks loaded, at the batch size that was fastest when
-tried; `cold` does the same in a fresh process per candidate. Scores are compared item by item.
+Candidates per minute: `ours` is what a worker of `evomerge search` runs, from recipe JSON to per-item scores, in the
+second generation of two edits; `ours alone` is the same without sharing. `warm` writes the deeper checkpoint, loads it
+with transformers and asks lm-eval's `evaluate`, in a process that keeps lm-eval and the tasks loaded, at the batch size
+that was fastest when tried; `cold` does the same in a fresh process per candidate. Scores are compared item by item.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--zoo", type=Path, required=True, help="folder of the toy zoo; built when missing")
     parser.add_argument("--copies", type=int, default=2, help="nearly idle copies behind each of the four layers")
     parser.add_argument("--tasks", default="add,rev,srt,addx,add_mc,srt_mc", help="tasks of the zoo")
-    parser.add_argument("--items", type=int, default=100, help="items per task")
+    parser.add_argument("--items", type=int, default=50, help="items per task")
     parser.add_argument("--offspring", type=int, default=32, help="of one population")
     parser.add_argument(
         "--warm", type=int, default=8, help="candidates beside the warm route; 0 leaves both routes out"
@@ -110,6 +110,7 @@ class Generation(NamedTuple):
 
     executed: int
     seconds: float
+    cpu_s: float
     found: list[Evaluation]
 
 
@@ -130,9 +131,10 @@ def _score(scorer: MergeScorer, candidate: Candidate) -> Evaluation:
 
 def generation(scorer: MergeScorer, candidates: Sequence[Candidate]) -> Generation:
     """Score a population."""
-    before, started = scorer.memory.executed, time.perf_counter()
+    before, started, cpu = scorer.memory.executed, time.perf_counter(), time.process_time()
     found = [_score(scorer, candidate) for candidate in candidates]
-    return Generation(scorer.memory.executed - before, time.perf_counter() - started, found)
+    spent = (time.perf_counter() - started, time.process_time() - cpu)
+    return Generation(scorer.memory.executed - before, *spent, found)
 
 
 def compared(plain: Sequence[Evaluation], shared: Sequence[Evaluation]) -> tuple[int, int]:
@@ -175,6 +177,8 @@ def executions(material: Material, arguments: argparse.Namespace) -> list[dict[s
                     "saved": 1 - shared.executed / plain.executed,
                     "alone_s": plain.seconds,
                     "shared_s": shared.seconds,
+                    "alone_cpu_s": plain.cpu_s,
+                    "shared_cpu_s": shared.cpu_s,
                     "equal": equal,
                     "numbers": total,
                     "kept_MiB": sharing.memory.n_bytes / 2**20,
@@ -184,22 +188,27 @@ def executions(material: Material, arguments: argparse.Namespace) -> list[dict[s
     return rows
 
 
-def _ours(name: str, spec: ScoringSpec, candidates: Sequence[Candidate], other: Sequence[Candidate]) -> Side:
+def _ours(name: str, spec: ScoringSpec, before: Sequence[Candidate], population: Sequence[Candidate], n: int) -> Side:
+    """Our worker in the middle of a search: behind one generation, and each candidate behind those that come first."""
     from candidates import Side, by_item
 
     from evomerge.execution.scoring import build_scorer
 
     scorer = build_scorer(spec)
-    for candidate in other:
+    for candidate in before:
         _score(scorer, candidate)
-    scorer.memory.clear()
+    waiting = list(population)
+
+    def prepare(candidate: Candidate) -> None:
+        while (first := waiting.pop(0)) is not candidate:
+            _score(scorer, first)
 
     def score(candidate: Candidate) -> tuple[float, Mapping[str, float], Scores]:
         begun = time.perf_counter()
         evaluation = _score(scorer, candidate)
         return time.perf_counter() - begun, evaluation.timing_s, by_item(evaluation)
 
-    return Side(name, len(candidates), score)
+    return Side(name, n, score, prepare)
 
 
 def _routes(
@@ -230,16 +239,19 @@ def per_minute(material: Material, arguments: argparse.Namespace, scratch: Path)
     from candidates import BATCH_SIZES, agreement, measure, ratios, speed
     from path_material import materialise, offspring, open_parents
 
-    drawn = offspring(material.models, material.depth, arguments.offspring, 2, 2 * arguments.seed + 1)
-    candidates = in_order(drawn)[: arguments.warm]
-    other = offspring(material.models, material.depth, 2, 2, 2 * arguments.seed + 3)
+    before, population = (
+        in_order(offspring(material.models, material.depth, arguments.offspring, 2, 2 * arguments.seed + number))
+        for number in (1, 2)
+    )
+    candidates = population[:: arguments.offspring // arguments.warm][: arguments.warm]
     peer = WarmPeer(material.questions, scratch)
-    make = partial(materialise, other[0].recipe, open_parents(material.models), scratch)
+    make = partial(materialise, before[0].recipe, open_parents(material.models), scratch)
     n_items = material.spec.plan.n_questions("search")
     chosen = arguments.batch_size or peer.best_batch_size(make, [s for s in BATCH_SIZES if s < 2 * n_items])
+    alone = replace(material.spec, prefix_bytes=0, self_check=False)
     sides = [
-        _ours("ours", material.spec, candidates, other),
-        _ours("ours alone", replace(material.spec, prefix_bytes=0, self_check=False), candidates, other),
+        _ours("ours", material.spec, before, population, len(candidates)),
+        _ours("ours alone", alone, before[:1], candidates, len(candidates)),
         *_routes(material, peer, scratch, batch_size=chosen, n_warm=len(candidates), n_cold=arguments.cold),
     ]
     measured = measure(candidates, sides, lambda text: print(text, file=sys.stderr, flush=True))
@@ -273,15 +285,20 @@ def _print(result: Mapping[str, Any]) -> None:
     print("; ".join(f"{k} {v}" for k, v in result["machine"].items()))
     print("; ".join(f"{k} {v}" for k, v in result["asked"].items()))
     print("\nlayer executions, in millions of layers times tokens")
-    print("edits  generation     alone    shared     saved  s alone  s shared  MiB kept   scores and margins equal")
+    heads = ("edits  generation     alone    shared     saved", "CPU s alone  shared", "s alone  shared")
+    print(*heads, "MiB kept   scores and margins equal", sep="   ")
     for row in result["executions"]:
         counts = f"{row['alone'] / 1e6:>10.2f}{row['shared'] / 1e6:>10.2f}{row['saved']:>10.1%}"
-        times = f"{row['alone_s']:>9.2f}{row['shared_s']:>10.2f}{row['kept_MiB']:>10.0f}"
-        print(f"{row['edits']:>5}{row['generation']:>12}{counts}{times}   {row['equal']} of {row['numbers']}")
+        times = f"{row['alone_cpu_s']:>14.2f}{row['shared_cpu_s']:>8.2f}{row['alone_s']:>10.2f}{row['shared_s']:>8.2f}"
+        equal = f"{row['equal']} of {row['numbers']}"
+        print(f"{row['edits']:>5}{row['generation']:>12}{counts}{times}{row['kept_MiB']:>11.0f}   {equal}")
     if "per minute" not in result:
         return
     table = result["per minute"]
     print_speed(f"candidates; lm-eval's batch size {table['batch size']}", table["speed"], table["ratios"])
+    ours = table["speed"]["ours"]["cpu_s"]
+    cpu = {side: row["cpu_s"] / ours for side, row in table["speed"].items() if side != "ours"}
+    print("in processor seconds: " + ", ".join(f"{side} takes {ratio:.1f} times ours" for side, ratio in cpu.items()))
     for side, row in table["agreement"].items():
         share = f"{row['equal']} of {row['compared']} per-item scores equal ({row['right_in_ours']} are not 0)"
         print(f"agreement with {side}: {share}")
