@@ -12,6 +12,7 @@ from evomerge.layout import Role, TensorInfo
 from evomerge.merging.methods import MergeMethod, Parameters, load_method
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.methods import MethodSpec
+from evomerge.recipe.path import check_layers
 from evomerge.recipe.recipe import Compat, Number, Recipe, Rule
 
 MERGEKIT_METHODS: Final = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
@@ -198,19 +199,22 @@ def _check_shapes(recipe: Recipe, pool: ParentPool) -> None:
 
 
 def plan_merge(recipe: Recipe, pool: ParentPool) -> MergePlan:
-    """Decide every tensor of a merge, from headers only.
+    """Decide every tensor of a merge, from headers only; a path is checked, and changes nothing here.
 
     Raises:
         MergeError: when a parent is not in the pool, or parents differ in tensors or shapes.
+        RecipeError: when its path runs through layers that there are not.
         ConfigError: for an unknown method.
         RecipeError: when a rule does not fit its method, or a tensor is selected by no rule.
     """
     _check_shapes(recipe, pool)
+    layout = pool.checkpoint(template_of(recipe)).layout
+    check_layers(recipe.path or (), layout.n_layers)
     methods = {name: load_method(name) for name in dict.fromkeys(rule.method for rule in recipe.rules)}
     plans = {id(rule): plan_rule(recipe, rule, methods[rule.method]) for rule in recipe.rules}
     decided: dict[tuple[int | None, Role], RulePlan] = {}
     tensors = []
-    for info in pool.checkpoint(template_of(recipe)).layout.tensors:
+    for info in layout.tensors:
         place = (info.layer, info.role)
         if place not in decided:
             decided[place] = plans[id(recipe.rule_for(info))]

@@ -22,6 +22,7 @@ from evomerge.evaluation.plan import (
     TaskPlan,
     pack,
 )
+from evomerge.execution.routes import route_of
 from evomerge.execution.scoring import MergeScorer, ScoringSpec, build_scorer
 from evomerge.execution.worker import Worker, WorkerSpec
 from evomerge.merging.kernels import Kernels
@@ -97,6 +98,25 @@ def test_answers_depend_on_the_task_alone(asked: ScoringSpec) -> None:
         assert shared(tasks[k]) == wanted[k]
     assert shared.memory.restored > 0
     assert shared.memory.executed + shared.memory.restored == plain.memory.executed
+
+
+def edited(hops: Hops, rng: np.random.Generator) -> Hops:
+    """A layer of the other parent, twice, or left out."""
+    k = int(rng.integers(len(hops)))
+    put = ((Hop(hops[k].layer, "y"),), (hops[k], hops[k]), ())[int(rng.integers(3))]
+    return (*hops[:k], *put, *hops[k + 1 :])
+
+
+def test_offspring_with_two_edits_save_a_quarter_of_the_layers(tmp_path: Path) -> None:
+    rng, depth = np.random.default_rng(0), 12
+    made = spec(tmp_path, config={"num_hidden_layers": depth})
+    paths = {edited(edited(plain_path(depth, "x"), rng), rng): None for _ in range(32)}
+    tasks = [task(0.0, path, items={"said": made.plan.items("search")["said"]}) for path in paths]
+    tasks.sort(key=lambda t: route_of(t.recipe))
+    plain, shared = (build_scorer(replace(made, prefix_bytes=n)) for n in (0, LARGE))
+    for asked in tasks:
+        assert shared(asked) == plain(asked)
+    assert shared.memory.executed <= 0.75 * plain.memory.executed
 
 
 def test_the_plain_path_is_the_merge_without_a_path(asked: ScoringSpec) -> None:
