@@ -114,9 +114,11 @@ class PrefixMemory:
         trie.keep(node, batch, state)
 
     def pin(self, trie: Trie, node: Node, n_bytes: int) -> None:
-        """Pin a prefix whose states will take `n_bytes`, while pinned ones take at most half of the budget."""
-        if 2 * (trie.n_pinned_bytes + n_bytes) <= self._budget:
-            trie.pin(node)
+        """Pin a prefix whose states will take `n_bytes`; pinned ones take at most half of the budget."""
+        while 2 * (trie.n_pinned_bytes + n_bytes) > self._budget:
+            if not trie.unpin_oldest():
+                return
+        trie.pin(node)
 
     def _drop_one(self, present: Trie) -> bool:
         """Other selections of items go first: few of them are ever asked again."""

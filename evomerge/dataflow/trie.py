@@ -91,6 +91,15 @@ class Trie:
             node.is_pinned = True
             self.n_pinned_bytes += node.n_bytes
 
+    def unpin_oldest(self) -> bool:
+        """Make the pinned prefix that was walked longest ago as all others; False when there is none."""
+        for node in self._kept:
+            if node.is_pinned and node not in self._walked:
+                self.n_pinned_bytes -= node.n_bytes
+                node.is_pinned = False
+                return True
+        return False
+
     def drop_oldest(self, *, pinned: bool) -> bool:
         """Drop the states of the prefix that was walked longest ago; False when there is none to drop.
 

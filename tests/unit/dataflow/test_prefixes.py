@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -183,6 +184,21 @@ def test_parents_stay_when_memory_is_short(llama):
         llama.shared(soup(0.1, hops(f"m{k % 4} y0 y1 y2 m{k // 4} m1")), memory)
     before = memory.restored
     llama.shared(soup(0.1, hops("x0 x1 x2 x3 y3")), memory)
+    assert memory.restored - before == 4 * llama.batches.n_uncached_tokens
+
+
+def test_pins_of_old_embeddings_give_way(llama):
+    """A parent's path behind an embedding that nobody uses any more does not hold its place for ever."""
+    boundary = llama.batches.n_uncached_tokens * 32 * 4
+    memory = PrefixMemory(10 * boundary)
+    for weight in (0.1, 0.2, 0.3, 0.4):
+        rule = Rule("linear", {}, {"x": {"weight": 1 - weight}, "y": {"weight": weight}})
+        parent = Recipe(PARENTS, None, (rule,), path=hops("x0 x1 x2 x3"))
+        llama.shared(parent, memory)
+    for k in range(12):
+        llama.shared(replace(parent, path=hops(f"m{k % 4} y0 y1 y2 m{k // 4} m1")), memory)
+    before = memory.restored
+    llama.shared(replace(parent, path=hops("x0 x1 x2 x3 y3")), memory)
     assert memory.restored - before == 4 * llama.batches.n_uncached_tokens
 
 

@@ -95,6 +95,18 @@ def test_what_was_walked_longest_ago_goes_first_and_pinned_prefixes_last() -> No
     assert (held(trie), trie.n_bytes, trie.n_pinned_bytes, reachable(trie)) == (set(), 0, 0, [])
 
 
+def test_a_pin_can_be_taken_back() -> None:
+    trie = Trie()
+    kept(trie, "a", "b")
+    for chain in "ab":
+        trie.pin(trie.walk(chain)[0][0])
+    assert trie.unpin_oldest()  # a: b is being walked
+    assert (trie.n_pinned_bytes, trie.unpin_oldest()) == (4, False)
+    trie.end_walk()
+    assert trie.drop_oldest(pinned=False)
+    assert held(trie) == {"b"}
+
+
 def test_the_present_walk_is_never_dropped() -> None:
     trie = Trie()
     kept(trie, "ab")
