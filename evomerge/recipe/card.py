@@ -172,6 +172,15 @@ def _cell(text: str) -> str:
     return _one_line(text).replace("|", "\\|")
 
 
+def _number(value: float) -> str:
+    """Four decimals; what is too small or too large for them (a latency, a number of parameters) in six digits."""
+    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.6g}"
+
+
+def _interval(score: ScoreLine) -> str:
+    return "exact" if score.low == score.value == score.high else f"{_number(score.low)} to {_number(score.high)}"
+
+
 def _scores(facts: CardFacts) -> Sequence[str]:
     if not facts.scores:
         return (
@@ -180,7 +189,7 @@ def _scores(facts: CardFacts) -> Sequence[str]:
             "This merge was not scored on the report set: it was not the run's choice.",
             "",
         )
-    rows = [f"| {_cell(s.name)} | {s.value:.4f} | {s.low:.4f} to {s.high:.4f} |" for s in facts.scores]
+    rows = [f"| {_cell(s.name)} | {_number(s.value)} | {_interval(s)} |" for s in facts.scores]
     warning = []
     if facts.public_test_tasks:
         names = ", ".join(facts.public_test_tasks)

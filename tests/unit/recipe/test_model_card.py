@@ -157,3 +157,16 @@ def test_a_merge_without_a_path_has_no_section_on_it() -> None:
     card = model_card(RECIPE, FACTS, SAME)
     assert "## Path" not in card
     assert "A merge of 3 checkpoints by task_arithmetic, found by" in card
+
+
+def test_costs_are_told_in_digits_that_say_something() -> None:
+    costs = (
+        ScoreLine("depth", 12, 12, 12),
+        ScoreLine("speed", 2.5e-5, 2.4e-5, 2.6e-5),
+        ScoreLine("size", *[7.2e9] * 3),
+    )
+    card = model_card(RECIPE, replace(FACTS, scores=(*FACTS.scores, *costs)), SAME)
+    assert "| skills | 0.8123 | 0.7700 to 0.8500 |" in card
+    assert "| depth | 12.0000 | exact |" in card
+    assert "| speed | 2.5e-05 | 2.4e-05 to 2.6e-05 |" in card
+    assert "| size | 7.2e+09 | exact |" in card
