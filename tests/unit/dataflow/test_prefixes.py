@@ -175,6 +175,17 @@ def test_a_raw_parent_is_the_merge_of_it_alone(llama):
         other.model(soup(0.3, (Hop(4),)))
 
 
+def test_where_paths_part_is_kept_when_memory_is_short(llama):
+    """Two of four boundaries fit: the second and the fourth, then the third, where the next path left the first."""
+    tokens = llama.batches.n_uncached_tokens
+    memory = PrefixMemory(2 * tokens * 32 * 4)
+    restored = []
+    for text in ("m0 x1 x2 x3", "m0 x1 x2 y3", "m0 x1 x2 y2"):
+        llama.shared(soup(0.1, hops(text)), memory)
+        restored.append(memory.restored // tokens)
+    assert restored == [0, 2, 5]
+
+
 def test_parents_stay_when_memory_is_short(llama):
     """The plain path of a parent outlives candidates that nobody asks for again."""
     boundary = llama.batches.n_uncached_tokens * 32 * 4
