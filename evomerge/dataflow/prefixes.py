@@ -94,17 +94,26 @@ class PrefixMemory:
         self._used[batches] = next(self._clock)
         return self._tries.setdefault(batches, Trie())
 
-    def spacing(self, trie: Trie, nodes: Sequence[Node], n_bytes: int) -> int:
-        """Every how many hops a path's states are kept, so that all of them fit; 0 when none does.
+    def wanted(self, trie: Trie, nodes: Sequence[Node], n_known: int, n_bytes: int) -> frozenset[int]:
+        """The depths at which a path's states are kept: as many as fit, evenly spaced.
+
+        Where the path leaves those before it comes first, because others will leave them there, too.
 
         Args:
             trie: the path's.
             nodes: behind its hops.
+            n_known: how many of its first hops others have begun with.
             n_bytes: of the states behind one hop, over all batches.
         """
         foreign = trie.n_pinned_bytes - sum(node.n_bytes for node in nodes if node.is_pinned)
         n_fit = (self._budget - foreign) // max(n_bytes, 1)
-        return -(-(len(nodes) + 1) // (n_fit + 1)) if n_fit > 0 else 0
+        if n_fit < 1:
+            return frozenset()
+        spacing = -(-(len(nodes) + 1) // (n_fit + 1))
+        held = {depth for depth, node in enumerate(nodes, start=1) if node.states}
+        more = [depth for depth in range(spacing, len(nodes) + 1, spacing) if depth != n_known]
+        new = [depth for depth in (n_known, *more) if depth > 0 and depth not in held]
+        return frozenset(held.union(new[: max(n_fit - len(held), 0)]))
 
     def keep(self, trie: Trie, node: Node, batch: int, state: torch.Tensor) -> None:
         """Store a state if there is room, or room can be made."""
@@ -213,10 +222,7 @@ class Sharing:
         trie = self._memory.trie(batches)
         (_, *nodes), n_there = trie.walk((self._chain.root, *self._chain.hops))
         n_bytes = batches.n_uncached_tokens * self._token_bytes
-        spacing = self._memory.spacing(trie, nodes, n_bytes)
-        # where this path leaves those before it, others will leave them, too
-        wanted = {*range(spacing, len(nodes) + 1, spacing), n_there - 1} if spacing else set()
-        return _Walk(trie, nodes, frozenset(wanted), n_bytes)
+        return _Walk(trie, nodes, self._memory.wanted(trie, nodes, n_there - 1, n_bytes), n_bytes)
 
     def _step(self, depth: int, plain: Callable[..., Any], hidden: torch.Tensor, *rest: Any, **named: Any) -> Any:
         n_tokens, now = hidden.shape[:-1].numel(), self._pass
