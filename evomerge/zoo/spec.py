@@ -109,7 +109,7 @@ def full_spec(seed: int, variant: str = SKILLS) -> ZooSpec:
     """
     if variant != SKILLS:
         size = ModelSize(hidden=96, intermediate=192, layers=6, heads=4)
-        return ZooSpec(seed, size, Schedule(120, 10, 0.3, 320, 80, 200), items=1400, variant=variant)
+        return ZooSpec(seed, size, Schedule(140, 5, 0.4, 320, 80, 200), items=1400, variant=variant)
     size = ModelSize(hidden=128, intermediate=256, layers=4, heads=4)
     return ZooSpec(seed, size, Schedule(140, 20, 0.5, 400, 150, 200), items=1400)
 

@@ -37,11 +37,11 @@ ONE_PASS: Final[Mapping[str, float]] = MappingProxyType(
     }
 )
 TWO_PASSES: Final[Mapping[str, float]] = MappingProxyType(
-    {"steps": 0.45, "stepsback": 0.15, "shift": 0.12, "mirror": 0.13, "back": 0.1, "shiftback": 0.05}
+    {"steps": 0.4, "stepsback": 0.15, "shift": 0.15, "mirror": 0.15, "back": 0.1, "shiftback": 0.05}
 )
 """What is left to do decides: prompts with fewer operations than passes have the same answer as with one pass."""
 
-JUDGED: Final = (("shift", 1), ("mirror", 1), ("back", 1), ("steps", 2), ("stepsback", 2))
+JUDGED: Final = (("mirror", 1), ("back", 1), ("shift", 2), ("steps", 2), ("stepsback", 2))
 """(skill, passes) whose mean validation accuracy stops the base."""
 
 
