@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from evomerge.report.summary import Entry
 
 OBJECTIVE: Final = "mean"
-SHARES: Final = (0.4, 0.3, 0.3)
 WEIGHTS: Final = "layer-wise-task-arithmetic"
 PATHS: Final = "layer-path-free"
 
@@ -111,7 +110,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=tuple(ZOOS), default=list(ZOOS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--evaluations", type=int, default=200, help="of every arm, over all stages")
+    parser.add_argument("--evaluations", type=int, default=240, help="of every arm; of hybrid a third per stage")
     parser.add_argument("--search-items", type=int, default=100, help="per task")
     parser.add_argument("--select-items", type=int, default=200, help="per task")
     parser.add_argument("--report-items", type=int, default=800, help="per task")
@@ -179,7 +178,12 @@ def _job(zoo: Zoo, seed: int, folder: Path, arguments: argparse.Namespace) -> di
     items = {"search": arguments.search_items, "select": arguments.select_items, "report": arguments.report_items}
     return {
         "parents": {"base": str(folder / "base"), "models": {name: str(folder / name) for name in experts}},
-        "suite": {"include": [str(folder / "tasks")], "tasks": [*zoo.tasks, zoo.watched], "split": items},
+        "suite": {
+            "include": [str(folder / "tasks")],
+            "tasks": [*zoo.tasks, zoo.watched],
+            "questions": "all",  # so that equally many candidates are equally many questions
+            "split": items,
+        },
         "objectives": [{"name": OBJECTIVE, "tasks": list(zoo.tasks), "aggregate": "mean"}],
         "cluster": {"backend": "local", "workers": arguments.workers},
         "seed": seed,
@@ -195,11 +199,11 @@ def _arm(zoo: Zoo, seed: int, arm: str, arguments: argparse.Namespace) -> dict[s
     if arm == "path":
         space = arguments.path_space
         return {"name": f"{name}-{Path(space).stem}", "space": space, "budget": {"evaluations": n}}
-    first, second = round(SHARES[0] * n), round(SHARES[1] * n)
+    third = n // 3
     stages = [
-        {"name": "weights", "space": WEIGHTS, "evaluations": first},
-        {"name": "path", "space": "repeat-windows", "evaluations": second},
-        {"name": "both", "space": "weights-and-path", "evaluations": n - first - second},
+        {"name": "weights", "space": WEIGHTS, "evaluations": n - 2 * third},
+        {"name": "path", "space": "repeat-windows", "evaluations": third},
+        {"name": "both", "space": "weights-and-path", "evaluations": third},
     ]
     return {"name": name, "stages": stages}
 
