@@ -27,10 +27,13 @@ class GeneKind(NamedTuple):
         type: `real`: a point of a fine grid; `integer`: one of `n_values` ordered values; `choice`: one of `n_values`
             without an order. Values of the last two share [0, 1] in equal cells: value k has the gene (k + 1/2) / n.
         n_values: how many there are.
+        labels: what the values of a choice are called, in order; empty where names say nothing. Neighbouring genes with
+            values of one name are a sequence, and what stands at one of them may move to the next.
     """
 
     type: GeneType
     n_values: int
+    labels: tuple[str, ...] = ()
 
 
 CandidateId = NewType("CandidateId", str)

@@ -18,6 +18,7 @@ OPTIMIZERS: Final = {
     "nsga3": "NSGA-III: four objectives and more",
     "tpe": "tree-structured Parzen estimator: any number of objectives, mixed genes",
     "gp": "Gaussian process: up to about 60 evaluations",
+    "evolve": "edits and crosses of the best: any number of objectives, mixed genes, paths",
     "scan": "all combinations of the discrete genes, such as every repeat window",
     "random": "uniform sampling: a yardstick",
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from evomerge.optimizers.base import Problem
+from evomerge.optimizers.genes import Genes
 
 FEW_EVALUATIONS: Final = 60
 """Up to here a model of the losses pays for itself."""
@@ -21,6 +22,10 @@ Measured on the toy zoos with 18 genes and 200 evaluations: docs/benchmarks.md, 
 
 MANY_OBJECTIVES: Final = 4
 """From here almost everything is non-dominated, and NSGA-II's crowding stops telling points apart."""
+
+
+WIDE: Final = 200
+"""Above so many genes a full covariance matrix takes too long, whatever it could learn."""
 
 
 class Choice(NamedTuple):
@@ -48,8 +53,7 @@ def choose(problem: Problem, mixed: bool, n_questions: int | None = None) -> Cho
     if m > 1:
         return Choice("nsga2", {}, f"{m} objectives call for a front, and {n} evaluations for generations (NSGA-II)")
     if mixed:
-        why = "some genes are choices, which a Gaussian distribution cannot follow; NSGA-II recombines them as they are"
-        return Choice("nsga2", {}, why)
+        return _for_mixed_genes(problem)
     if d <= MANY_GENES and n_questions is not None and n_questions < FEW_QUESTIONS:
         why = f"{n_questions} questions are few, and CMA-ES that adapts its learning rate averages over their noise"
         return Choice("lra-cma", {}, why)
@@ -59,3 +63,15 @@ def choose(problem: Problem, mixed: bool, n_questions: int | None = None) -> Cho
         f"one objective over {d} continuous genes: above {MANY_GENES}, CMA-ES learns faster with one variance per gene"
     )
     return Choice("sep-cma", {}, why)
+
+
+def _for_mixed_genes(problem: Problem) -> Choice:
+    """One objective, some genes discrete; where their kinds are not told, all count as discrete."""
+    discrete = len(Genes.of(problem).discrete) if problem.kinds else problem.dim
+    if 2 * discrete >= problem.dim or problem.dim > WIDE:
+        why = (
+            f"{discrete} of {problem.dim} genes are discrete: few edits at a time, and none twice (docs/optimizers.md)"
+        )
+        return Choice("evolve", {}, why)
+    why = f"{discrete} of {problem.dim} genes are discrete, the others continuous: CatCMA with margin follows both"
+    return Choice("catcmawm", {}, why)

@@ -203,7 +203,7 @@ def como_catcmawm(problem: Problem, options: Mapping[str, Any]) -> Optimizer:
         raise ConfigError(
             "The optimizer 'como-catcmawm' searches two objectives.",
             got=f"{problem.n_objectives} objective{'s' if problem.n_objectives > 1 else ''}",
-            allowed="two objectives; catcmawm takes one, nsga2, nsga3, tpe, gp and random take several",
+            allowed="two objectives; catcmawm takes one, nsga2, nsga3, evolve, tpe, gp and random take several",
             fix="set optimizer.name to auto, or give the job two objectives.",
         )
     chosen = read_options("como-catcmawm", options, como_options(problem))

@@ -78,6 +78,6 @@ def require_one_objective(method: str, problem: Problem) -> None:
         raise ConfigError(
             f"The optimizer {method!r} searches one objective.",
             got=f"{problem.n_objectives} objectives",
-            allowed="one objective; nsga2, nsga3, tpe, gp and random take several",
+            allowed="one objective; nsga2, nsga3, evolve, tpe, gp and random take several",
             fix="set optimizer.name to nsga2 (or auto), or merge the objectives into one (aggregate: weighted).",
         )

@@ -23,6 +23,7 @@ OPTIMIZERS: Final = Registry(
         "nsga3": "evomerge.optimizers.optuna_methods:nsga3",
         "tpe": "evomerge.optimizers.optuna_methods:tpe",
         "gp": "evomerge.optimizers.optuna_methods:gp",
+        "evolve": "evomerge.optimizers.evolve:evolve",
         "scan": "evomerge.optimizers.scan:scan",
         "random": "evomerge.optimizers.random_search:random_search",
     },

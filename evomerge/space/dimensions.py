@@ -278,7 +278,7 @@ class Choice(_Cells):
     @property
     def kind(self) -> GeneKind:
         """See `Dimension.kind`."""
-        return GeneKind("choice", self.n_values)
+        return GeneKind("choice", self.n_values, tuple(str(o) for o in self.options))
 
     @property
     def start_value(self) -> Value:

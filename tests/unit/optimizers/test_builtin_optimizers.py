@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
 import pytest
 
+from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.optimizers.registry import OPTIMIZERS
 from evomerge.testing.optimizer_suite import OptimizerSuite, load_factory, trace_digest
 
@@ -61,6 +63,12 @@ class TestComoCatCmawm(OptimizerSuite):
     budget = 300
 
 
+class TestEvolve(OptimizerSuite):
+    factory = OPTIMIZERS.builtin["evolve"]
+    objectives = (1, 2)
+    budget = 300
+
+
 class TestScan(OptimizerSuite):
     factory = OPTIMIZERS.builtin["scan"]
     objectives = (1, 2)
@@ -95,6 +103,9 @@ print(json.dumps(out))
 """
 
 
+Make = Callable[[Problem, dict[str, int]], Optimizer]
+
+
 def _cases(threads: str) -> list[tuple[str, dict[str, int], int, str]]:
     return [
         (cls.factory, OPTIONS.get(cls.factory, {}), m, kinds)
@@ -105,13 +116,17 @@ def _cases(threads: str) -> list[tuple[str, dict[str, int], int, str]]:
     ]
 
 
+def _made(factory: Make, options: dict[str, int], problem: Problem) -> Optimizer:
+    return factory(problem, options)
+
+
 @pytest.fixture(scope="module")
 def here() -> dict[str, str]:
     """What this process asks, in every case."""
     found = {}
     for case in _cases("1"):
         spec, options, n_objectives, kinds = case
-        make = partial(load_factory(spec), options=options)
+        make = partial(_made, load_factory(spec), options)
         found[str(case)] = trace_digest(make, n_objectives, 6, kinds)
     return found
 

@@ -1,5 +1,7 @@
 """Options and names: what is accepted, what is refused, and what is said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from evomerge.optimizers.optuna_methods import reference_divisions
 from evomerge.optimizers.registry import OPTIMIZERS, make_optimizer
 from evomerge.registry import GROUP_OPTIMIZERS, Registry
 from evomerge.testing.problems import sphere, two_spheres
+from evomerge.types import GeneKind
 
 KNOWN = {"population": Option(12, 4, 100), "spread": Option(1.0, 0.1)}
 
@@ -43,14 +46,21 @@ def test_an_unknown_option_gets_the_nearest_one() -> None:
         read_options("cma", {"spred": 1.0}, KNOWN)
 
 
-@pytest.mark.parametrize("name", ["cma", "sep-cma", "lra-cma"])
+@pytest.mark.parametrize("name", ["cma", "sep-cma", "lra-cma", "catcmawm"])
 def test_one_objective_methods_name_the_others(name: str) -> None:
-    with pytest.raises(ConfigError, match="nsga2, nsga3, tpe, gp and random take several"):
+    with pytest.raises(ConfigError, match="nsga2, nsga3, evolve, tpe, gp and random take several"):
         make_optimizer(name, two_spheres(3).problem(), {})
 
 
+def test_como_searches_two_objectives_and_no_other_number() -> None:
+    with pytest.raises(ConfigError, match="searches two objectives") as error:
+        make_optimizer("como-catcmawm", sphere(3).problem(), {})
+    assert error.value.got == "1 objective"
+    assert "catcmawm takes one" in error.value.allowed
+
+
 def test_the_population_option_sets_the_batch() -> None:
-    for name in ("cma", "sep-cma", "lra-cma", "nsga2", "nsga3", "random"):
+    for name in ("cma", "sep-cma", "lra-cma", "catcmawm", "nsga2", "nsga3", "evolve", "random"):
         assert len(make_optimizer(name, sphere(3).problem(), {"population": 7}).ask()) == 7
 
 
@@ -83,7 +93,7 @@ def test_a_factory_that_returns_something_else_is_refused(monkeypatch: pytest.Mo
         (10, 2, 60, True, "gp"),
         (20, 1, 61, False, "cma"),
         (21, 1, 200, False, "sep-cma"),
-        (10, 1, 200, True, "nsga2"),
+        (10, 1, 200, True, "evolve"),
         (10, 2, 200, False, "nsga2"),
         (10, 3, 200, True, "nsga2"),
         (10, 4, 200, False, "nsga3"),
@@ -95,6 +105,17 @@ def test_auto_chooses_by_the_table(dim: int, n_objectives: int, budget: int, mix
     assert name in OPTIMIZERS.builtin
     assert len(choice.why) > 30
     assert len(make_optimizer(choice.name, problem(dim, n_objectives, budget), choice.options).ask()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("n_discrete", "n_real", "name"),
+    [(24, 0, "evolve"), (12, 12, "evolve"), (11, 12, "catcmawm"), (1, 18, "catcmawm"), (1, 400, "evolve")],
+)
+def test_auto_minds_the_share_of_discrete_genes(n_discrete: int, n_real: int, name: str) -> None:
+    kinds = (*[GeneKind("choice", 3)] * n_discrete, *[GeneKind("real", 101)] * n_real)
+    chosen = choose(replace(problem(len(kinds)), kinds=kinds), True)
+    assert chosen.name == name
+    assert f"{n_discrete} of {len(kinds)} genes are discrete" in chosen.why
 
 
 @pytest.mark.parametrize(("dim", "questions", "name"), [(20, 49, "lra-cma"), (20, 50, "cma"), (21, 40, "sep-cma")])
