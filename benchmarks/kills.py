@@ -2,13 +2,14 @@
 
     python benchmarks/kills.py --zoo zoo --kills 20              # local workers
     python benchmarks/kills.py --zoo zoo --kills 20 --backend ray
+    python benchmarks/kills.py --zoo zoo --kills 20 --optimizer evolve
 
-The job has two objectives, races, a constraint relative to a parent, and candidates that fail (a gene that overflows
-the weights). Each life is killed with SIGKILL, alternately the driver alone and its whole process group: one in four
-at a random moment of its start, the others when the journal has grown by a random number of records, spread over the
-run. A life that ended before its kill is told and not counted. After every kill the journal must begin with the bytes
-that it had before. At the end the result digests must be equal, and the evaluations that were begun but not recorded
-are at most workers x kills.
+The job has two objectives (one where the optimizer takes no more), mixed genes, races, a constraint relative to a
+parent, and candidates that fail (a gene that overflows the weights). Each life is killed with SIGKILL, alternately the
+driver alone and its whole process group: one in four at a random moment of its start, the others when the journal has
+grown by a random number of records, spread over the run. A life that ended before its kill is told and not counted.
+After every kill the journal must begin with the bytes that it had before. At the end the result digests must be equal,
+and the evaluations that were begun but not recorded are at most workers x kills.
 """
 
 from __future__ import annotations
@@ -45,14 +46,20 @@ suite:
   questions: {questions}
 objectives:
   - {{name: skills, tasks: [add, rev, srt]}}
-  - {{name: cross, task: addx}}
-constraints:
+{second}constraints:
   - {{objective: skills, at_least: {{of: best_parent, minus: 0.05}}}}
-optimizer: {{name: nsga2, population: 12}}
+optimizer: {{name: {optimizer}, population: 12}}
 budget: {{evaluations: {evaluations}, failures: 0.9}}
 cluster: {{backend: {backend}, workers: {workers}}}
 seed: 11
 """
+
+
+SECOND = "  - {name: cross, task: addx}\n"
+"""The second objective, for optimizers that take two."""
+
+SINGLE = ("catcmawm", "cma", "sep-cma", "lra-cma")
+"""Optimizers of one objective."""
 
 
 def command(*arguments: str) -> list[str]:
@@ -160,6 +167,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=120)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--backend", choices=["local", "ray"], default="local")
+    parser.add_argument("--optimizer", default="nsga2", help="any that takes mixed genes and a population")
     parser.add_argument("--questions", default="{race: halving}", help="suite.questions: races are killed, too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("kills"))
@@ -167,7 +175,8 @@ def main() -> None:
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
     job = options.work / "job.yaml"
-    values = {k: getattr(options, k) for k in ("evaluations", "workers", "backend", "questions")}
+    values = {k: getattr(options, k) for k in ("evaluations", "workers", "backend", "questions", "optimizer")}
+    values["second"] = "" if options.optimizer in SINGLE else SECOND
     job.write_text(JOB.format(zoo=options.zoo.resolve(), **values), encoding="utf-8")
     started = time.perf_counter()
     life(job, options.work / "calm", None)

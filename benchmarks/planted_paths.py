@@ -21,7 +21,9 @@ from transformers import LlamaForCausalLM
 
 from evomerge.optimizers.auto import choose
 from evomerge.optimizers.registry import make_optimizer
-from evomerge.testing.planted_paths import DEEP, PLANTINGS, PathJudge, Planting, search_planted, train_deep
+from evomerge.testing.deep_model import DEEP, train_deep
+from evomerge.testing.planted_paths import PathJudge, Planting, search_planted
+from evomerge.testing.plantings import PLANTINGS
 from evomerge.zoo.model import make_model
 
 OPTIMIZERS = ("random", "cma", "catcmawm", "nsga2", "tpe", "evolve")
