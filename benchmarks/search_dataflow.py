@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from machine import machine_facts, one_thread
 
 if TYPE_CHECKING:
+    from evomerge.recipe.recipe import Recipe
     from evomerge.report.summary import Entry
 
 OBJECTIVE: Final = "mean"
@@ -64,7 +65,7 @@ class StageEnd(NamedTuple):
     name: str
     evaluations: int
     scored: Scored
-    n_layers: int
+    path: str
     worse: tuple[str, ...]
 
 
@@ -72,6 +73,7 @@ class Found(NamedTuple):
     """What one search found."""
 
     best: Scored
+    path: str
     parent: Scored
     evaluations: int
     questions: int
@@ -122,9 +124,12 @@ def _arguments() -> argparse.Namespace:
 
 def _search(zoo: Zoo, seed: int, arm: str, arguments: argparse.Namespace) -> Found:
     from evomerge.api import search
+    from evomerge.config.recipes_of import run_recipes
     from evomerge.report.book import Book
     from evomerge.report.collect import summary_of
-    from evomerge.report.details import details_of, recorded_recipe
+    from evomerge.report.stage_values import StageReport
+    from evomerge.report.stages import stage_report
+    from evomerge.types import CandidateId
     from evomerge.zoo.build import build_zoo
     from evomerge.zoo.spec import full_spec
 
@@ -135,22 +140,22 @@ def _search(zoo: Zoo, seed: int, arm: str, arguments: argparse.Namespace) -> Fou
     search(job, run_dir=run, resume="auto")
     book = Book(run)
     summary = summary_of(book)
-    details = details_of(book, summary, recorded_recipe(book))
+    recipe_of = run_recipes(run)
+    report = stage_report(book) or StageReport((), (), ())
     if summary.chosen is None:
         raise SystemExit(f"{run} has no result")
     parents = [_scored(e) for e in summary.baselines if e.kind == "parent" and e.report is not None]
     stages = []
-    for result in details.stages.results if details.stages is not None else ():
-        winner = result.winner
-        if winner is None or winner.report is None:
-            raise SystemExit(f"{run}: stage {result.name} has no winner on the report set")
-        worse = details.stages.regressions if details.stages is not None else ()
-        names = tuple(g.difference.what for g in worse if g.stage in (result.title, result.name))
-        length = details.hops.get(winner.id, spec.size.layers)
-        stages.append(StageEnd(result.name, result.evaluations, _scored(winner), length, names))
+    for result in report.results:
+        if result.winner is None:
+            raise SystemExit(f"{run}: stage {result.name} has no winner")
+        worse = tuple(g.difference.what for g in report.regressions if g.stage in (result.title, result.name))
+        path = _path(recipe_of(book.models[CandidateId(result.winner.id)]))
+        stages.append(StageEnd(result.name, result.evaluations, _scored(result.winner), path, worse))
     counts = summary.counts
     return Found(
         _scored(summary.chosen),
+        _path(recipe_of(book.models[CandidateId(summary.chosen.id)])),
         max(parents, key=lambda p: p.value),
         counts.asked - counts.reused,
         counts.candidate_questions,
@@ -168,6 +173,15 @@ def _scored(entry: Entry) -> Scored:
     if entry.report is None:
         raise SystemExit(f"{entry.id} was not scored on the report set")
     return Scored(entry.report.objectives[OBJECTIVE].value, {t: s.value for t, s in entry.report.tasks.items()})
+
+
+def _path(recipe: Recipe | None) -> str:
+    """Layers in the order in which they run, with the parent where a layer is not a merged one."""
+    if recipe is None:
+        return "?"
+    if recipe.path is None:
+        return "as stored"
+    return " ".join(f"{hop.parent or ''}{hop.layer}" for hop in recipe.path)
 
 
 def _job(zoo: Zoo, seed: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -235,6 +249,10 @@ def _pages(results: Results, arguments: argparse.Namespace) -> Iterator[str]:
         if "hybrid" in arguments.arms:
             yield from ("", "What the stages of `hybrid` added on the report set, in points:", "")
             yield from _by_stage([rows[s, "hybrid"] for s in arguments.seeds], ZOOS[name])
+        yield from ("", "Layers of the winners (a number alone: merged):", "")
+        yield from _table(
+            ["seed", "arm", "path"], [[str(s), a, f.path] for (s, a), f in sorted(rows.items()) if a != "weights"]
+        )
     yield ""
     yield from (f"{key}: {value}" for key, value in machine_facts().items())
 
@@ -279,13 +297,13 @@ def _by_stage(found: Sequence[Found], zoo: Zoo) -> Iterator[str]:
         gained = _over_seeds([b.value - a.value for a, b in zip(before, after, strict=True)])
         watched = _over_seeds([b.tasks[zoo.watched] - a.tasks[zoo.watched] for a, b in zip(before, after, strict=True)])
         evaluations = "/".join(str(end.evaluations) for end in ends)
-        layers = "/".join(str(end.n_layers) for end in ends)
+        paths = f"{sum(end.path != 'as stored' for end in ends)} of {len(ends)}"
         worse = sum(zoo.watched in end.worse for end in ends)
         value = f"{fmean(a.value for a in after):.3f}"
-        body.append([ends[0].name, evaluations, value, gained, layers, watched, f"{worse} of {len(ends)}"])
+        body.append([ends[0].name, evaluations, value, gained, paths, watched, f"{worse} of {len(ends)}"])
         before = after
     yield from _table(
-        ["stage", "models asked", "best", "gained", "layers", f"{zoo.watched} (outside)", "separably worse"], body
+        ["stage", "models asked", "best", "gained", "with a path", f"{zoo.watched} (outside)", "separably worse"], body
     )
 
 
