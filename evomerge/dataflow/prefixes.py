@@ -105,7 +105,7 @@ class PrefixMemory:
             n_known: how many of its first hops others have begun with.
             n_bytes: of the states behind one hop, over all batches.
         """
-        foreign = trie.n_pinned_bytes - sum(node.n_bytes for node in nodes if node.is_pinned)
+        foreign = trie.n_pinned_bytes - sum(node.pinned_bytes for node in nodes)
         n_fit = (self._budget - foreign) // max(n_bytes, 1)
         if n_fit < 1:
             return frozenset()
@@ -123,11 +123,16 @@ class PrefixMemory:
         trie.keep(node, batch, state)
 
     def pin(self, trie: Trie, node: Node, n_bytes: int) -> None:
-        """Pin a prefix whose states will take `n_bytes`; pinned ones take at most half of the budget."""
+        """Pin a prefix whose states will take `n_bytes`; pinned ones take at most half of the budget.
+
+        A prefix is pinned once, with the first batch; the others find it pinned.
+        """
+        if node.is_pinned:
+            return
         while 2 * (trie.n_pinned_bytes + n_bytes) > self._budget:
             if not trie.unpin_oldest():
                 return
-        trie.pin(node)
+        trie.pin(node, n_bytes)
 
     def _drop_one(self, present: Trie) -> bool:
         """Other selections of items go first: few of them are ever asked again."""

@@ -18,17 +18,22 @@ class Node:
         step: the last step.
         children: next step -> longer prefix.
         states: batch -> hidden states behind the last step.
-        is_pinned: whether it stays while anything else can be dropped.
+        pinned_bytes: room that is held for its states, which stay while anything else can be dropped; 0 for none.
     """
 
-    __slots__ = ("children", "is_pinned", "parent", "states", "step")
+    __slots__ = ("children", "parent", "pinned_bytes", "states", "step")
 
     def __init__(self, parent: Node | None, step: Hashable) -> None:
         self.parent = parent
         self.step = step
         self.children: dict[Hashable, Node] = {}
         self.states: dict[int, torch.Tensor] = {}
-        self.is_pinned = False
+        self.pinned_bytes = 0
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it stays while anything else can be dropped."""
+        return self.pinned_bytes > 0
 
     @property
     def n_bytes(self) -> int:
@@ -44,7 +49,7 @@ class Trie:
 
     Attributes:
         n_bytes: of all states.
-        n_pinned_bytes: of those of pinned prefixes.
+        n_pinned_bytes: room that is held for pinned prefixes, whose states come batch by batch.
     """
 
     def __init__(self) -> None:
@@ -77,26 +82,27 @@ class Trie:
         """From now on the walked nodes are as all others."""
         walked, self._walked = list(self._walked), {}
         for node in reversed(walked):
+            if not node.states:
+                self._unpin(node)
             self._forget(node)
 
     def keep(self, node: Node, batch: int, state: torch.Tensor) -> None:
         """Store a state with a node of the present walk."""
         node.states[batch] = state
         self._kept[node] = None
-        self._count(node, state.nbytes)
+        self.n_bytes += state.nbytes
 
-    def pin(self, node: Node) -> None:
-        """Make a node of the present walk outlast the others."""
-        if not node.is_pinned:
-            node.is_pinned = True
-            self.n_pinned_bytes += node.n_bytes
+    def pin(self, node: Node, n_bytes: int) -> None:
+        """Make a node of the present walk outlast the others, with room for all its states."""
+        self._unpin(node)
+        node.pinned_bytes = n_bytes
+        self.n_pinned_bytes += n_bytes
 
     def unpin_oldest(self) -> bool:
         """Make the pinned prefix that was walked longest ago as all others; False when there is none."""
         for node in self._kept:
             if node.is_pinned and node not in self._walked:
-                self.n_pinned_bytes -= node.n_bytes
-                node.is_pinned = False
+                self._unpin(node)
                 return True
         return False
 
@@ -114,13 +120,14 @@ class Trie:
 
     def _drop(self, node: Node) -> None:
         del self._kept[node]
-        self._count(node, -node.n_bytes)
+        self._unpin(node)
+        self.n_bytes -= node.n_bytes
         node.states.clear()
         self._forget(node)
 
-    def _count(self, node: Node, n_bytes: int) -> None:
-        self.n_bytes += n_bytes
-        self.n_pinned_bytes += n_bytes if node.is_pinned else 0
+    def _unpin(self, node: Node) -> None:
+        self.n_pinned_bytes -= node.pinned_bytes
+        node.pinned_bytes = 0
 
     def _forget(self, node: Node | None) -> None:
         """Remove a prefix that has no states and leads to none, and those that led to it alone."""

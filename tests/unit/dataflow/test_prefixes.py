@@ -213,6 +213,52 @@ def test_pins_of_old_embeddings_give_way(llama):
     assert memory.restored - before == 4 * llama.batches.n_uncached_tokens
 
 
+class Batches:
+    """Stands for items that are asked in two batches."""
+
+
+def pinned_walk(memory, trie, text):
+    """Walk a path and pin all of it, batch by batch; whether each prefix was pinned."""
+    nodes, _ = trie.walk(text)
+    for batch in range(2):
+        for node in nodes:
+            memory.pin(trie, node, 8)
+            memory.keep(trie, node, batch, torch.zeros(1))
+    return [node.is_pinned for node in nodes]
+
+
+def test_a_prefix_is_pinned_once_for_all_its_batches():
+    memory, batches = PrefixMemory(32), Batches()
+    trie = memory.trie(batches)
+    assert pinned_walk(memory, trie, "a") == [True]
+    assert pinned_walk(memory, trie, "b") == [True]
+    assert trie.n_pinned_bytes == 16
+    assert [node.is_pinned for node in trie.walk("a")[0]] == [True], "there was room for both"
+    assert pinned_walk(memory, trie, "cd") == [True, True]
+    assert [trie.walk(text)[0][0].is_pinned for text in "ab"] == [False, False], "older ones give way"
+
+
+def test_pins_take_half_of_the_memory_whatever_the_batches():
+    """Room is held for a prefix when it is pinned, though its states come later."""
+    memory, batches = PrefixMemory(32), Batches()
+    trie = memory.trie(batches)
+    assert pinned_walk(memory, trie, "abcd") == [True, True, False, False]
+    assert (trie.n_pinned_bytes, trie.n_bytes) == (16, 32)
+
+
+def test_what_is_dropped_or_never_kept_holds_no_room():
+    memory, batches = PrefixMemory(16), Batches()
+    trie = memory.trie(batches)
+    pinned_walk(memory, trie, "a")
+    trie.end_walk()
+    assert trie.drop_oldest(pinned=True)
+    assert (trie.n_pinned_bytes, trie.n_bytes) == (0, 0)
+    (node,), _ = trie.walk("b")
+    memory.pin(trie, node, 8)
+    trie.end_walk()
+    assert trie.n_pinned_bytes == 0
+
+
 def test_batches_that_are_gone_are_forgotten(llama):
     memory = PrefixMemory(LARGE)
     batches = llama.new_batches(1)

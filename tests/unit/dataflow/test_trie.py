@@ -83,8 +83,8 @@ def test_what_was_walked_longest_ago_goes_first_and_pinned_prefixes_last() -> No
     trie.end_walk()
     nodes, known = trie.walk("ab")
     assert known == 2
-    trie.pin(nodes[1])
-    trie.pin(nodes[1])
+    trie.pin(nodes[1], 4)
+    trie.pin(nodes[1], 4)
     assert trie.n_pinned_bytes == 4
     trie.end_walk()
     assert trie.drop_oldest(pinned=False)
@@ -99,7 +99,7 @@ def test_a_pin_can_be_taken_back() -> None:
     trie = Trie()
     kept(trie, "a", "b")
     for chain in "ab":
-        trie.pin(trie.walk(chain)[0][0])
+        trie.pin(trie.walk(chain)[0][0], 4)
     assert trie.unpin_oldest()  # a: b is being walked
     assert (trie.n_pinned_bytes, trie.unpin_oldest()) == (4, False)
     trie.end_walk()
