@@ -29,6 +29,10 @@ UNITS: Final[Mapping[CostKind, str]] = {
 
 WARM_PASSES: Final = 2
 TIMED_PASSES: Final = 9
+MEASURED: Final[frozenset[CostKind]] = frozenset({"latency"})
+"""Costs that a clock tells. Models are measured at different moments, and the machine is not always equally busy: that
+one value is below another says nothing about the models, whatever the standard errors of the repetitions are."""
+
 BATCH: Final = (4, 64)
 """Sequences and tokens of each in a timed pass."""
 

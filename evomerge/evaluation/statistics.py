@@ -19,12 +19,13 @@ import numpy.typing as npt
 
 from evomerge.errors import EvaluationError
 from evomerge.evaluation.common_ability import ability_answers
+from evomerge.evaluation.costs import MEASURED
 from evomerge.evaluation.measures import NO_REFERENCES, SCORE, References, measured
 from evomerge.evaluation.objectives import CostObjective, Objective, ObjectiveSpec, objective_values
 from evomerge.seeds import generator
 from evomerge.types import Evaluation, TaskAnswers
 
-Verdict = Literal["better", "worse", "not separable"]
+Verdict = Literal["better", "worse", "not separable", "not judged"]
 
 CONFIDENCE: Final = 0.95
 N_RESAMPLES: Final = 10_000
@@ -134,7 +135,8 @@ class Comparison:
         low: lower end of the interval.
         high: upper end.
         confidence: of this interval, after correction for the number of baselines.
-        verdict: `better` or `worse` only when the interval excludes 0 and enough items were answered differently.
+        verdict: `better` or `worse` only when the interval excludes 0 and enough items were answered differently;
+            `not judged` for costs that a clock tells (`costs.MEASURED`).
         n_items: items compared, over all tasks of the objective; 0 for a cost.
         n_different: items that the two models scored differently.
     """
@@ -254,6 +256,8 @@ def fewest_different(confidence: float) -> int:
 
 def _verdict(objective: Objective, interval: Interval, n_different: int, confidence: float) -> Verdict:
     counted = not isinstance(objective, CostObjective)
+    if isinstance(objective, CostObjective) and objective.cost in MEASURED:
+        return "not judged"
     if interval.low <= 0 <= interval.high or (counted and n_different < fewest_different(confidence)):
         return "not separable"
     larger = interval.low > 0

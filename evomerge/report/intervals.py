@@ -12,8 +12,13 @@ from evomerge.report.words import with_interval
 from evomerge.types import SET_NAMES
 
 _ROW: Final = 36.0
-_VERDICT_CLASS: Final = {"better": "good", "worse": "bad", "not separable": "neutral"}
-VERDICT_WORDS: Final = {"better": "better", "worse": "worse", "not separable": "no significant gain"}
+_VERDICT_CLASS: Final = {"better": "good", "worse": "bad"}
+VERDICT_WORDS: Final = {
+    "better": "better",
+    "worse": "worse",
+    "not separable": "no significant gain",
+    "not judged": "no verdict",
+}
 
 
 def grid(x: Scale, top: float, bottom: float, form: str) -> list[str]:
@@ -71,7 +76,7 @@ def difference_rows(
     parts = grid(x, 14, bottom, "+g")
     parts.append(line(x(0), bottom + 2, x(0), 8, "zero"))
     for row, (d, name) in enumerate(zip(differences, names, strict=True)):
-        middle, css = 14 + 24 * row + 12.0, _VERDICT_CLASS[d.verdict]
+        middle, css = 14 + 24 * row + 12.0, _VERDICT_CLASS.get(d.verdict, "neutral")
         told = with_interval(d.mean, d.low, d.high)
         parts.append(label(left - 12, middle + 4, name, anchor="end"))
         parts.append(line(x(d.low), middle, x(d.high), middle, f"whisker {css}"))

@@ -284,7 +284,7 @@ class EvaluationRow:
             raise ValueError(f"candidate {self.id}: either objectives or a failure, not both and not neither")
 
 
-Verdict = Literal["better", "worse", "not separable"]
+Verdict = Literal["better", "worse", "not separable", "not judged"]
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,8 @@ class Difference:
         mean: estimated difference, in the score's unit.
         low: lower end of the interval, corrected for the number of comparisons.
         high: upper end.
-        verdict: `better` only when the interval excludes zero on the good side.
+        verdict: `better` only when the interval excludes zero on the good side; `not judged` for what was measured at
+            different moments, latency.
     """
 
     against: str

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import Final
 
 from evomerge.report.summary import Counts, Difference, RunDetails, RunSummary
+
+NOT_JUDGED: Final = "each model was timed at another moment, so differences may be nothing but the machine's load"
+"""Why latency has no verdict."""
 
 
 def duration(seconds: float) -> str:
@@ -65,12 +69,19 @@ def recommendation(summary: RunSummary, details: RunDetails) -> str:
     name = f"The chosen merge is {chosen.id}"
     if chosen.kind in ("parent", "soup", "task-arithmetic"):
         name = f"Nothing that the search found beats the baseline {chosen.id} on the select set: it is what to use"
+        if len(summary.objectives) > 1:
+            name = f"The choice among the front of the select set is the baseline {chosen.id}"
     by_words: dict[str, list[str]] = {}
     for objective in summary.objectives:
-        mine = [d for d in details.differences if d.against in parents and d.what == objective.name]
+        mine = [d for d in _judged(details) if d.against in parents and d.what == objective.name]
         if mine:
             by_words.setdefault(_standing(mine), []).append(objective.name)
     return " ".join([f"{name}.", *(f"On {listed(names)} {words}." for words, names in by_words.items())])
+
+
+def _judged(details: RunDetails) -> list[Difference]:
+    """The differences that have a verdict."""
+    return [d for d in details.differences if d.verdict != "not judged"]
 
 
 def _standing(differences: list[Difference]) -> str:
@@ -99,14 +110,20 @@ def plainly(summary: RunSummary, details: RunDetails) -> tuple[str, ...]:
                 told.append(f"{words} {listed(named)}")
         if told:
             sentences.append(f"{objective.name}: {'; '.join(told)}.")
-    return tuple(sentences)
+    return (*sentences, *_not_judged(details))
+
+
+def _not_judged(details: RunDetails) -> tuple[str, ...]:
+    """What has no verdict, and why."""
+    names = list(dict.fromkeys(d.what for d in details.differences if d.verdict == "not judged"))
+    return (f"{listed(names)}: no verdict; {NOT_JUDGED}.",) if names else ()
 
 
 def separability(details: RunDetails) -> tuple[str, ...]:
     """One sentence per baseline: where the chosen merge is better, where worse, where nothing can be said."""
     sentences = []
-    for against in dict.fromkeys(d.against for d in details.differences):
-        mine = [d for d in details.differences if d.against == against]
+    for against in dict.fromkeys(d.against for d in _judged(details)):
+        mine = [d for d in _judged(details) if d.against == against]
         told = []
         for verdict, words in (
             ("better", "better on"),
@@ -117,7 +134,7 @@ def separability(details: RunDetails) -> tuple[str, ...]:
             if named:
                 told.append(f"{words} {listed(named)}")
         sentences.append(f"Against {against}: {'; '.join(told)}.")
-    return tuple(sentences)
+    return (*sentences, *_not_judged(details))
 
 
 def what_next(summary: RunSummary, folder: str) -> str:

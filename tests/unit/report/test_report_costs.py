@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from evomerge.report.details import run_details
 from evomerge.report.html import render_report
 from evomerge.report.svg import number, tick
 from evomerge.report.tables import scored
-from evomerge.report.words import signed, with_interval
+from evomerge.report.words import NOT_JUDGED, plainly, recommendation, separability, signed, with_interval
 from evomerge.testing import sample_journal
 from evomerge.types import Evaluation, SetName
 
@@ -72,13 +73,29 @@ def test_differences_of_costs_have_axes_of_their_own(run: Path) -> None:
     found = {(d.what, d.against): d for d in details.differences}
     worse = found[("depth", "soup")]
     assert (worse.mean, worse.low, worse.high, worse.verdict) == (2.0, 2.0, 2.0, "worse")
-    assert found[("speed", "soup")].verdict == "worse"
+    speed = found[("speed", "soup")]
+    assert (speed.verdict, speed.low < speed.mean < speed.high) == ("not judged", True)
     assert details.costs == {"depth": "layers that run", "speed": "seconds per token"}
     page = render_report(summarise(run), details)
     assert "depth: layers that run" in page
     assert "speed: seconds per token" in page
     learned = page.split("learned by heart?</h2>")[1].split("<section>")[0]
     assert "speed" not in learned
+
+
+def test_nothing_is_called_better_or_worse_for_its_latency(run: Path) -> None:
+    """Intervals far from zero: the machine may have been busy."""
+    summary, details = summarise(run), run_details(run)
+    apart = tuple(replace(d, mean=-1.0, low=-1.1, high=-0.9) if d.what == "speed" else d for d in details.differences)
+    details = replace(details, differences=apart)
+    assert "speed" not in recommendation(summary, details)
+    for told in (plainly(summary, details), separability(details)):
+        (about,) = (s for s in told if "speed" in s)
+        assert about == f"speed: no verdict; {NOT_JUDGED}."
+    page = render_report(summary, details)
+    rows = [title for title in re.findall("<title>(speed, against[^<]*)", page) if "[" in title]
+    assert rows
+    assert all(title.endswith(", no verdict") for title in rows)
 
 
 def test_numbers_of_costs() -> None:

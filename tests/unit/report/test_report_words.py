@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from evomerge.report.summary import Difference, RunDetails, RunSummary, Verdict
+from evomerge.report.summary import Difference, ObjectiveInfo, RunDetails, RunSummary, Verdict
 from evomerge.report.words import duration, plainly, recommendation, separability, what_next
 from evomerge.testing.sample_runs import sample_run
 
@@ -53,6 +53,14 @@ def test_a_baseline_that_wins_is_recommended_as_one(summary: RunSummary) -> None
     soup = next(b for b in summary.baselines if b.kind == "soup")
     told = recommendation(replace(summary, chosen=soup), RunDetails())
     assert told == "Nothing that the search found beats the baseline soup on the select set: it is what to use."
+
+
+def test_a_baseline_between_several_objectives_is_only_the_choice(summary: RunSummary) -> None:
+    """The knee need not be better than anything in any single objective, and one of them may be a latency."""
+    soup = next(b for b in summary.baselines if b.kind == "soup")
+    several = replace(summary, chosen=soup, objectives=(*summary.objectives, ObjectiveInfo("speed", "minimize")))
+    told = recommendation(several, RunDetails())
+    assert told == "The choice among the front of the select set is the baseline soup."
 
 
 def test_nothing_feasible_recommends_nothing() -> None:
