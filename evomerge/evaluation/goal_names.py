@@ -35,7 +35,8 @@ def check_goals(
 
     Raises:
         ConfigError: when there is no objective, when two share a name, when an objective's task is unknown, or the
-            model that its flips are against, when a constraint's subject is unknown, or a model that it refers to.
+            model that its flips are against, when a constraint's subject is unknown, or a model that it refers to, or
+            when no model can be as cheap as it asks.
     """
     names = [o.name for o in objectives]
     if not names or len(set(names)) != len(names):
@@ -63,6 +64,26 @@ def check_goals(
         if isinstance(constraint.bound, Relative) and constraint.bound.of not in models:
             what = f"The constraint on {constraint.subject!r} is relative to an unknown model."
             raise _unknown(what, constraint.bound.of, models, "correct the name.")
+        _check_can_be_met(constraint)
+
+
+def _check_can_be_met(constraint: ConstraintSpec) -> None:
+    """Refuse a bound on a cost that every model exceeds.
+
+    Raises:
+        ConfigError: for less than one layer or parameter, and for no time at all.
+    """
+    bound = constraint.bound
+    if constraint.kind != "cost" or constraint.sense != "at_most" or isinstance(bound, Relative):
+        return
+    counted = constraint.subject != "latency"
+    if bound < 1 if counted else bound <= 0:
+        raise ConfigError(
+            f"No model can meet the constraint on {constraint.subject!r}.",
+            got=f"measure: {constraint.subject}, at_most: {bound:g}",
+            allowed="at_most: 1 or more" if counted else "at_most: a number of seconds above 0",
+            fix="raise the bound, or leave the constraint out.",
+        )
 
 
 def check_scored(objectives: Sequence[Objective]) -> None:

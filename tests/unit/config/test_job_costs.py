@@ -37,6 +37,9 @@ def test_costs_are_objectives_without_tasks(resolve: Resolve, text: str, objecti
     ("text", "constraint"),
     [
         ("{measure: hops, at_most: 12}", ConstraintSpec("cost", "hops", "at_most", 12.0)),
+        ("{measure: hops, at_most: 1}", ConstraintSpec("cost", "hops", "at_most", 1.0)),
+        ("{measure: latency, at_most: 1.0e-9}", ConstraintSpec("cost", "latency", "at_most", 1e-9)),
+        ("{measure: hops, at_least: 0}", ConstraintSpec("cost", "hops", "at_least", 0.0)),
         (
             "{measure: latency, at_most: {of: best_parent, plus: 2}, z: 1}",
             ConstraintSpec("cost", "latency", "at_most", Relative("best_parent", 2.0), z=1.0),
@@ -71,6 +74,10 @@ def test_wrong_costs_say_where_they_stand(resolve: Resolve, text: str, match: st
         ("{measure: hops}", r"1 of task, objective and cost, 0 of at_least and at_most"),
         ("{measure: margin, at_most: 1}", r"0 of task, objective and cost"),
         ("{measure: hops, at_most: {of: mth}}", r"\(constraints\.0\)[\s\S]*Did you mean 'math'"),
+        ("{measure: hops, at_most: 0}", r"No model can meet[\s\S]*\(constraints\.0\): measure: hops, at_most: 0"),
+        ("{measure: hops, at_most: -3}", r"at_most: -3[\s\S]*allowed: at_most: 1 or more"),
+        ("{measure: parameters, at_most: 0.5}", r"at_most: 0\.5[\s\S]*allowed: at_most: 1 or more"),
+        ("{measure: latency, at_most: 0}", r"allowed: at_most: a number of seconds above 0"),
     ],
 )
 def test_wrong_bounds_on_costs_say_where_they_stand(resolve: Resolve, text: str, match: str) -> None:
