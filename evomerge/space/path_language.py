@@ -148,7 +148,12 @@ def check_about(mapping: Mapping[str, Any], at: At) -> None:
 def _sources(mapping: Mapping[str, Any], cast: Cast, at: At) -> tuple[tuple[str, ...] | None, str | None]:
     """Sources and embeddings, as far as they are given."""
     if MERGED in (*cast.models, cast.base):
-        raise at.problem("a parent has a name that paths need.", repr(MERGED), "parents with other names")
+        raise at.problem(
+            "a parent has a name that paths need.",
+            f"a parent called {MERGED!r}",
+            f"parents with other names: {MERGED!r} is what paths call the merge",
+            "rename the parent in parents.models.",
+        )
     value = mapping.get("sources")
     sources = cast.default
     if value is not None:
