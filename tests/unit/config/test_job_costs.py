@@ -75,9 +75,9 @@ def test_wrong_costs_say_where_they_stand(resolve: Resolve, text: str, match: st
         ("{measure: margin, at_most: 1}", r"0 of task, objective and cost"),
         ("{measure: hops, at_most: {of: mth}}", r"\(constraints\.0\)[\s\S]*Did you mean 'math'"),
         ("{measure: hops, at_most: 0}", r"No model can meet[\s\S]*\(constraints\.0\): measure: hops, at_most: 0"),
-        ("{measure: hops, at_most: -3}", r"at_most: -3[\s\S]*allowed: at_most: 1 or more"),
-        ("{measure: parameters, at_most: 0.5}", r"at_most: 0\.5[\s\S]*allowed: at_most: 1 or more"),
-        ("{measure: latency, at_most: 0}", r"allowed: at_most: a number of seconds above 0"),
+        ("{measure: hops, at_most: -3}", r"at_most: -3[\s\S]*Allowed: at_most: 1 or more"),
+        ("{measure: parameters, at_most: 0.5}", r"at_most: 0\.5[\s\S]*Allowed: at_most: 1 or more"),
+        ("{measure: latency, at_most: 0}", r"Allowed: at_most: a number of seconds above 0"),
     ],
 )
 def test_wrong_bounds_on_costs_say_where_they_stand(resolve: Resolve, text: str, match: str) -> None:
