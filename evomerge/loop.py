@@ -308,7 +308,9 @@ class Search:
         if mean is None or self._ledger.spent >= until:
             return
         vector = self._stage.space.quantise(mean)
-        model = Known(CandidateId(f"mean-{self._ledger.spent}"), "mean", "mean", self._stage.recipe_of(vector), vector)
+        stage = f"s{self._stage_number}-" if self._setup.stages else ""  # a stage may spend nothing
+        id_ = CandidateId(f"mean-{stage}{self._ledger.spent}")
+        model = Known(id_, "mean", "mean", self._stage.recipe_of(vector), vector)
         self._introduce(model.request, "mean", model.name, vector)
         (outcome,) = self._ledger.score([model.request], "search")
         if isinstance(outcome, Evaluation):

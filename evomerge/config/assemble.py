@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from evomerge.config.parents import BASE, Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
 from evomerge.config.texts import read_text
+from evomerge.dataflow.families import family_of
 from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction, ObjectiveSpec
@@ -26,6 +27,7 @@ from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.optimizers.registry import OPTIMIZERS, make_optimizer
 from evomerge.racing.spec import load_questions
 from evomerge.recipe.baselines import parent_recipe, soup_recipe, task_arithmetic_recipe
+from evomerge.recipe.path import check_layers
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
 from evomerge.space.base import CandidateSpace
@@ -81,6 +83,17 @@ class Assembled:
             return setup
         return replace(setup, stages=stage_plans(self.makers, setup.first, evaluations))
 
+    def likely_space(self, number: int) -> CandidateSpace:
+        """The space of a stage as it probably opens: around a true merge, where the parents allow one."""
+        return self.makers[number].around(_stand_ins(self.known)[-1:] if number else ())
+
+    def likely_optimizer(self, number: int) -> Choice:
+        """The optimizer of a stage as it probably opens; of the first stage as it does."""
+        if number == 0:
+            return self.optimizer
+        maker, space = self.makers[number], self.likely_space(number)
+        return maker.choice(maker.problem(space, ()), space)
+
     def make_optimizer(self) -> Optimizer:
         """A fresh optimizer."""
         return make_optimizer(self.optimizer.name, self.problem, self.optimizer.options)
@@ -125,12 +138,11 @@ def assemble(
         StageMaker(stage, space, parents, counts, resolved.job.seed, size)
         for stage, space, size in zip(resolved.stages, spaces, sizes, strict=True)
     )
+    check_opens(makers, _stand_ins(known), resolved)
     problem = makers[0].problem(spaces[0], [k.vector for k in known if k.vector is not None])
     choice = makers[0].choice(problem, spaces[0])
     with resolved.document.placing(*resolved.stages[0].optimizer_place):  # refused before anything runs
         make_optimizer(choice.name, problem, choice.options)
-    for maker in makers[1:]:
-        check_opens(maker, makers[0].recipe_of(spaces[0], spaces[0].space.start), resolved)
     return Assembled(resolved, parents, spaces[0], suite, plan, goals, choice, problem, known, questions, makers)
 
 
@@ -171,7 +183,9 @@ def _known(resolved: ResolvedJob, parents: Parents, space: CandidateSpace) -> tu
     ]
     for i, path in enumerate(resolved.job.inject):
         with resolved.document.placing("inject", i):
-            found.append((f"injected-{i}", "injected", Path(path).stem, _injected(Path(path), refs)))
+            recipe = _injected(Path(path), refs)
+            _check_path(recipe, parents)
+            found.append((f"injected-{i}", "injected", Path(path).stem, recipe))
     if len(models) > 1:
         found.append(("soup", "soup", "uniform soup", soup_recipe(models)))
     if parents.base is not None:
@@ -185,6 +199,24 @@ def _known(resolved: ResolvedJob, parents: Parents, space: CandidateSpace) -> tu
         own = None if vector is None else recipe_of(space, tuple(refs.values()), parents.base, seed, vector)
         known.append(Known(CandidateId(id_), kind, name, own or plain, vector))
     return tuple(known)
+
+
+def _check_path(recipe: Recipe, parents: Parents) -> None:
+    """Refuse a path that the parents cannot run.
+
+    Raises:
+        ModelError: for an architecture whose layers are no plain chain.
+        RecipeError: for layers that the parents do not have.
+    """
+    if recipe.path is not None:
+        family_of(parents.template.config)
+        check_layers(recipe.path, parents.template.layout.n_layers)
+
+
+def _stand_ins(known: Sequence[Known]) -> tuple[Recipe, ...]:
+    """A parent and, where there is one, a true merge: what a stage may be opened around."""
+    merges = [k.recipe for k in known if k.kind in ("task-arithmetic", "soup")]
+    return (known[0].recipe, *merges[:1])
 
 
 def _injected(path: Path, refs: Mapping[str, ParentRef]) -> Recipe:

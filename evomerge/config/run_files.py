@@ -81,9 +81,10 @@ def _spaces(assembled: Assembled) -> dict[str, Any]:
         {
             "name": maker.resolved.name,
             "evaluations": maker.resolved.evaluations,
+            "optimizer": assembled.likely_optimizer(number).name,
             "space": {"digest": maker.space.digest, **_origin(resolved, f"stages.{maker.resolved.name}")},
         }
-        for maker in assembled.makers
+        for number, maker in enumerate(assembled.makers)
     ]
     return {"space": stages[0]["space"], "stages": stages}
 

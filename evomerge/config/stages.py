@@ -88,7 +88,7 @@ def resolved_fields(job: Job, stages: Sequence[ResolvedStage]) -> dict[str, Any]
         for s in stages
     ]
     total = sum(s.evaluations for s in stages)
-    granted = max(total, job.budget.evaluations) if "evaluations" in job.budget.model_fields_set else total
+    granted = job.budget.evaluations if "evaluations" in job.budget.model_fields_set else total
     budget = job.budget.model_copy(update={"evaluations": granted})
     return {"stages": inline, "optimizer": optimizer, "budget": budget}
 
@@ -110,9 +110,10 @@ def _parts_of_budget(job: Job, stages: Sequence[StageSchema], document: Document
     """Evaluations per stage: what is stated, and an equal part of the rest for the others."""
     stated = sum(s.evaluations or 0 for s in stages)
     n_open = sum(s.evaluations is None for s in stages)
-    is_given = "evaluations" in job.budget.model_fields_set
+    # what the command line says of the budget, as on resume, cuts the stages short; a file must add up
+    must_fit = "evaluations" in job.budget.model_fields_set and ("budget", "evaluations") not in document.laid_over
     rest = job.budget.evaluations - stated
-    if (n_open and rest < n_open) or (is_given and rest < 0):
+    if (n_open and rest < n_open) or (must_fit and rest < 0):
         with document.placing("stages"):
             raise ConfigError(
                 "The stages need more evaluations than the budget has.",

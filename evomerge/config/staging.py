@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -14,7 +15,6 @@ from evomerge.config.parents import Parents
 from evomerge.config.stages import ResolvedStage
 from evomerge.config.strict_yaml import Path as YamlPath
 from evomerge.dataflow.families import family_of
-from evomerge.errors import EvomergeError
 from evomerge.loop import Stage, StagePlan
 from evomerge.optimizers.auto import Choice, choose
 from evomerge.optimizers.base import Problem
@@ -54,7 +54,8 @@ def open_space(resolved: ResolvedJob, parents: Parents, stage: ResolvedStage | N
         return wanted.space.document.line(path)
 
     mapping = wanted.space.mapping
-    with resolved.document.placing(*(wanted.place if resolved.in_stages else ())):
+    # a space of its own file or document knows its lines; of a stage the job's place is told as well
+    with resolved.document.placing(*wanted.place) if resolved.in_stages else nullcontext():
         if mapping.get("kind") in ("path", "both"):
             family_of(parents.template.config)
         return parse_space(
@@ -157,24 +158,32 @@ def _closer(genes: SearchSpace) -> Vector:
     return closer
 
 
-def check_opens(maker: StageMaker, stand_in: Recipe, resolved: ResolvedJob) -> None:
-    """Open a later stage around any recipe, so that what is wrong with it is told before anything is scored.
+def check_opens(makers: Sequence[StageMaker], stand_ins: Sequence[Recipe], resolved: ResolvedJob) -> None:
+    """Open every stage as a search will, so that what is wrong with one is told before anything is scored.
+
+    Args:
+        makers: all stages.
+        stand_ins: what the best merge before a later stage may be: a parent, and a true merge where there can be one.
+        resolved: the job.
 
     Raises:
-        EvomergeError: what opening it raises, with the stage's place in the job.
+        EvomergeError: what opening a stage raises, with its place in the job.
     """
-    try:
-        maker.open((stand_in,)).make_optimizer()
-    except EvomergeError:
-        with resolved.document.placing(*maker.resolved.place[:2]):
-            raise
+    for number, maker in enumerate(makers):
+        place = maker.resolved.place[:2] if resolved.in_stages else maker.resolved.place
+        with resolved.document.placing(*place):
+            for recipe in stand_ins if number else (None,):
+                space = maker.around(() if recipe is None else (recipe,))
+                maker.recipe_of(space, space.space.start)
+                if recipe is not None:
+                    maker.open((recipe,)).make_optimizer()
 
 
 def stage_plans(makers: Sequence[StageMaker], first: Stage, evaluations: int) -> tuple[StagePlan, ...]:
     """The stages as the loop walks through them; what the budget has beyond their parts is the last one's."""
     found, until = [], 0
     for i, maker in enumerate(makers):
-        until = evaluations if i == len(makers) - 1 else until + maker.resolved.evaluations
+        until = evaluations if i == len(makers) - 1 else min(evaluations, until + maker.resolved.evaluations)
         name = maker.resolved.name
         found.append(StagePlan(name, until, maker.open if i else (lambda _elites: first)))
     return tuple(found)

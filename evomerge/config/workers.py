@@ -38,8 +38,7 @@ def kernels_for(assembled: Assembled) -> Kernels:
     if cluster.compile == "never" or choose_device(cluster.device) != "cpu":
         return Kernels()
     pool = ParentPool(assembled.parents.checkpoints)
-    first = assembled.makers[0].recipe_of(assembled.space, assembled.problem.start)
-    spaces = [assembled.space, *(maker.around([first]) for maker in assembled.makers[1:])]
+    spaces = [assembled.likely_space(number) for number in range(len(assembled.makers))]
     starts = [maker.recipe_of(s, s.space.start) for maker, s in zip(assembled.makers, spaces, strict=True)]
     variants = frozenset[Variant]().union(*(variants_of(recipe, pool) for recipe in starts))
     n_parameters = assembled.parents.n_parameters

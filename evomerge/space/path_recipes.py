@@ -119,8 +119,12 @@ def rests_on(recipe: Recipe, merged: Recipe) -> bool:
 
     Parents that only its hops name may stand behind those of `merged`.
     """
-    own = recipe.parents[: len(merged.parents)]
-    return replace(recipe, parents=own, path=None) == merged
+
+    def rest(of: Recipe) -> tuple[object, ...]:
+        return (of.rules, of.base, of.dtype, of.compat, of.seed)
+
+    # compared part by part: a recipe cut to fewer parents than its rules name would be none
+    return recipe.parents[: len(merged.parents)] == merged.parents and rest(recipe) == rest(merged)
 
 
 def gives_outside(rules: Sequence[Rule], parent: str) -> bool:

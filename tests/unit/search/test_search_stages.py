@@ -81,6 +81,8 @@ def test_stages_follow_each_other_and_hand_on_their_elites(tmp_path: Path, aims:
         handed = recipe_from_json(dict(begun.elites[0]))
         # the winner of the stages before is the first that the new optimizer asks: told, not scored again
         assert batch.candidates[0].recipe == recipe_digest(recipe_of(weights_of(handed)))
+    means = [i for i, b in history.baselines.items() if b.kind == "mean"]
+    assert len({i.split("-")[1] for i in means}) == len(means)  # a stage may spend nothing, so its number is in the id
     assert sorted(history.won) == [0, 1, 2]
     reported = {digest for digest, set_name in history.outcomes if set_name == "report"}
     assert {w.recipe for w in history.won.values()} <= reported
