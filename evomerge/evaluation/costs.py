@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from evomerge.evaluation.tokens import positions_of
 from evomerge.layout import Layout, TensorInfo
 from evomerge.recipe.path import check_layers
 from evomerge.recipe.recipe import Recipe
@@ -34,7 +35,7 @@ MEASURED: Final[frozenset[CostKind]] = frozenset({"latency"})
 one value is below another says nothing about the models, whatever the standard errors of the repetitions are."""
 
 BATCH: Final = (4, 64)
-"""Sequences and tokens of each in a timed pass."""
+"""Sequences and tokens of each in a timed pass; fewer tokens where a model has fewer positions."""
 
 _MAD_TO_SD: Final = 1.4826
 """Of a normal sample: standard deviation over the median absolute deviation."""
@@ -133,7 +134,7 @@ def measure_latency(model: Any, *, passes: int = TIMED_PASSES, batch: tuple[int,
     Args:
         model: a transformers causal language model in eval mode.
         passes: n, at least 2.
-        batch: sequences, and tokens of each.
+        batch: sequences, and tokens of each; no more than the model has positions.
 
     Raises:
         ValueError: for fewer than 2 passes.
@@ -142,10 +143,11 @@ def measure_latency(model: Any, *, passes: int = TIMED_PASSES, batch: tuple[int,
         raise ValueError(f"{passes} passes have no standard error")
     import torch
 
-    n_sequences, length = batch
+    n_sequences = batch[0]
+    length = min(batch[1], positions_of(getattr(model, "config", None)) or batch[1])
     embedding = model.get_input_embeddings().weight
     n_tokens = n_sequences * length
-    tokens = (torch.arange(n_tokens, device=embedding.device) * 7919 % embedding.shape[0]).view(batch)
+    tokens = (torch.arange(n_tokens, device=embedding.device) * 7919 % embedding.shape[0]).view(n_sequences, length)
     seconds = []
     arguments: dict[str, Any] = {"use_cache": False}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:

@@ -106,13 +106,21 @@ def model_facts(folder: Path, tokenizer: Any) -> ModelFacts:
     )
 
 
-def _max_length(config: Any, tokenizer: Any) -> int:
-    """lm-eval's order: the text config's positions, then the tokenizer's limit, then 2,048."""
+def positions_of(config: Any) -> int | None:
+    """How many positions a model's config says it has; None where it says nothing, or there is no config."""
     text = getattr(config, "text_config", None) or config
     for key in _LENGTH_KEYS:
         value = getattr(text, key, None)
         if value is not None:
             return int(value)
+    return None
+
+
+def _max_length(config: Any, tokenizer: Any) -> int:
+    """lm-eval's order: the text config's positions, then the tokenizer's limit, then 2,048."""
+    positions = positions_of(config)
+    if positions is not None:
+        return positions
     limit = getattr(tokenizer, "model_max_length", None)
     return DEFAULT_MAX_LENGTH if limit is None or limit == _UNSET_LENGTH else int(limit)
 

@@ -118,6 +118,18 @@ def test_latency_is_the_median_of_warm_passes_per_token(monkeypatch: pytest.Monk
     assert int(model.batches[0].max()) < 50
 
 
+@pytest.mark.parametrize(("positions", "expected"), [(48, 48), (128, 64)])
+def test_no_pass_is_longer_than_the_context(positions: int, expected: int, tmp_path: Path) -> None:
+    """A learned position embedding has no row for more."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint(tmp_path, "gpt2", 1, n_positions=positions)).eval()
+    shapes = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True)
+    assert measure_latency(model, passes=2).value > 0
+    assert set(shapes) == {(4, expected)}
+
+
 def test_one_pass_has_no_error() -> None:
     with pytest.raises(ValueError, match="1 passes have no standard error"):
         measure_latency(Clock([]), passes=1)
