@@ -15,13 +15,13 @@ from evomerge.optimizers.base import Problem
 from evomerge.optimizers.genes import Genes, Indices
 from evomerge.types import Vector
 
-SHIFTS: Final = 0.2
+SHIFTS: Final = 0.15
 """Share of the edits of a sequence that move a stretch of it by one."""
 
 TO_THE_END: Final = 0.5
 """Share of the shifts that move everything behind a place: a layer too many or too few is made good by one of them."""
 
-EXCHANGES: Final = 0.15
+EXCHANGES: Final = 0.25
 """Share of the edits that exchange two genes: neighbours of a sequence, or two gates."""
 
 NEIGHBOURS: Final = 0.5

@@ -26,16 +26,19 @@ from evomerge.types import Vector
 MORE_EDITS: Final = 0.25
 """Probability of one more edit, again and again."""
 
-FIRST_EDITS: Final = 3.0
-"""Mean of the Poisson number of edits beyond one in the first batch."""
+FIRST_EDITS: Final = 2.0
+"""Mean of the Poisson number of edits in the first batch."""
 
-CROSSES: Final = 0.5
+FIRST_CROSSES: Final = 0.7
+"""Share of the first batch that crosses injected vectors: parts of several parents, each layer at its depth."""
+
+CROSSES: Final = 0.7
 """Share of children with two parents."""
 
 STRETCHES: Final = 0.5
 """Share of crosses that take a stretch of neighbouring genes from the second parent, not single ones."""
 
-UNEDITED: Final = 0.5
+UNEDITED: Final = 0.9
 """Share of crosses that are not edited."""
 
 FINEST: Final = 0.05
@@ -44,8 +47,8 @@ FINEST: Final = 0.05
 REAL_RATE: Final = 0.3
 """Share of the real genes that an edit of them moves."""
 
-FEW: Final = 4
-"""Parents for one objective. On planted paths 4 found 9 in 10, 8 half of them (docs/optimizers.md)."""
+FEW: Final = 6
+"""Parents for one objective. Between 4 and 10 found equally often on planted paths; 2 and 16 less."""
 
 MANY: Final = 20
 """Parents for several objectives: points of a front."""
@@ -60,6 +63,7 @@ def evolve_options(problem: Problem) -> dict[str, Option]:
     return {
         "population": Option(10, 2, 10_000, "children per batch"),
         "parents": Option(mu, 1, 10_000, "the best so many have children"),
+        "startup": Option(min(60, max(10, problem.budget // 8)), 2, 10_000, "candidates in the first batch"),
         "spread": Option(1.0, 1e-3, 10.0, "multiplies the steps of real genes and the edits of the first batch"),
     }
 
@@ -77,13 +81,15 @@ class EvolveStrategy(Strategy):
         problem: what is optimised.
         population: children per batch.
         parents: survivors of every batch.
+        startup: vectors of the first batch, injected ones included (more when there are many of those).
         spread: multiplies the steps of real genes and the edits of the first batch.
     """
 
-    def __init__(self, problem: Problem, *, population: int, parents: int, spread: float) -> None:
+    def __init__(self, problem: Problem, *, population: int, parents: int, startup: int, spread: float) -> None:
         self._problem = problem
         self._population = population
         self._n_parents = parents
+        self._startup = startup
         self._spread = spread
         self._genes = Genes.of(problem)
         self._editor = Editor(problem)
@@ -108,7 +114,8 @@ class EvolveStrategy(Strategy):
             self._known.add(self._key(code))
             if told.losses is not None:
                 self._members.append(_Member(code, told))
-        self._members = [self._members[i] for i in self._order()[: self._n_parents]]
+        ordered = [self._members[i] for i in self._order()]
+        self._members = _different_first(ordered)[: self._n_parents]
 
     def stop(self) -> str | None:
         """Never; a search that only repeats itself is stopped by `AskTell`."""
@@ -148,16 +155,17 @@ class EvolveStrategy(Strategy):
         bases = self._bases()
         self._known |= {self._key(code) for code in bases[:-1]}
         fresh = [bases[-1]] if self._key(bases[-1]) not in self._known else []
-        while len(fresh) < n_fresh(self._problem, self._population):
+        while len(fresh) < n_fresh(self._problem, self._startup):
             fresh.append(self._early(bases, rng))
         return np.array([*self._problem.injected, *(self._vector(code) for code in fresh)])
 
     def _early(self, bases: list[Vector], rng: np.random.Generator) -> Vector:
-        """A few edits of an injected vector, of the start, or of a cross of two of them."""
-        code = bases[int(rng.integers(len(bases)))]
-        if len(bases) > 1 and rng.random() < CROSSES:
+        """A cross of two of the injected vectors and the start, or one of them; with a few edits."""
+        code = one = bases[int(rng.integers(len(bases)))]
+        if len(bases) > 1 and rng.random() < FIRST_CROSSES:
             code = self._crossed(code, bases[int(rng.integers(len(bases)))], rng)
-        for _ in range(1 + int(rng.poisson(FIRST_EDITS * self._spread))):
+        n_edits = int(rng.poisson(FIRST_EDITS * self._spread))
+        for _ in range(max(n_edits, int(np.array_equal(code, one)))):
             code = self._edited(code, rng)
         return code
 
@@ -236,6 +244,20 @@ class EvolveStrategy(Strategy):
             for i, lonely in zip(front, crowding_distances(losses[front]), strict=True):
                 keys[feasible[i]] = (0, float(rank), -float(lonely))
         return keys
+
+
+def _different_first(ordered: list[_Member]) -> list[_Member]:
+    """Of members with exactly the same losses and violations all but the first go behind all others.
+
+    They are most often one model, written by other genes: layers at other steps of a path with gaps.
+    """
+    seen: set[tuple[float, ...]] = set()
+    first, again = [], []
+    for member in ordered:
+        answer = (*(member.told.losses or ()), *member.told.violations)
+        (again if answer in seen else first).append(member)
+        seen.add(answer)
+    return first + again
 
 
 def evolve(problem: Problem, options: Mapping[str, Any]) -> Optimizer:

@@ -69,19 +69,19 @@ def stacked(model: LlamaForCausalLM, seed: int = 0) -> Planting:
 
 
 def inserted(model: LlamaForCausalLM, seed: int = 0) -> Planting:
-    """One parent with layers that do not belong: three runs of them, noise and copies.
+    """One parent with layers that do not belong: two runs of three, noise but for a copy in the middle.
 
-    Three repeat windows, which may leave their layers out.
+    Three repeat windows, which may leave their layers out; two of them suffice.
     """
     layers = list(model.model.layers)
     n = len(layers)
-    cuts = (n // 4, n // 2, n - 1)
     stack: list[tuple[nn.Module, int | None]] = []
     for i, layer in enumerate(layers):
         stack.append((layer, i))
-        if i in cuts:
-            stack.append((_noise(layer, "inserted", seed, i), None))
-            stack.append((layers[(i + n // 2) % n], None))
+        if i in (n // 4 - 1, 3 * n // 4 - 1):
+            noise = (_noise(layer, "inserted", seed, i, k) for k in range(2))
+            foreign = (next(noise), layers[(i + n // 2) % n], next(noise))
+            stack += [(other, None) for other in foreign]
     hidden = tuple(("a", k) for k, (_, i) in enumerate(stack) if i is not None)
     parents = {"a": tuple(layer for layer, _ in stack)}
     return Planting("inserted", model, parents, PathPlan("windows", windows=3), hidden)

@@ -60,8 +60,19 @@ def test_como_searches_two_objectives_and_no_other_number() -> None:
 
 
 def test_the_population_option_sets_the_batch() -> None:
-    for name in ("cma", "sep-cma", "lra-cma", "catcmawm", "nsga2", "nsga3", "evolve", "random"):
+    for name in ("cma", "sep-cma", "lra-cma", "catcmawm", "nsga2", "nsga3", "random"):
         assert len(make_optimizer(name, sphere(3).problem(), {"population": 7}).ask()) == 7
+
+
+def test_evolve_begins_with_startup_and_goes_on_with_population() -> None:
+    known = sphere(3)
+    optimizer = make_optimizer("evolve", known.problem(), {"startup": 12, "population": 7})
+    sizes = []
+    for _ in range(3):
+        asked = optimizer.ask()
+        sizes.append(len(asked))
+        optimizer.tell([known.told(v) for v in asked])
+    assert sizes == [12, 7, 7]
 
 
 def test_spread_scales_the_first_batch() -> None:
