@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
+from evomerge.layout import Role, TensorInfo
 from evomerge.recipe.equivalence import the_only_parent
-from evomerge.recipe.path import Hops, plain_path
 from evomerge.recipe.recipe import Recipe
+from evomerge.space.path_recipes import hops_of
+from evomerge.space.steps import MERGED
 
-MERGED: Final = "merged"
-"""The lane of layers that the recipe's rules merge."""
+_OUTSIDE: Final[tuple[Role, ...]] = ("embedding", "norm", "head")
+
+
+class Outside(NamedTuple):
+    """Where what stands outside the layers comes from: parents' names or `merged`."""
+
+    embeddings: str
+    norm: str
+    head: str
 
 
 class DrawnHop(NamedTuple):
@@ -40,14 +49,14 @@ class DrawnPath:
         lanes: sources of layers: parents in the recipe's order, then `merged`; those alone that the path runs.
         hops: in order.
         n_layers: of the architecture.
-        outside: where embeddings, final norm and head come from: a parent's name or `merged`.
+        outside: where embeddings, final norm and head come from.
     """
 
     entry_id: str
     lanes: tuple[str, ...]
     hops: tuple[DrawnHop, ...]
     n_layers: int
-    outside: str
+    outside: Outside
 
     @property
     def has_gains(self) -> bool:
@@ -63,11 +72,6 @@ class DrawnPath:
     def switches(self) -> int:
         """How often the path changes its lane."""
         return sum(a.lane != b.lane for a, b in pairwise(self.hops))
-
-
-def hops_of(recipe: Recipe, n_layers: int) -> Hops:
-    """The layers that a recipe's model runs, in order."""
-    return plain_path(n_layers) if recipe.path is None else recipe.path
 
 
 def _merged_name(recipe: Recipe) -> str:
@@ -95,13 +99,26 @@ def drawn_path(entry_id: str, recipe: Recipe, n_layers: int) -> DrawnPath:
     return DrawnPath(entry_id, lanes, tuple(hops), n_layers, _outside(recipe))
 
 
-def _outside(recipe: Recipe) -> str:
-    """The one parent that gives what stands outside the layers, or `merged`."""
-    outside = [rule for rule in recipe.rules if rule.layers is None or rule.layers == ()][:1]
-    only = None
-    if outside:
-        only = the_only_parent(Recipe(recipe.parents, recipe.base, tuple(outside), recipe.dtype))
+def _outside(recipe: Recipe) -> Outside:
+    return Outside(*(_source_of(recipe, role) for role in _OUTSIDE))
+
+
+def _source_of(recipe: Recipe, role: Role) -> str:
+    """The one parent that gives a role outside the layers, or `merged`."""
+    tensor = TensorInfo(role, (), "F32", None, role)
+    rule = next((rule for rule in recipe.rules if rule.selects(tensor)), None)
+    only = None if rule is None else the_only_parent(Recipe(recipe.parents, recipe.base, (rule,), recipe.dtype))
     return only or MERGED
+
+
+def _outside_sentence(outside: Outside) -> str:
+    named = zip(("embeddings", "final norm", "head"), outside, strict=True)
+    parts = []
+    for source, group in groupby(named, key=lambda pair: pair[1]):
+        names = [name for name, _ in group]
+        parts.append(f"{' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}: {source}")
+    told = "; ".join(parts)
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def ranges(layers: tuple[int, ...]) -> str:
@@ -129,4 +146,4 @@ def path_sentence(path: DrawnPath) -> str:
         told.append(f"layer{'s' if several else ''} {ranges(path.skipped)} never run{'' if several else 's'}")
     if path.switches:
         told.append(f"{path.switches} change{'s' if path.switches > 1 else ''} of parent")
-    return f"{'; '.join(told)}. Embeddings, final norm and head: {path.outside}."
+    return f"{'; '.join(told)}. {_outside_sentence(path.outside)}"

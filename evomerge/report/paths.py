@@ -8,9 +8,10 @@ from typing import Final, TypedDict
 from evomerge.evaluation.objectives import CostObjective, Objective
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.book import Book, Model, RecipeOf
-from evomerge.report.path_values import DrawnPath, drawn_path, hops_of
+from evomerge.report.path_values import DrawnPath, drawn_path
 from evomerge.report.summary import RunSummary
 from evomerge.report.window_values import WindowMap, window_map
+from evomerge.space.path_recipes import hops_of
 from evomerge.types import CandidateId
 
 _DRAWN: Final = 6

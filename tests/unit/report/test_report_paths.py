@@ -49,14 +49,26 @@ def test_lanes_are_sources_in_the_order_of_parents_and_merged_last() -> None:
         ("merged", 0, 1.0, 1),
         ("math", 1, 0.5, 0),
     ]
-    assert (path.outside, path.has_gains, path.switches) == ("merged", True, 3)
+    assert (set(path.outside), path.has_gains, path.switches) == ({"merged"}, True, 3)
 
 
 def test_merged_layers_of_one_parent_are_its_own() -> None:
     path = drawn_path("x", recipe(Hop(0), Hop(0, "math"), Hop(1, "lang")), 2)
     assert path.lanes == ("math", "lang")
     assert [h.again for h in path.hops] == [0, 1, 0]
-    assert path.outside == "math"
+    assert path.outside == ("math", "math", "math")
+
+
+def test_embeddings_and_head_of_two_parents_are_told_apart() -> None:
+    """What a passthrough file from one model's beginning to another's end amounts to."""
+    ends = (replace(ALONE, layers=(), roles=("embedding",)), Rule("linear", {}, {"lang": {"weight": 1.0}}))
+    path = drawn_path("x", Recipe(REFS, None, ends, path=(Hop(0, "math"), Hop(1, "lang"))), 2)
+    assert path.outside == ("math", "lang", "lang")
+    assert path_sentence(path).endswith("Embeddings: math; final norm and head: lang.")
+    three = (replace(MIX, layers=(), roles=("norm",)), *ends)
+    path = drawn_path("x", Recipe(REFS, None, three), 2)
+    assert path.outside == ("math", "merged", "lang")
+    assert path_sentence(path).endswith("Embeddings: math; final norm: merged; head: lang.")
 
 
 def test_a_recipe_without_a_path_is_the_plain_stack() -> None:
