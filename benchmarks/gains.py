@@ -33,7 +33,7 @@ from evomerge.seeds import generator
 from evomerge.space.dimensions import Real
 from evomerge.space.gains import Gains, PlaceGains, PlaceScales
 from evomerge.space.space import SearchSpace
-from evomerge.space.steps import Place, Step
+from evomerge.space.steps import Step, StepPlace
 from evomerge.testing.planted_paths import DEEP, train_deep
 from evomerge.types import Vector
 from evomerge.zoo.model import make_model
@@ -50,7 +50,7 @@ PAPER: Final = Real("range", 0.4, 1.5, 0.02, start=1.0)
 
 def genotypes() -> dict[str, Gains]:
     """By name."""
-    places = tuple(Place(f"layer{i}", "a", f"layer{i}") for i in range(LAYERS))
+    places = tuple(StepPlace(f"layer{i}", "a", f"layer{i}") for i in range(LAYERS))
     return {
         "gains, log": PlaceGains(places, LOG),
         "scales, linear": PlaceScales(places, PAPER),

@@ -15,8 +15,8 @@ from types import MappingProxyType
 import torch
 
 from evomerge.checkpoints.writer import write_checkpoint
+from evomerge.dataflow.export_plan import ExportPlan, plan_export
 from evomerge.dataflow.fold import fold_gain
-from evomerge.dataflow.path_plan import PathPlan, plan_path
 from evomerge.digest import canonical_json
 from evomerge.errors import NonFinite
 from evomerge.merging.execute import merge_into, new_tensor, prepare
@@ -37,17 +37,17 @@ def check_export(recipe: Recipe, pool: ParentPool) -> None:
         pool: the parents.
 
     Raises:
-        ModelError, RecipeError, MergeError, ConfigError: as `path_plan.plan_path` for a recipe with a path, as
+        ModelError, RecipeError, MergeError, ConfigError: as `path_plan.plan_export` for a recipe with a path, as
             `merging.plan.plan_merge` for one without; MergeError also when the parents of a merged layer disagree in a
             tensor that cannot be merged.
     """
     if recipe.path is None:
         plan_merge(recipe, pool)
     else:
-        _check_copies(plan_path(recipe, recipe.path, pool), pool)
+        _check_copies(plan_export(recipe, recipe.path, pool), pool)
 
 
-def _check_copies(plan: PathPlan, pool: ParentPool) -> None:
+def _check_copies(plan: ExportPlan, pool: ParentPool) -> None:
     """Merge what is only copied, for its refusal."""
     for piece in plan.pieces:
         if piece.tensor.copied:
@@ -77,10 +77,10 @@ def recipe_tensors(
     if recipe.path is None:
         yield from merge_tensors(recipe, pool, kernels)
     else:
-        yield from _path_tensors(plan_path(recipe, recipe.path, pool), pool, kernels or Kernels())
+        yield from _path_tensors(plan_export(recipe, recipe.path, pool), pool, kernels or Kernels())
 
 
-def _path_tensors(plan: PathPlan, pool: ParentPool, kernels: Kernels) -> Iterator[tuple[str, torch.Tensor]]:
+def _path_tensors(plan: ExportPlan, pool: ParentPool, kernels: Kernels) -> Iterator[tuple[str, torch.Tensor]]:
     for piece in plan.pieces:
         merged = new_tensor(piece.tensor)
         merge_into(piece.tensor, prepare(piece.plan, piece.tensor, pool, kernels), merged.view(-1))
@@ -121,7 +121,7 @@ def write_recipe(
     if recipe.path is None:
         write_merge(recipe, pool, folder, extra_files=extra_files, kernels=kernels)
         return
-    plan = plan_path(recipe, recipe.path, pool)
+    plan = plan_export(recipe, recipe.path, pool)
     _check_copies(plan, pool)
     with ExitStack() as stack:
         if kernels is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
+from evomerge.digest import digest_json
 from evomerge.layout import Role, TensorInfo
 from evomerge.recipe.equivalence import the_only_parent
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.serialize import recipe_to_json
 from evomerge.space.path_recipes import hops_of
 from evomerge.space.steps import MERGED
 
@@ -50,6 +52,7 @@ class DrawnPath:
         hops: in order.
         n_layers: of the architecture.
         outside: where embeddings, final norm and head come from.
+        merge: tells merges apart, where something that runs is merged; else empty.
     """
 
     entry_id: str
@@ -57,6 +60,7 @@ class DrawnPath:
     hops: tuple[DrawnHop, ...]
     n_layers: int
     outside: Outside
+    merge: str = ""
 
     @property
     def has_gains(self) -> bool:
@@ -96,7 +100,15 @@ def drawn_path(entry_id: str, recipe: Recipe, n_layers: int) -> DrawnPath:
     for hop, lane in named:
         hops.append(DrawnHop(lanes.index(lane), hop.layer, hop.gain, before[(lane, hop.layer)]))
         before[(lane, hop.layer)] += 1
-    return DrawnPath(entry_id, lanes, tuple(hops), n_layers, _outside(recipe))
+    outside = _outside(recipe)
+    merge = _merge_digest(recipe) if MERGED in (*lanes, *outside) else ""
+    return DrawnPath(entry_id, lanes, tuple(hops), n_layers, outside, merge)
+
+
+def _merge_digest(recipe: Recipe) -> str:
+    """Of all that decides what is merged: not the path, nor the parents, of which paths may bring their own."""
+    known = recipe_to_json(replace(recipe, path=None))
+    return digest_json({key: value for key, value in known.items() if key != "parents"})
 
 
 def _outside(recipe: Recipe) -> Outside:

@@ -81,15 +81,12 @@ def _windows(book: Book, recipe_of: RecipeOf) -> Iterator[WindowMap]:
     """Maps of the windows of all candidates, per objective that is not a cost."""
     n_layers = book.manifest["n_layers"]
     found = [(m, drawn_path(m.id, r, n_layers)) for m in book.models.values() if (r := recipe_of(m)) is not None]
-    if not found or window_map("", maximize=True, models=[(p, 0.0) for _, p in found], references={}) is None:
+    if not found or window_map("", maximize=True, models=[(p, 0.0) for _, p in found]) is None:
         return
     objectives = [o for o in book.goals.objectives if not isinstance(o, CostObjective)]
     for objective in objectives[:_MAPS]:
         values = [(path, _value(book, objective, model)) for model, path in found]
-        parents = {m.name: v for (m, _), (_, v) in zip(found, values, strict=True) if m.kind == "parent"}
-        drawn = window_map(
-            objective.name, maximize=objective.direction == "maximize", models=values, references=parents
-        )
+        drawn = window_map(objective.name, maximize=objective.direction == "maximize", models=values)
         if drawn is not None:
             yield drawn
 

@@ -13,7 +13,7 @@ from evomerge.recipe.equivalence import the_only_parent
 from evomerge.recipe.path import Hop
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.space.base import CandidateSpace, Gene
-from evomerge.space.depth import Place
+from evomerge.space.depth import DepthPlace
 from evomerge.space.dimension import Value
 from evomerge.space.merge_space import MergeSpace
 from evomerge.space.path_plan import PathPlan
@@ -23,7 +23,7 @@ from evomerge.space.space import SearchSpace
 from evomerge.space.steps import MERGED
 from evomerge.types import Digest, Vector
 
-OUTSIDE: frozenset[Place] = frozenset(("embedding", "head"))
+OUTSIDE: frozenset[DepthPlace] = frozenset(("embedding", "head"))
 
 
 @final
@@ -79,9 +79,9 @@ class BothSpace(CandidateSpace):
         refs = refs_of(parents, self.merge.models, base, self.paths.sources)
         return Composer(refs, self.paths.ground.first, merged, self.merge.n_layers).recipe(runs)
 
-    def _unused(self, layers: set[int]) -> frozenset[Place]:
+    def _unused(self, layers: set[int]) -> frozenset[DepthPlace]:
         """What does not run of the merge when these layers of it do."""
-        outside = frozenset[Place]() if self.paths.ground.first == MERGED else OUTSIDE
+        outside = frozenset[DepthPlace]() if self.paths.ground.first == MERGED else OUTSIDE
         return outside | (frozenset(range(self.merge.n_layers)) - layers)
 
     def encode_recipe(self, recipe: Recipe, *, seed: int) -> Vector | None:

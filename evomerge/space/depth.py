@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 
 from evomerge.layout import ROLES, Layout, Role, TensorInfo
 
-Place = int | Literal["embedding", "head"]
+DepthPlace = int | Literal["embedding", "head"]
 Module = Role
 
 MODULES: Final[tuple[Module, ...]] = ROLES
@@ -25,7 +25,7 @@ class Site(NamedTuple):
         module: the role of the tensors; outside the layers `embedding` or `head`.
     """
 
-    place: Place
+    place: DepthPlace
     module: Module
 
 
@@ -76,7 +76,7 @@ class Depth:
     kind: DepthKind
     count: int = 1
 
-    def shares(self, place: Place, n_layers: int) -> tuple[Share, ...]:
+    def shares(self, place: DepthPlace, n_layers: int) -> tuple[Share, ...]:
         """Which controls make the value at `place`, in a model of `n_layers` layers."""
         if self.kind == "model":
             return (Share("model", 1.0),)
@@ -96,7 +96,7 @@ class Depth:
 EVERYWHERE: Final = Depth("model")
 
 
-def _between_knots(place: Place, n_layers: int, count: int) -> tuple[Share, ...]:
+def _between_knots(place: DepthPlace, n_layers: int, count: int) -> tuple[Share, ...]:
     """Linear interpolation; knot j stands at depth j / (count - 1), layer i at i / (n_layers - 1)."""
     if count == 1 or place == "embedding":
         return (Share("knot0", 1.0),)

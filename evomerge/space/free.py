@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from evomerge.space.base import Gene
 from evomerge.space.dimension import Value
 from evomerge.space.dimensions import Choice
-from evomerge.space.steps import Genotype, Ground, PathGene, Place, Step, Wanted
+from evomerge.space.steps import Genotype, Ground, PathGene, Step, StepPlace, Wanted
 
 NONE: Final = "none"
 
@@ -61,9 +61,9 @@ class Free(Genotype):
         return tuple(found)
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[StepPlace, ...]:
         """See `Genotype.places`."""
-        return (*(Place(f"step{t}", None, f"step{t}") for t in self._times), *self.ground.end_places)
+        return (*(StepPlace(f"step{t}", None, f"step{t}") for t in self._times), *self.ground.end_places)
 
     @cached_property
     def _named(self) -> dict[str, tuple[str, int]]:

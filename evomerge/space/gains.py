@@ -17,7 +17,7 @@ from evomerge.recipe.path import gains_of_scales
 from evomerge.space.base import Gene
 from evomerge.space.dimension import Value, holds
 from evomerge.space.dimensions import Real
-from evomerge.space.steps import PathGene, Place, Step
+from evomerge.space.steps import PathGene, Step, StepPlace
 
 LIMIT: Final = 1e6
 """The cumulative product of input scales is kept between 1 / LIMIT and LIMIT; no useful model leaves them."""
@@ -70,7 +70,7 @@ class NoGains(Gains):
         return {"gains": None}
 
 
-def _gene(parameter: str, place: Place, range_: Real) -> PathGene:
+def _gene(parameter: str, place: StepPlace, range_: Real) -> PathGene:
     name = f"{parameter}.{place.name}"
     return PathGene(Gene(name, parameter, place.source, place.depth, ""), replace(range_, name=name))
 
@@ -89,7 +89,7 @@ class PlaceGains(Gains):
         range: its grid holds 1.0, where it starts.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[StepPlace, ...]
     range: Real
 
     @cached_property
@@ -148,7 +148,7 @@ class PlaceScales(Gains):
         range: linear, positive; its grid holds 1.0, where it starts.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[StepPlace, ...]
     range: Real
 
     @cached_property

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from evomerge.recipe.equivalence import Coefficients, linear_coefficients, number
 from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import Number, Recipe, Rule
-from evomerge.space.depth import Place, Share, Site, site_of
+from evomerge.space.depth import DepthPlace, Share, Site, site_of
 from evomerge.space.dimension import Dimension, Value, holds
 from evomerge.space.dimensions import DECIMALS
 from evomerge.space.knots import Between, solve_knots
@@ -45,7 +45,7 @@ Reader = Callable[["MergeSpace", Rule, Origin], "Numbers | None"]
 
 
 def encode_recipe(
-    space: MergeSpace, recipe: Recipe, *, seed: int, unused: frozenset[Place] = frozenset()
+    space: MergeSpace, recipe: Recipe, *, seed: int, unused: frozenset[DepthPlace] = frozenset()
 ) -> Vector | None:
     """See `CandidateSpace.encode_recipe`.
 
@@ -60,7 +60,7 @@ def encode_recipe(
     rules = _rules_by_site(space, recipe, unused)
     if rules is None:
         return None
-    scales: tuple[Scale, ...] = ("one", "equal", "largest")
+    scales: tuple[Ratio, ...] = ("one", "equal", "largest")
     readers: list[Reader] = [_own_numbers, *(_Sum(n, s).read for n in (True, False) for s in scales)]
     origin = Origin(recipe.base, tuple(p.name for p in recipe.parents))
     same_masks = seed == recipe.seed or not space.method.random
@@ -71,7 +71,7 @@ def encode_recipe(
     return None
 
 
-def _rules_by_site(space: MergeSpace, recipe: Recipe, unused: frozenset[Place]) -> dict[Site, Rule] | None:
+def _rules_by_site(space: MergeSpace, recipe: Recipe, unused: frozenset[DepthPlace]) -> dict[Site, Rule] | None:
     """The rule that decides each site that matters; None when several rules decide tensors of one, or none does."""
     found: dict[Site, Rule] = {}
     for tensor in space.layout.tensors:
@@ -207,7 +207,7 @@ def _plugin_numbers(space: MergeSpace, rule: Rule) -> Numbers | None:
     return numbers | {Slot(k, p): v for p, values in rule.per_parent.items() for k, v in values.items()}
 
 
-Scale = Literal["one", "equal", "largest"]
+Ratio = Literal["one", "equal", "largest"]
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class _Sum:
     """
 
     normalised: bool
-    scale: Scale
+    scale: Ratio
 
     def read(self, space: MergeSpace, rule: Rule, origin: Origin) -> Numbers | None:
         """The numbers of the space's method that may make the same sum; None when none do."""

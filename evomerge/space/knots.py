@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from evomerge.space.dimension import Dimension
 
-MAX_VALUES: Final = 1000
+MOST_SOLVED: Final = 1000
 """Finer grids are not searched: the time grows with the square of the number of values."""
 
 
@@ -43,7 +43,7 @@ def solve_knots(
         One index per point; None when there are none, or the grid is too fine to search.
     """
     n = dimension.n_values
-    if n > MAX_VALUES:
+    if n > MOST_SOLVED:
         return None
     costs: list[npt.NDArray[np.float64]] = []
     back: list[npt.NDArray[np.int64]] = []

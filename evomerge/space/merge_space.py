@@ -16,7 +16,7 @@ from evomerge.recipe.methods import BUILTIN, MethodSpec
 from evomerge.recipe.recipe import Number, ParentRef, Recipe
 from evomerge.recipe.rules import Assignment, Kind, kinds_of, rules_of
 from evomerge.space.base import CandidateSpace, Gene
-from evomerge.space.depth import Place, Share, Site, group_label, site_of, sites_of
+from evomerge.space.depth import DepthPlace, Share, Site, group_label, site_of, sites_of
 from evomerge.space.dimension import Dimension, Value, decode
 from evomerge.space.inject import encode_recipe
 from evomerge.space.plan import ParameterPlan, Slot, as_number, gene_name
@@ -184,7 +184,7 @@ class MergeSpace(CandidateSpace):
         parents: tuple[ParentRef, ...],
         base: str | None,
         seed: int,
-        unused: frozenset[Place] = frozenset(),
+        unused: frozenset[DepthPlace] = frozenset(),
     ) -> Recipe:
         """As `build`, for a model that runs only some of the merge; the genes of the rest do not matter.
 
@@ -207,7 +207,7 @@ class MergeSpace(CandidateSpace):
         only = the_only_parent(recipe)
         return recipe if only is None else parent_recipe(refs[only])
 
-    def _stand_ins(self, unused: frozenset[Place]) -> dict[Site, Site]:
+    def _stand_ins(self, unused: frozenset[DepthPlace]) -> dict[Site, Site]:
         """Every site -> the one whose numbers it takes: itself when it runs."""
         used = [site for site in self.sites if site.place not in unused]
         if not unused or not used:
@@ -238,6 +238,6 @@ class MergeSpace(CandidateSpace):
         """See `CandidateSpace.encode_recipe`."""
         return encode_recipe(self, recipe, seed=seed)
 
-    def encode_used(self, recipe: Recipe, *, seed: int, unused: frozenset[Place]) -> Vector | None:
+    def encode_used(self, recipe: Recipe, *, seed: int, unused: frozenset[DepthPlace]) -> Vector | None:
         """The vector whose recipe makes the same merge wherever it runs; see `build_used`."""
         return encode_recipe(self, recipe, seed=seed, unused=unused)

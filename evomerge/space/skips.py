@@ -10,7 +10,7 @@ from typing import Any, final
 from evomerge.space.base import Gene
 from evomerge.space.dimension import Value
 from evomerge.space.dimensions import Gate
-from evomerge.space.steps import Genotype, Ground, PathGene, Place, Step, Wanted
+from evomerge.space.steps import Genotype, Ground, PathGene, Step, StepPlace, Wanted
 
 
 @final
@@ -31,9 +31,9 @@ class Skips(Genotype):
         return tuple(PathGene(Gene(n, "run", self.ground.first, depth, ""), Gate(n, True)) for n, depth in names)
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[StepPlace, ...]:
         """See `Genotype.places`."""
-        inner = (Place(f"layer{i}", self.ground.first, f"layer{i}") for i in self.ground.inner)
+        inner = (StepPlace(f"layer{i}", self.ground.first, f"layer{i}") for i in self.ground.inner)
         return (*inner, *self.ground.end_places)
 
     def steps(self, values: Mapping[str, Value]) -> tuple[Step, ...]:

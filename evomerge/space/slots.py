@@ -10,7 +10,7 @@ from typing import Any, final
 from evomerge.space.base import Gene
 from evomerge.space.dimension import Value
 from evomerge.space.dimensions import Gate
-from evomerge.space.steps import Genotype, Ground, PathGene, Place, Step, Wanted
+from evomerge.space.steps import Genotype, Ground, PathGene, Step, StepPlace, Wanted
 
 
 @final
@@ -50,9 +50,9 @@ class Slots(Genotype):
         return tuple(found)
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[StepPlace, ...]:
         """See `Genotype.places`."""
-        return (*(Place(s.place, s.source, f"layer{s.layer}") for s in self._slots), *self.ground.end_places)
+        return (*(StepPlace(s.place, s.source, f"layer{s.layer}") for s in self._slots), *self.ground.end_places)
 
     def steps(self, values: Mapping[str, Value]) -> tuple[Step, ...]:
         """See `Genotype.steps`; slots that come too late for `max_hops` are ignored, as is a path without any."""

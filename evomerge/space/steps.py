@@ -17,7 +17,7 @@ MERGED: Final = "merged"
 """The source whose layers the recipe's rules merge; every other source is a parent."""
 
 
-class Place(NamedTuple):
+class StepPlace(NamedTuple):
     """Where in a genotype a step comes from; a gain belongs to it.
 
     Attributes:
@@ -110,11 +110,11 @@ class Ground:
         )
 
     @property
-    def end_places(self) -> tuple[Place, ...]:
+    def end_places(self) -> tuple[StepPlace, ...]:
         """The places of the fixed ends, if there are any."""
         if not self.fixed_ends:
             return ()
-        return Place("first", self.first, "layer0"), Place("last", self.first, f"layer{self.n_layers - 1}")
+        return StepPlace("first", self.first, "layer0"), StepPlace("last", self.first, f"layer{self.n_layers - 1}")
 
 
 class Genotype(ABC):
@@ -131,7 +131,7 @@ class Genotype(ABC):
 
     @property
     @abstractmethod
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[StepPlace, ...]:
         """Where steps may come from, in order; steps at other places always have gain 1."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, final
 from evomerge.space.base import Gene
 from evomerge.space.dimension import Value
 from evomerge.space.dimensions import Choice, Integer
-from evomerge.space.steps import Genotype, Ground, PathGene, Place, Step, Wanted
+from evomerge.space.steps import Genotype, Ground, PathGene, Step, StepPlace, Wanted
 
 ANY: Final = "any"
 
@@ -82,13 +82,13 @@ class Windows(Genotype):
         return tuple(found)
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[StepPlace, ...]:
         """See `Genotype.places`: every layer, and every further run of it."""
         again = range(1, self.max_times)
         ends = self.ground.end_places
-        first = [Place(f"layer{i}", self.ground.first, f"layer{i}") for i in self.ground.inner]
+        first = [StepPlace(f"layer{i}", self.ground.first, f"layer{i}") for i in self.ground.inner]
         source = None if self._choosing else self._extra_source({}, "")
-        more = [Place(f"layer{i}.again{k}", source, f"layer{i}") for k in again for i in self.ground.inner]
+        more = [StepPlace(f"layer{i}.again{k}", source, f"layer{i}") for k in again for i in self.ground.inner]
         return (*first, *more, *ends)
 
     def _extra_source(self, values: Mapping[str, Value], name: str) -> str:

@@ -13,7 +13,7 @@ from path_cases import path
 from evomerge.recipe.path import gains_of_scales
 from evomerge.space.dimension import holds
 from evomerge.space.gains import LIMIT, NoGains, PlaceGains, PlaceScales, TransitionScales, scaled_gains
-from evomerge.space.steps import Place, Step
+from evomerge.space.steps import Step, StepPlace
 
 SCALES = st.lists(st.integers(0, 55).map(lambda k: round(0.4 + 0.02 * k, 10)), min_size=1, max_size=30)
 
@@ -74,7 +74,7 @@ def test_scales_stay_within_the_range_of_useful_numbers():
 
 
 STEPS = (Step("a", 0, "p0"), Step("b", 1, "p1"), Step("a", 0, "p2"), Step("b", 1, "p3"))
-PLACES = tuple(Place(f"p{i}", "a", f"layer{i}") for i in range(5))
+PLACES = tuple(StepPlace(f"p{i}", "a", f"layer{i}") for i in range(5))
 GRID = scale_grid(low=0.4, high=1.5)
 
 

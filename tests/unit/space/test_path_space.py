@@ -93,7 +93,6 @@ def test_a_stack_of_another_model_is_a_path_because_of_its_embeddings():
 @pytest.mark.parametrize("mapping", [m for m in MAPPINGS if "gains" in m or "scales" in m], ids=str)
 def test_genes_of_hops_that_do_not_run_change_nothing(mapping):
     space = parse(mapping)
-    random = np.random.default_rng(5)
     values = dict(space.space.decode(space.space.start))
     used = {s.place for s in space.paths.genotype.steps(values)}
     recipe = build(space, values)
@@ -104,7 +103,6 @@ def test_genes_of_hops_that_do_not_run_change_nothing(mapping):
         acts = name in used or any(name.endswith(space.paths.ground.first + p) for p in plain)
         changed = {**values, gene.name: space.space.dimensions[space.space.names.index(gene.name)].value_at(0)}
         assert (build(space, changed) != recipe) == acts, gene.name
-    del random
 
 
 def test_gains_are_in_the_recipe_and_must_be_exact():

@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PathPlan:
+class ExportPlan:
     """A whole export.
 
     Attributes:
@@ -58,7 +58,7 @@ class PathPlan:
         object.__setattr__(self, "config_changes", MappingProxyType(dict(self.config_changes)))
 
 
-def plan_path(recipe: Recipe, hops: Hops, pool: ParentPool) -> PathPlan:
+def plan_export(recipe: Recipe, hops: Hops, pool: ParentPool) -> ExportPlan:
     """Decide every tensor of a path's checkpoint.
 
     A hop of a parent holds what a merge of that parent alone (`linear`, weight 1) would hold in its layer.
@@ -90,7 +90,7 @@ def plan_path(recipe: Recipe, hops: Hops, pool: ParentPool) -> PathPlan:
     changed = path_config(template.config, [hop.layer for hop in hops])
     changes = {k: v for k, v in changed.items() if k not in template.config or template.config[k] != v}
     pieces = (*outside, *inside)
-    return PathPlan(template_of(recipe), _layout(pieces, len(hops), family), changes, pieces)
+    return ExportPlan(template_of(recipe), _layout(pieces, len(hops), family), changes, pieces)
 
 
 def _outside(plan: MergePlan, family: Family) -> list[Piece]:
