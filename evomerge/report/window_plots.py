@@ -9,6 +9,7 @@ from evomerge.report.blocks import captioned, legend, section
 from evomerge.report.marks import FULL
 from evomerge.report.svg import Box, escape, figure, label, number, rect
 from evomerge.report.window_values import WindowMap
+from evomerge.space.steps import MERGED
 
 _PANELS: Final = 3
 """Panels side by side."""
@@ -73,8 +74,10 @@ def _layers(start: int, end: int) -> str:
 
 def _told(windows: WindowMap) -> str:
     (start, end, times), best = windows.best
-    base = "" if windows.reference is None else f"; {windows.source} itself scores {number(windows.reference)}"
-    others = f" {windows.n_others} paths of other forms are not shown." if windows.n_others else ""
+    source = "the merge" if windows.source == MERGED else windows.source
+    base = "" if windows.reference is None else f"; {source} itself scores {number(windows.reference)}"
+    n = windows.n_others
+    others = f" Not shown: {n} path{'s' if n > 1 else ''} of other forms or of other models." if n else ""
     return (
         f"{windows.objective}: best with {_layers(start, end)} run {_times(times)}, {number(best.value)} "
         f"({best.entry_id}){base}. {len(windows.scores)} windows were scored.{others}"

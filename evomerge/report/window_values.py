@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from evomerge.report.path_values import DrawnPath
+from evomerge.report.path_values import DrawnPath, Outside
 
 _FEWEST: Final = 3
 """Windows that are worth a drawing."""
@@ -36,11 +35,11 @@ class WindowMap:
     Attributes:
         objective: its name.
         maximize: whether more is better.
-        source: whose layers run.
+        source: whose layers run; one parent's, or those of one and the same merge.
         n_layers: of the architecture.
-        reference: the score of the source without a window; None where it was not scored.
+        reference: the best score of the source without a window; None where it was not scored.
         scores: (start, end, times) -> best score.
-        n_others: paths that are no single window of this source.
+        n_others: paths that are no single window of this source, other merges' windows among them.
     """
 
     objective: str
@@ -59,10 +58,15 @@ class WindowMap:
 
 
 def window_of(path: DrawnPath) -> Window | None:
-    """The one window that makes a path out of a plain stack; None for the stack itself and for any other path."""
+    """The one window that makes a path out of a plain stack; None for the stack itself and for any other path.
+
+    All hops come from one source, with gains of 1.
+    """
+    if len(path.lanes) > 1 or path.has_gains:
+        return None
     layers, n = [h.layer for h in path.hops], path.n_layers
     extra = len(layers) - n
-    source = path.lanes[path.hops[0].lane]
+    (source,) = path.lanes
     if extra < 0:
         start = next((k for k, layer in enumerate(layers) if layer != k), len(layers))
         end = start - extra - 1
@@ -79,32 +83,54 @@ def window_of(path: DrawnPath) -> Window | None:
     return Window(source, start, end, again + 1) if layers == rebuilt else None
 
 
-def window_map(
-    objective: str, *, maximize: bool, models: Iterable[tuple[DrawnPath, float]], references: Mapping[str, float]
-) -> WindowMap | None:
+def window_map(objective: str, *, maximize: bool, models: Iterable[tuple[DrawnPath, float]]) -> WindowMap | None:
     """The windows among a search's models; None where windows are not what it searched.
 
     Args:
         objective: name of what the values are of.
         maximize: whether more is better.
-        models: paths with their values on the search set; plain stacks among them are passed over.
-        references: source -> value of its plain stack.
+        models: paths with their values on the search set, plain stacks among them.
+
+    The map is that of one source: of the parent, or of the merge, that has the most windows.
     """
-    found = [(window_of(path), path, value) for path, value in models if not _is_plain(path)]
-    windows = [(w, path, value) for w, path, value in found if w is not None]
-    if len({w for w, _, _ in windows}) < _FEWEST or 2 * len(windows) < len(found):
+    best = max if maximize else min
+    plain: dict[_Source, list[float]] = {}
+    windows: dict[_Source, list[tuple[Window, WindowScore]]] = {}
+    n_paths = 0
+    for path, value in models:
+        if _is_plain(path):
+            plain.setdefault(_source_of(path), []).append(value)
+            continue
+        n_paths += 1
+        window = window_of(path)
+        if window is not None:
+            windows.setdefault(_source_of(path), []).append((window, WindowScore(value, path.entry_id)))
+    if 2 * sum(map(len, windows.values())) < n_paths:
         return None
-    source = Counter(w.source for w, _, _ in windows).most_common(1)[0][0]
+    source = max(windows, key=lambda s: len({w for w, _ in windows[s]}), default=None)
+    if source is None or len({w for w, _ in windows[source]}) < _FEWEST:
+        return None
     scores: dict[tuple[int, int, int], WindowScore] = {}
-    for w, path, value in windows:
+    for w, score in windows[source]:
         key = (w.start, w.end, w.times)
-        better = key not in scores or (value > scores[key].value if maximize else value < scores[key].value)
-        if w.source == source and better:
-            scores[key] = WindowScore(value, path.entry_id)
-    n_others = len(found) - sum(w.source == source for w, _, _ in windows)
-    n_layers = windows[0][1].n_layers
-    return WindowMap(objective, maximize, source, n_layers, references.get(source), scores, n_others)
+        scores[key] = best(scores.get(key, score), score, key=lambda s: s.value)
+    reference = best(plain[source]) if source in plain else None
+    n_others = n_paths - len(windows[source])
+    return WindowMap(objective, maximize, source.lane, source.n_layers, reference, scores, n_others)
+
+
+class _Source(NamedTuple):
+    """What a cell of a map has in common: whose layers run, where the rest comes from, and which merge it is."""
+
+    lane: str
+    outside: Outside
+    merge: str
+    n_layers: int
+
+
+def _source_of(path: DrawnPath) -> _Source:
+    return _Source(path.lanes[0], path.outside, path.merge, path.n_layers)
 
 
 def _is_plain(path: DrawnPath) -> bool:
-    return [h.layer for h in path.hops] == list(range(path.n_layers)) and len({h.lane for h in path.hops}) == 1
+    return len(path.lanes) == 1 and not path.has_gains and [h.layer for h in path.hops] == list(range(path.n_layers))

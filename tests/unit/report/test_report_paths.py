@@ -160,14 +160,15 @@ def scan(n: int = 4) -> list[tuple[DrawnPath, float]]:
 def test_a_map_has_the_best_score_of_every_window() -> None:
     models = scan()
     again = [(replace(path, entry_id="again"), value + (0.5 if k else -0.5)) for k, (path, value) in enumerate(models)]
-    found = window_map("skill", maximize=True, models=[*models, *again], references={"math": 0.4})
+    plain = (of_layers([0, 1, 2, 3]), 0.4)
+    found = window_map("skill", maximize=True, models=[*models, plain, *again])
     assert found is not None
     assert len(found.scores) == len(models) == 19
     assert found.scores[(0, 0, 0)] == WindowScore(0.0, "x")
     assert found.scores[(0, 0, 2)].entry_id == "again"
     assert (found.reference, found.n_others) == (0.4, 0)
     assert found.best[1] == max(found.scores.values())
-    lowest = window_map("loss", maximize=False, models=[*models, *again], references={})
+    lowest = window_map("loss", maximize=False, models=[*models, *again])
     assert lowest is not None
     assert lowest.scores[(0, 0, 0)] == WindowScore(-0.5, "again")
     assert lowest.best[1] == min(lowest.scores.values())
@@ -175,17 +176,69 @@ def test_a_map_has_the_best_score_of_every_window() -> None:
 
 def test_other_searches_have_no_map() -> None:
     others = [(of_layers([0, k, 2, 1, k, 3]), 0.5) for k in range(4)] * 10
-    assert window_map("skill", maximize=True, models=[*scan()[:2]], references={}) is None
-    assert window_map("skill", maximize=True, models=[*scan(), *others], references={}) is None
-    some = window_map(
-        "skill", maximize=True, models=[*scan(), *others[:8], (of_layers([0, 1, 2, 3]), 1)], references={}
-    )
+    assert window_map("skill", maximize=True, models=[*scan()[:2]]) is None
+    assert window_map("skill", maximize=True, models=[*scan(), *others]) is None
+    some = window_map("skill", maximize=True, models=[*scan(), *others[:8], (of_layers([0, 1, 2, 3]), 1)])
     assert some is not None
     assert some.n_others == 8
 
 
+@pytest.mark.parametrize(
+    "hops",
+    [
+        "math0 lang1 math2 math1*0.25 lang2*4 math3",
+        "math0 math1 lang2 math1 math2 math3",
+        "math0 math1 math2 math1*0.5 math2 math3",
+        "math0 math1*2 math2 math3",
+        "math0 lang1 math2 math3",
+    ],
+)
+def test_a_window_has_one_source_and_no_gains(hops: str) -> None:
+    """Layer numbers alone make windows of these, or plain stacks."""
+    read = [re.fullmatch(r"([a-z]+)(\d)(?:\*(.*))?", hop) for hop in hops.split()]
+    path = drawn_path("x", recipe(*(Hop(int(m[2]), m[1], float(m[3] or 1)) for m in read if m)), 4)
+    assert window_of(path) is None
+    others = [(path, 0.9)] * 3
+    assert window_map("skill", maximize=True, models=others) is None
+    drawn = window_map("skill", maximize=True, models=[*scan(), *others])
+    assert drawn is not None
+    assert (drawn.n_others, drawn.reference) == (3, None)
+
+
+def merged(weight: float, *layers: int) -> DrawnPath:
+    """Layers of a merge."""
+    rule = Rule("linear", {"normalize": True}, {"math": {"weight": weight}, "lang": {"weight": 1 - weight}})
+    return drawn_path(f"{weight}", recipe(*(Hop(layer) for layer in layers), rule=rule), 4)
+
+
+def test_a_map_is_of_one_merge() -> None:
+    """In a stage that moves weights and path at once every window is another merge's."""
+    every = [layers_of(s, e, 2, 4) for s in range(4) for e in range(s, 4)]
+    apart = [(merged(0.1 + 0.05 * k, *layers), 0.9) for k, layers in enumerate(every)]
+    assert window_map("skill", maximize=True, models=apart) is None
+    one = [(merged(0.5, *layers), 0.1 * k) for k, layers in enumerate(every[:4])]
+    stacks = [(merged(0.5, 0, 1, 2, 3), 0.3), (merged(0.25, 0, 1, 2, 3), 0.8)]
+    found = window_map("skill", maximize=True, models=[*apart[:4], *one, *stacks])
+    assert found is not None
+    assert {s.entry_id for s in found.scores.values()} == {"0.5"}
+    assert (found.source, found.reference, found.n_others, len(found.scores)) == ("merged", 0.3, 4, 4)
+    assert "the merge itself scores 0.300" in windows_section([found])
+
+
+def test_parents_layers_between_other_ends_are_another_model() -> None:
+    """Whose embeddings they are counts, too."""
+    ends = (replace(MIX, layers=()), ALONE)
+    other = [
+        (drawn_path("x", Recipe(REFS, None, ends, path=tuple(Hop(h.layer, "math") for h in path.hops)), 4), 1.0)
+        for path, _ in scan()[:5]
+    ]
+    found = window_map("skill", maximize=True, models=[*scan(), *other])
+    assert found is not None
+    assert (found.n_others, max(s.value for s in found.scores.values()) < 1.0) == (5, True)
+
+
 def test_panels_draw_every_window_once() -> None:
-    found = window_map("skill", maximize=True, models=scan(), references={"math": 0.5})
+    found = window_map("skill", maximize=True, models=[*scan(), (of_layers([0, 1, 2, 3]), 0.5)])
     assert found is not None
     panel = window_panel(found, 0, wide=340)
     assert len(re.findall(r'class="heat(?:-minus)?"', panel)) == 9
@@ -214,9 +267,8 @@ def path_recipe(model: Model) -> Recipe:
     found = sample_recipe_of(model.id)
     layers = {"g0000-i00": (0, 1, 1), "g0001-i00": (0, 0, 1), "g0001-i01": (1,)}.get(model.id)
     if layers is None:
-        return found
-    rules = (Rule("linear", {"normalize": True}, {"math": {"weight": 1.0}}),)
-    return Recipe(PARENTS, None, rules, path=tuple(Hop(layer, "math") for layer in layers))
+        return Recipe(PARENTS, None, (ALONE,)) if model.name == "math" else found
+    return Recipe(PARENTS, None, (ALONE,), path=tuple(Hop(layer, "math") for layer in layers))
 
 
 def test_a_run_over_paths_shows_them(tmp_path: Path) -> None:
