@@ -47,7 +47,8 @@ def mergekit_text(recipe: Recipe, template: Checkpoint) -> str:
 
     Raises:
         RecipeError: when mergekit cannot express it. mergekit 0.1.5 sets the depth in config.json and nothing else, so
-            a path along which per-layer lists change is refused.
+            a path along which per-layer lists change is refused. That a file leaves such a list out is no help:
+            transformers fills it in for the parent's depth when mergekit opens the parent, not for the path's.
         ModelError: when paths cannot run through the architecture.
     """
     if recipe.path is None:
@@ -57,9 +58,11 @@ def mergekit_text(recipe: Recipe, template: Checkpoint) -> str:
     before = path_config(template.config, range(template.layout.n_layers))
     odd = [key for key, value in changed.items() if isinstance(value, list) and before.get(key) != value]
     if odd:
+        stated = odd[0] in template.config
+        who = "mergekit leaves as it is" if stated else "transformers fills in when mergekit opens a parent"
         raise RecipeError(
             "mergekit cannot express this recipe: per-layer settings of the config would have to follow the path.",
-            got=f"{odd[0]}, which mergekit leaves as it is for {template.layout.n_layers} layers",
+            got=f"{odd[0]}, which {who} for {template.layout.n_layers} layers; the path has {len(recipe.path)}",
             allowed="architectures without per-layer settings, or a path that keeps them as they are",
             fix="export the recipe or the checkpoint instead.",
         )

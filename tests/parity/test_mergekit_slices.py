@@ -53,13 +53,20 @@ def _offline_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Parents:
-    def __init__(self, folder: Path, family: str, dtypes: tuple[str, ...] = ("float32", "float32")) -> None:
+    def __init__(
+        self, folder: Path, family: str, dtypes: tuple[str, ...] = ("float32", "float32"), *, lists: bool = True
+    ) -> None:
         depth = {} if family == "gpt2" else {"num_hidden_layers": LAYERS}
         settings = {**depth, **SETTINGS.get(family, {})}
         self.folders = {
             n: tiny_checkpoint(folder / n, family, seed, dtype, **settings)
             for seed, (n, dtype) in enumerate(zip("ab", dtypes, strict=True))
         }
+        if not lists:
+            for path in (f / "config.json" for f in self.folders.values()):
+                config = json.loads(path.read_text())
+                del config["layer_types"]
+                path.write_text(json.dumps(config))
         self.pool = ParentPool({n: open_checkpoint(f) for n, f in self.folders.items()})
         self.refs = tuple(ParentRef(n, str(f)) for n, f in self.folders.items())
 
@@ -141,17 +148,36 @@ def test_mergekit_makes_our_export_of_our_file(
     assert (back.path, {p.source for p in back.parents}) == (path, {str(f) for f in parents.folders.values()})
 
 
-@pytest.mark.parametrize("family", ["qwen3", "gemma2"])
-def test_where_mergekit_would_leave_a_wrong_config_the_file_is_refused(family: str, tmp_path: Path) -> None:
-    parents = Parents(tmp_path, family)
+@pytest.mark.parametrize("lists", [True, False], ids=["stated", "derived"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma2"])
+def test_where_mergekit_would_leave_a_wrong_config_the_file_is_refused(
+    family: str, lists: bool, tmp_path: Path
+) -> None:
+    """Also where config.json leaves the list out: transformers fills it in before mergekit sets the depth."""
+    parents = Parents(tmp_path, family, lists=lists)
     recipe = parents.recipe(REPEATS)
-    with pytest.raises(RecipeError, match=r"(?s)per-layer settings.*layer_types, which mergekit leaves"):
+    who = "mergekit leaves as it is" if lists else "transformers fills in when mergekit opens a parent"
+    with pytest.raises(RecipeError, match=rf"(?s)per-layer settings.*layer_types, which {who}.* 4 layers.* has 7"):
         mergekit_text(recipe, parents.pool.checkpoint("a"))
     # the reason, as long as it holds
     from evomerge.recipe.mergekit import to_mergekit
 
-    with pytest.raises(Exception, match="layer_types"):
+    with pytest.raises(
+        Exception, match=r"`num_hidden_layers` \(7\) must be equal to the number of `layer_types` \(4\)"
+    ):
         run_mergekit(to_mergekit(recipe, parents.pool.checkpoint("a").layout), tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_lists_that_a_file_leaves_out_are_no_obstacle_where_they_stay(family: str, tmp_path: Path) -> None:
+    parents = Parents(tmp_path, family, lists=False)
+    recipe = parents.recipe(SAME_KINDS)
+    theirs = run_mergekit(mergekit_text(recipe, parents.pool.checkpoint("a")), tmp_path / "theirs")
+    write_recipe(recipe, parents.pool, tmp_path / "ours")
+    assert_same(tmp_path / "ours", theirs)
+    kinds = [transformers.AutoConfig.from_pretrained(f).layer_types for f in (tmp_path / "ours", theirs)]
+    assert kinds[0] == kinds[1]
+    assert len(kinds[0]) == LAYERS
 
 
 FRANKEN = """
