@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict
 
 from evomerge.archive.hypervolume import hypervolume, reference_point
 from evomerge.archive.pareto import ArchiveEntry, front_of
@@ -63,8 +64,7 @@ def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetai
         costs={o.name: UNITS[o.cost] for o in book.goals.objectives if isinstance(o, CostObjective)},
         differences=differences(book),
         splits=manifest["suite"]["splits"],
-        optimizer=manifest["optimizer"]["name"],
-        optimizer_why=manifest["optimizer"]["why"],
+        **used_optimizer(manifest),
         versions=manifest["versions"],
         host=", ".join(sorted({life.host for life in book.history.lives})),
         notes=_notes(book),
@@ -76,6 +76,25 @@ def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetai
         asked=asked,
         selected=selected_models(book),
     )
+
+
+class UsedOptimizer(TypedDict):
+    """Fields of `RunDetails`."""
+
+    optimizer: str
+    optimizer_why: str
+
+
+def used_optimizer(manifest: Mapping[str, Any]) -> UsedOptimizer:
+    """The optimizer, or every stage's: a manifest knows the first stage's at least, and why that one."""
+    name, why = manifest["optimizer"]["name"], manifest["optimizer"]["why"]
+    stages = manifest.get("stages", ())
+    if not stages:
+        return {"optimizer": name, "optimizer_why": why}
+    first = stages[0]["name"]
+    names = {first: name} | {s["name"]: s["optimizer"] for s in stages if s.get("optimizer")}
+    told = ", ".join(f"{used} in stage {stage}" for stage, used in names.items())
+    return {"optimizer": told, "optimizer_why": f"in stage {first}, {why}" if why else ""}
 
 
 def run_details(folder: Path) -> RunDetails:

@@ -45,13 +45,15 @@ class StageReport:
 
     Attributes:
         results: in order.
-        gained: per objective and stage with a new winner; empty until the report set was scored.
+        gained: per objective of answers and stage with a new winner; empty until the report set was scored.
         outside: the same for tasks that no objective is about.
+        costs: the same for objectives that are counted costs; exact, and told without a verdict.
     """
 
     results: tuple[StageResult, ...]
     gained: tuple[StageGain, ...]
     outside: tuple[StageGain, ...]
+    costs: tuple[StageGain, ...] = ()
 
     @property
     def regressions(self) -> tuple[StageGain, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from evomerge.evaluation.objectives import CustomObjective, Objective, ObjectiveSpec
+from evomerge.evaluation.costs import MEASURED
+from evomerge.evaluation.objectives import CostObjective, CustomObjective, Objective, ObjectiveSpec
 from evomerge.evaluation.statistics import CONFIDENCE, compare
 from evomerge.report.blocks import captioned, folded, legend, section
 from evomerge.report.book import Book, Model
@@ -17,7 +18,7 @@ from evomerge.report.stage_values import StageGain, StageReport, StageResult
 from evomerge.report.summary import Difference, Entry, EntryKind, ObjectiveInfo, RunSummary
 from evomerge.report.svg import escape, marker
 from evomerge.report.tables import NOT_SCORED, table
-from evomerge.report.words import listed, with_interval
+from evomerge.report.words import listed, signed, with_interval
 from evomerge.runs.records import Evaluated
 from evomerge.types import SET_NAMES, CandidateId, Digest
 
@@ -38,7 +39,7 @@ def stage_report(book: Book) -> StageReport | None:
         is_new = winner is not None and winner.recipe_digest != before
         before = before if winner is None else winner.recipe_digest
         results.append(StageResult(number + 1, stages[number].name, _evaluations(book, number), winner, is_new))
-    return StageReport(tuple(results), *_differences(book, results))
+    return StageReport(tuple(results), *_differences(book, results), _cost_differences(book, results))
 
 
 def _model(book: Book, id_: CandidateId, recipe: Digest) -> Model | None:
@@ -85,9 +86,20 @@ def _differences(book: Book, results: Sequence[StageResult]) -> tuple[tuple[Stag
     tasks = [ObjectiveSpec(t, (t,)) for t in names]
     new = sum(r.is_new for r in results)
     return (
-        tuple(g for o in objectives for g in _chain(book, results, o, _each(new))),
-        tuple(g for t in tasks for g in _chain(book, results, t, _each(new * len(tasks)))),
+        tuple(g for o in objectives for g in _chain(book, results, o, _each(new), _best_parent(book, o))),
+        tuple(g for t in tasks for g in _chain(book, results, t, _each(new * len(tasks)), _best_parent(book, t))),
     )
+
+
+def _cost_differences(book: Book, results: Sequence[StageResult]) -> tuple[StageGain, ...]:
+    """What stages changed in costs that are counted; the first against the parent that is best in the first objective.
+
+    Time that was measured is not among them: the measurements are of different moments.
+    """
+    answers = next(o for o in book.goals.objectives if not isinstance(o, CostObjective))
+    costs = [o for o in book.goals.objectives if isinstance(o, CostObjective) and o.cost not in MEASURED]
+    parent = _best_parent(book, answers)
+    return tuple(g for o in costs for g in _chain(book, results, o, CONFIDENCE, parent))
 
 
 def _each(n: int) -> float:
@@ -95,9 +107,14 @@ def _each(n: int) -> float:
     return 1 - (1 - CONFIDENCE) / max(1, n)
 
 
-def _chain(book: Book, results: Sequence[StageResult], objective: ObjectiveSpec, confidence: float) -> list[StageGain]:
-    """Every new winner against the one before it, the first against the best parent."""
-    before = _best_parent(book, objective)
+def _chain(
+    book: Book,
+    results: Sequence[StageResult],
+    objective: ObjectiveSpec | CostObjective,
+    confidence: float,
+    before: tuple[str, Evaluated] | None,
+) -> list[StageGain]:
+    """Every new winner against the one before it, the first against a parent."""
     found = []
     for result in results:
         record = None if result.winner is None else book.record(result.winner.recipe_digest, "report")
@@ -129,6 +146,7 @@ def stage_sentences(report: StageReport) -> tuple[str, ...]:
     for result in report.results:
         gains = [g.difference for g in report.gained if g.stage == result.title]
         told = [f"{d.what} {_interval(d)} over {d.against}, {VERDICT_WORDS[d.verdict]}" for d in gains]
+        told += [_cost(g.difference) for g in report.costs if g.stage == result.title]
         if result.winner is None:
             told = ["nothing that satisfies every constraint"]
         elif not result.is_new:
@@ -140,6 +158,10 @@ def stage_sentences(report: StageReport) -> tuple[str, ...]:
         told_worse = f"worse: {listed(worse)}" if worse else "nothing became worse by these intervals"
         sentences.append(f"On tasks outside the objectives {told_worse}.")
     return tuple(sentences)
+
+
+def _cost(difference: Difference) -> str:
+    return f"{difference.what} {signed(difference.mean) if difference.mean else 'as before'}"
 
 
 def _interval(difference: Difference) -> str:

@@ -330,7 +330,7 @@ class RunDetails:
         genes: of the chosen merge first, then of other members of the front.
         differences: chosen minus each baseline, on the report set; empty before the end.
         splits: task -> set -> number of items.
-        optimizer: the name in use.
+        optimizer: the name in use; of a search in stages, every stage's.
         optimizer_why: why it was chosen; empty when the user named it.
         versions: package -> version.
         host: machine in words.

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evomerge.evaluation.goals import Goals
-from evomerge.evaluation.objectives import ObjectiveSpec
+from evomerge.evaluation.objectives import CostObjective, ObjectiveSpec
 from evomerge.recipe.serialize import recipe_digest
 from evomerge.report.book import Book
 from evomerge.report.collect import summary_of
-from evomerge.report.details import details_of
+from evomerge.report.details import details_of, used_optimizer
 from evomerge.report.html import render_report
 from evomerge.report.stage_values import StageReport
 from evomerge.report.stages import stage_report, stage_sentences, stages_section
 from evomerge.runs.records import Evaluated, task_scores
 from evomerge.runs.stage_records import StageBegun, StageWon
 from evomerge.runs.store import RunStore
+from evomerge.testing import sample_journal
 from evomerge.testing.sample_journal import CHOSEN, sample_answers, sample_recipe_of, write_sample_run
-from evomerge.types import CandidateId
+from evomerge.types import CandidateId, Evaluation, SetName
 
 ONE_TASK = Goals((ObjectiveSpec("add", ("add",)),))
 
@@ -33,7 +35,8 @@ def staged(folder: Path, *winners: str, goals: Goals = ONE_TASK) -> Path:
             store.append(StageBegun(number, ("weights", "path")[number], number))
             answers = sample_answers(winner, "report")
             responses = store.save_responses(digest, answers)
-            store.append(Evaluated(CandidateId(winner), digest, "report", task_scores(answers), responses))
+            record = Evaluated(CandidateId(winner), digest, "report", task_scores(answers), responses)
+            store.append(replace(record, costs=answers.costs))
             store.append(StageWon(number, CandidateId(winner), digest))
     return folder
 
@@ -79,6 +82,41 @@ def test_a_stage_that_changed_nothing_says_so(tmp_path: Path) -> None:
     assert [r.is_new for r in report.results] == [True, False]
     assert [g.stage for g in report.gained] == ["1 weights"]
     assert stage_sentences(report)[1] == "Stage 2 path added: nothing: its winner is the one before."
+
+
+def test_costs_are_told_beside_what_they_bought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that loses answers and saves layers says both; time is not compared."""
+    plain = sample_journal.sample_answers
+
+    def told(model: str, set_name: SetName) -> Evaluation:
+        hops = {"g0000-i00": 3.0, CHOSEN: 5.0}.get(model, 4.0)
+        return replace(plain(model, set_name), costs={"hops": (hops, 0.0), "latency": (1e-5 * hops, 1e-9)})
+
+    monkeypatch.setattr(sample_journal, "sample_answers", told)
+    monkeypatch.setitem(globals(), "sample_answers", told)
+    goals = Goals(
+        (ObjectiveSpec("add", ("add",)), CostObjective("depth", "hops"), CostObjective("speed", "latency")), ()
+    )
+    report = report_of(staged(tmp_path / "run", "g0000-i00", CHOSEN, goals=goals))
+    assert [(g.stage, g.difference.what, g.difference.mean) for g in report.costs] == [
+        ("1 weights", "depth", -1.0),
+        ("2 path", "depth", 2.0),
+    ]
+    first, second, _ = stage_sentences(report)
+    assert first.endswith("; depth -1.")
+    assert second.endswith("; depth +2.")
+    assert "speed" not in first + second
+
+
+def test_the_headline_names_every_stages_optimizer() -> None:
+    first = {"name": "gp", "options": {}, "why": "few evaluations"}
+    assert used_optimizer({"optimizer": first}) == {"optimizer": "gp", "optimizer_why": "few evaluations"}
+    stages = [{"name": "weights", "optimizer": "gp"}, {"name": "path", "optimizer": "scan"}]
+    found = used_optimizer({"optimizer": first, "stages": stages})
+    assert found["optimizer"] == "gp in stage weights, scan in stage path"
+    assert found["optimizer_why"] == "in stage weights, few evaluations"
+    older = used_optimizer({"optimizer": first | {"why": ""}, "stages": [{"name": "weights"}, {"name": "path"}]})
+    assert older == {"optimizer": "gp in stage weights", "optimizer_why": ""}
 
 
 def test_tasks_of_objectives_are_not_outside(tmp_path: Path) -> None:
