@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from evomerge.checkpoints.dtypes import FLOATING, ITEMSIZE
+from evomerge.checkpoints.reader import Checkpoint
 from evomerge.cli.working import working
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.load import ResolvedJob
 from evomerge.config.workers import n_workers
+from evomerge.dataflow.prefixes import SHARE, default_budget
+from evomerge.execution.scoring import choose_device
 from evomerge.racing.forecast import Field, Forecast, forecast
 from evomerge.racing.questioner import Questioner
+from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.serialize import recipe_digest
 from evomerge.types import SET_NAMES
 
@@ -71,11 +78,7 @@ def _questions(assembled: Assembled) -> Table:
 
 
 def _search(assembled: Assembled) -> Table:
-    job, parents = assembled.resolved.job, assembled.parents
-    parent_bytes = sum(
-        e.stop - e.start for c in parents.checkpoints.values() for e in (c.entry(t.name) for t in c.layout.tensors)
-    )
-    model_bytes = parent_bytes / len(parents.checkpoints)
+    job = assembled.resolved.job
     table = _table("Search", "", "")
     rows = {
         "objectives": ", ".join(f"{o.name} ({o.direction})" for o in assembled.goals.objectives),
@@ -85,16 +88,73 @@ def _search(assembled: Assembled) -> Table:
         "evaluations": str(job.budget.evaluations),
         "questions": _asked(job.budget.evaluations, plan_questions(assembled)),
         "workers": f"{n_workers(assembled)} on {job.cluster.backend}",
-        "memory": (
-            f"{_bytes(parent_bytes)} of parents, mapped and shared by the workers of a host; "
-            f"{_bytes(model_bytes)} and activations per worker"
-        ),
+        **_memory(assembled),
     }
     for key, value in rows.items():
         table.add_row(key, value)
     for note in assembled.questions.notes:
         table.add_row("note", note)
     return table
+
+
+def _memory(assembled: Assembled) -> dict[str, str]:
+    """What all workers of a host share, and what each has for itself."""
+    checkpoints = assembled.parents.checkpoints.values()
+    parents = sum(e.stop - e.start for c in checkpoints for e in (c.entry(t.name) for t in c.layout.tensors))
+    model = model_bytes(assembled.parents.template, assembled.suite.dtype)
+    told = {"memory": f"{_bytes(parents)} of parents, mapped and shared by the workers of a host"}
+    named = hop_parents(assembled)
+    each = f"{_bytes(model)} for the merged model, and activations"
+    if named:
+        n = 1 + len(named)
+        each = (
+            f"up to {n} models of {_bytes(model)}, together {_bytes(n * model)}: the merged one, and one for each parent "
+            f"that a path may name ({', '.join(named)}); and activations"
+        )
+    if runs_paths(assembled):
+        each += f"; up to {_shared_states(choose_device(assembled.resolved.job.cluster.device))} that paths share"
+    return {**told, "per worker": each}
+
+
+def _shared_states(device: str) -> str:
+    if device == "cpu":
+        return f"{_bytes(default_budget(device))} of hidden states"
+    return f"1/{SHARE} of the free GPU memory of hidden states"
+
+
+def model_bytes(template: Checkpoint, dtype: str) -> int:
+    """Bytes of one model in memory.
+
+    Args:
+        template: the parent that gives architecture and dtypes.
+        dtype: of the model, `auto` for the template's.
+    """
+    import torch
+
+    width = None if dtype == "auto" else getattr(torch, dtype).itemsize
+    return sum(
+        math.prod(t.shape) * (ITEMSIZE[t.dtype] if width is None or t.dtype not in FLOATING else width)
+        for t in template.layout.tensors
+    )
+
+
+def runs_paths(assembled: Assembled) -> bool:
+    """Whether workers will run paths."""
+    known = any(k.recipe.path is not None for k in assembled.known)
+    return known or any(maker.space.runs_paths for maker in assembled.makers)
+
+
+def hop_parents(assembled: Assembled) -> tuple[str, ...]:
+    """The parents that paths of this job may name: a worker keeps a model of each that one has named, over all stages.
+
+    A later stage stands around the best merge so far, which may be a parent.
+    """
+    found = [hop.parent for k in assembled.known for hop in k.recipe.path or () if hop.parent is not None]
+    for number, maker in enumerate(assembled.makers):
+        elites = [parent_recipe(ref) for ref in assembled.parents.refs()] if number else []
+        for space in (maker.space, *(maker.around([elite]) for elite in elites)):
+            found += space.hop_parents
+    return tuple(name for name in assembled.parents.checkpoints if name in found)
 
 
 def _stages(assembled: Assembled) -> dict[str, str]:

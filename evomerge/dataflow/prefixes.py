@@ -22,8 +22,8 @@ from evomerge.dataflow.trie import Node, Trie
 from evomerge.evaluation.scorer import ForcedBatches
 
 _MOST_ON_HOST: Final = 512 * 1024**2
-_SHARE: Final = 4
-"""A quarter of the memory is for hidden states, of all workers together."""
+SHARE: Final = 4
+"""One part in so many of the memory is for hidden states: of the host for all its workers, of a GPU for each."""
 
 
 def default_budget(device: str) -> int:
@@ -33,9 +33,9 @@ def default_budget(device: str) -> int:
         device: where the model lives, torch's spelling.
     """
     if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0]) // _SHARE
+        return int(torch.cuda.mem_get_info(torch.device(device))[0]) // SHARE
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(_MOST_ON_HOST, memory // _SHARE // (os.cpu_count() or 1))
+    return min(_MOST_ON_HOST, memory // SHARE // (os.cpu_count() or 1))
 
 
 class Chain(NamedTuple):

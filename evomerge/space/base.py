@@ -58,6 +58,16 @@ class CandidateSpace(ABC):
     def digest(self) -> Digest:
         """Equal for spaces that build the same recipes from the same vectors."""
 
+    @property
+    def runs_paths(self) -> bool:
+        """Whether recipes may have a path."""
+        return False
+
+    @property
+    def hop_parents(self) -> tuple[str, ...]:
+        """The parents that hops may name, each once: so many models a worker may hold beside the merged one."""
+        return ()
+
     @abstractmethod
     def build(
         self, values: Mapping[str, Value], *, parents: tuple[ParentRef, ...], base: str | None, seed: int

@@ -67,6 +67,24 @@ class BothSpace(CandidateSpace):
         own = {"kind": "both", "merge": self.merge.digest, "space": self.space.digest}
         return digest_json({**own, "path": self.paths.describe()})
 
+    @property
+    def runs_paths(self) -> bool:
+        """See `CandidateSpace.runs_paths`."""
+        return True
+
+    @cached_property
+    def hop_parents(self) -> tuple[str, ...]:
+        """See `CandidateSpace.hop_parents`; hops through a merge that is one parent alone name that parent."""
+        names = [s for s in self.paths.sources if s != MERGED]
+        for name in (self.merge.base, *self.merge.models):
+            if name is not None and self._merge_may_be(name):
+                names.append(name)
+        return tuple(dict.fromkeys(names))
+
+    def _merge_may_be(self, parent: str) -> bool:
+        alone = parent_recipe(ParentRef(parent, parent))
+        return self.merge.encode_recipe(alone, seed=0) is not None
+
     def build(
         self, values: Mapping[str, Value], *, parents: tuple[ParentRef, ...], base: str | None, seed: int
     ) -> Recipe:

@@ -143,6 +143,16 @@ class PathSpace(CandidateSpace):
         who = {"models": self.models, "base": self.base, "merged": merged}
         return digest_json({"kind": "path", **who, **self.paths.describe(), "space": self.space.digest})
 
+    @property
+    def runs_paths(self) -> bool:
+        """See `CandidateSpace.runs_paths`."""
+        return True
+
+    @property
+    def hop_parents(self) -> tuple[str, ...]:
+        """See `CandidateSpace.hop_parents`."""
+        return tuple(s for s in self.paths.sources if s != MERGED)
+
     def build(
         self, values: Mapping[str, Value], *, parents: tuple[ParentRef, ...], base: str | None, seed: int
     ) -> Recipe:

@@ -159,3 +159,33 @@ def test_embeddings_of_a_parent():
     assert [p.name for p in recipe.parents] == ["base", "a", "b"]
     other = build(space, {**uniform, "step2": "merged.2", "weight.a.embedding": 0.1, "weight.a.layer0": 0.1})
     assert other == recipe
+
+
+@every_space
+def test_hops_name_no_other_parents_than_the_space_says(space):
+    random = np.random.default_rng(4)
+    weights = space.merge.space.dim
+    corners = [space.merge.encode_recipe(parent_recipe(ref), seed=0) for ref in REFS]
+    named = set()
+    for k in range(60):
+        vector = some_vector(space, random)
+        corner = corners[k % len(corners)]
+        if k % 2 and corner is not None:
+            vector[:weights] = corner
+        named |= {hop.parent for hop in decoded(space, vector).path or ()} - {None}
+    assert space.runs_paths
+    assert named <= set(space.hop_parents)
+
+
+def test_a_merge_may_be_a_parent_where_its_weights_allow_it():
+    def both(low, high, **of_path):
+        merge = {**MERGE, "parameters": {"weight": {"low": low, "high": high, "step": 0.1, "start": 0.5}}}
+        return parse({"kind": "both", "merge": merge, "path": {"genotype": "windows", **of_path}})
+
+    assert both(0, 1, sources=["merged"]).hop_parents == ("base", "a", "b")
+    assert both(0, 0.9, sources=["merged"]).hop_parents == ("base",)
+    assert both(0.1, 0.9, sources=["merged"]).hop_parents == ()
+    assert both(0.1, 0.9, sources=["merged", "b"]).hop_parents == ("b",)
+    assert both(0.1, 0.9).hop_parents == ("a", "b")
+    merge = parse(MERGE)
+    assert (merge.hop_parents, merge.runs_paths) == ((), False)

@@ -240,3 +240,21 @@ def test_rules_of_a_merge_stay_as_they_are():
     space = path(genotype="skips").around([merge])
     recipe = build(space, {**space.space.decode(space.space.start), "run.layer2": False})
     assert recipe == replace(merge, path=tuple(Hop(i) for i in (0, 1, 3, 4)))
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS[::4], ids=str)
+def test_hops_name_no_other_parents_than_the_space_says(mapping):
+    random = np.random.default_rng(3)
+    for space in (parse(mapping), parse(mapping).around([ELITE]), parse(mapping).around([parent_recipe(B)])):
+        assert space.runs_paths
+        recipes = [decoded(space, some_vector(space, random)) for _ in range(50)]
+        named = {hop.parent for recipe in recipes for hop in recipe.path or ()} - {None}
+        assert named <= set(space.hop_parents)
+    assert parse(mapping).hop_parents == parse(mapping).paths.sources
+
+
+def test_a_merge_that_is_one_parent_is_not_held_twice():
+    space = path(genotype="windows", sources=["merged", "a"])
+    assert space.around([ELITE]).hop_parents == ("a",)
+    assert space.around([parent_recipe(A)]).hop_parents == ("a",)
+    assert space.around([parent_recipe(B)]).hop_parents == ("b", "a")
