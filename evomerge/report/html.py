@@ -19,7 +19,7 @@ from evomerge.report.summary import Difference, Entry, RunDetails, RunSummary
 from evomerge.report.svg import cross, escape, line, marker, number
 from evomerge.report.tables import failure_table, front_table, split_table, task_table, timing_table, versions_table
 from evomerge.report.window_plots import windows_section
-from evomerge.report.words import duration, plainly, recommendation, what_next
+from evomerge.report.words import duration, not_drawn, plainly, recommendation, what_next
 from evomerge.types import SetName
 
 LATER_SETS: tuple[SetName, ...] = ("select", "report")
@@ -150,7 +150,9 @@ def _two_objectives(summary: RunSummary, details: RunDetails) -> str:
     later = [s for s in LATER_SETS if any(e.scores(s) for e in summary.entries().values())]
     outside = outside_search_scatter(summary, details)
     caption = "Search set, all candidates"
-    caption += f"; {outside} that scored far from all others are drawn at the edge" if outside else ""
+    if outside:
+        who = "1 candidate far from all others is" if outside == 1 else f"{outside} candidates far from all others are"
+        caption += f"; {who} drawn at the edge"
     if not later:
         return captioned(search_scatter(summary, details, wide=FULL, high=520), caption)
     big = captioned(search_scatter(summary, details, wide=600, high=660), caption)
@@ -237,7 +239,7 @@ def _genes(details: RunDetails) -> str:
         "Each merge's numbers by depth (columns), and by parent and module (rows). Full colour is the largest value of "
         "that parameter in all merges shown; negative values have the other colour."
     )
-    told = f'<p class="soft">{more} more members of the front are not drawn.</p>' if more > 0 else ""
+    told = f'<p class="soft">{escape(not_drawn(more))}</p>' if more > 0 else ""
     layout = "pair" if all(map_width(t) <= HALF for g in shown for t in g.tables) else "one"
     return section("Genes", intro, f'<div class="{layout}">{"".join(blocks)}</div>', told)
 

@@ -71,19 +71,21 @@ def difference_rows(
     """
     names = [shorten(n, 44) for n in names or [f"{d.what}, against {d.against}" for d in differences]]
     left = 20 + max([text_width(n) for n in names] + [60])
-    x = Scale.around([0.0, *(v for d in differences for v in (d.low, d.high))], left, FULL - 290)
+    intervals = [with_interval(d.mean, d.low, d.high) for d in differences]
+    verdicts_at = FULL - max(text_width(VERDICT_WORDS[d.verdict]) for d in differences) - 6
+    intervals_at = verdicts_at - max(map(text_width, intervals)) - 14
+    x = Scale.around([0.0, *(v for d in differences for v in (d.low, d.high))], left, intervals_at - 24)
     bottom = 14 + 24.0 * len(differences)
     parts = grid(x, 14, bottom, "+g")
     parts.append(line(x(0), bottom + 2, x(0), 8, "zero"))
-    for row, (d, name) in enumerate(zip(differences, names, strict=True)):
+    for row, (d, name, told) in enumerate(zip(differences, names, intervals, strict=True)):
         middle, css = 14 + 24 * row + 12.0, _VERDICT_CLASS.get(d.verdict, "neutral")
-        told = with_interval(d.mean, d.low, d.high)
         parts.append(label(left - 12, middle + 4, name, anchor="end"))
         parts.append(line(x(d.low), middle, x(d.high), middle, f"whisker {css}"))
         title = f"{name}: {told}, {VERDICT_WORDS[d.verdict]}"
         parts.append(marker("candidate", x(d.mean), middle, css, radius=4.5, title=title))
-        parts.append(label(FULL - 272, middle + 4, told, "label number"))
-        parts.append(label(FULL - 118, middle + 4, VERDICT_WORDS[d.verdict], f"label {css}"))
+        parts.append(label(intervals_at, middle + 4, told, "label number"))
+        parts.append(label(verdicts_at, middle + 4, VERDICT_WORDS[d.verdict], f"label {css}"))
     middle_x = (x.start + x.end) / 2
     parts.append(label(middle_x, bottom + 36, axis, "axis-label", anchor="middle"))
     return figure(FULL, bottom + 46, f"Paired differences: {axis}", *parts)

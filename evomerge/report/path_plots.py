@@ -10,6 +10,7 @@ from evomerge.report.blocks import captioned, folded, legend, section
 from evomerge.report.marks import FULL
 from evomerge.report.path_values import DrawnPath, path_sentence
 from evomerge.report.svg import Box, escape, figure, label, line, rect, shorten, text_width
+from evomerge.report.words import not_drawn
 
 _PER_ROW: Final = 34
 """Hops side by side; longer paths go on in a row below."""
@@ -171,7 +172,7 @@ def paths_section(paths: Sequence[DrawnPath], chosen: str, n_more: int) -> str:
     figures = [text + captioned(path_figure(p, full)) for text, p in zip(drawn, paths, strict=True)]
     shown = len(figures) <= 3 or _is_plain(paths[0])
     others = [folded("Other members of the front", *figures[1:], shown=shown)] if figures[1:] else []
-    more = f'<p class="soft">{n_more} more members of the front are not drawn.</p>' if n_more > 0 else ""
+    more = f'<p class="soft">{escape(not_drawn(n_more))}</p>' if n_more > 0 else ""
     intro = (
         "Layers in the order in which they run, each in the lane of the model that it comes from; tooltips have the "
         "details. What a hop adds to the residual stream is multiplied by its gain."

@@ -6,7 +6,7 @@ says when lower is better.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from evomerge.report.marks import (
@@ -37,6 +37,9 @@ from evomerge.report.svg import (
 )
 from evomerge.types import SetName
 
+_AIR = 26.0
+"""Pixels above and below all points, for labels: where an objective has few values, many points share a height."""
+
 
 def staircase(points: Sequence[tuple[float, float]], *, maximize_x: bool) -> list[tuple[float, float]]:
     """The border of what a two-objective front attains, through points sorted along the first axis.
@@ -55,6 +58,17 @@ def scored_on(summary: RunSummary, set_name: SetName) -> list[tuple[Entry, Score
     return [(e, s) for e in summary.entries().values() if (s := e.scores(set_name)) is not None]
 
 
+def _aired(y: Scale) -> Scale:
+    """The same map on `_AIR` more pixels at both ends."""
+    more = (y.high - y.low) * _AIR / (y.start - y.end)
+    return Scale(y.low - more, y.high + more, y.start + _AIR, y.end - _AIR)
+
+
+def _marked(spots: Iterable[tuple[float, float]]) -> list[Box]:
+    """What marks cover; counted threefold, since a label may sooner stand on a line than on a mark."""
+    return [Box(x - 5, y - 5, x + 5, y + 5) for x, y in spots] * 3
+
+
 def search_scatter(summary: RunSummary, details: RunDetails, *, wide: float, high: float) -> str:
     """Two objectives on the search set: every candidate, the front with its step line, baselines, chosen."""
     first, second = summary.objectives[:2]
@@ -64,8 +78,9 @@ def search_scatter(summary: RunSummary, details: RunDetails, *, wide: float, hig
     def scale(name: str, start: float, end: float) -> Scale:
         return inlier_scale([o[name] for _, o in cloud], [s.objectives[name].value for _, s in entries], start, end)
 
-    x, y = scale(first.name, 62, wide - 14), scale(second.name, high - 46, 14)
-    parts = [axes(x, y, axis_name(first), axis_name(second))]
+    x, y = scale(first.name, 62, wide - 14), scale(second.name, high - 46 - _AIR, 14 + _AIR)
+    whole = _aired(y)
+    parts = [axes(x, whole, axis_name(first), axis_name(second))]
     for row, values in cloud:
         spot = (held(x, values[first.name]), held(y, values[second.name]))
         parts.append(marker("candidate", *spot, row_class(row), radius=3, title=row_title(row)))
@@ -74,9 +89,9 @@ def search_scatter(summary: RunSummary, details: RunDetails, *, wide: float, hig
     parts.append(path(steps, "front-line"))
     parts += [marker(e.kind, *spots[e.id], role_of(e, summary), title=entry_title(e, s)) for e, s in reversed(entries)]
     named = [(*spots[e.id], e.id) for e in named_entries(summary)]
-    taken = [Box(px - 5, py - 5, px + 5, py + 5) for px, py in spots.values()]
+    taken = _marked(spots.values())
     taken += [Box(min(a, c), min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in pairwise(steps)]
-    parts.append(place_labels(named, Box(x.start, y.end, x.end, y.start), taken))
+    parts.append(place_labels(named, Box(x.start, whole.end, x.end, whole.start), taken))
     return figure(wide, high, f"{second.name} against {first.name} on the search set", *parts)
 
 
@@ -101,8 +116,9 @@ def interval_scatter(summary: RunSummary, set_name: SetName, *, wide: float, hig
         ends = [v for _, s in entries for v in (s.objectives[name].low, s.objectives[name].high)]
         return Scale.around(ends, start, end)
 
-    x, y = scale(first.name, 62, wide - 14), scale(second.name, high - 46, 14)
-    parts = [axes(x, y, axis_name(first), axis_name(second))]
+    x, y = scale(first.name, 62, wide - 14), scale(second.name, high - 46 - _AIR, 14 + _AIR)
+    whole = _aired(y)
+    parts = [axes(x, whole, axis_name(first), axis_name(second))]
     spots, taken = {}, []
     for entry, scores in reversed(entries):
         a, b, role = scores.objectives[first.name], scores.objectives[second.name], role_of(entry, summary)
@@ -111,8 +127,9 @@ def interval_scatter(summary: RunSummary, set_name: SetName, *, wide: float, hig
         parts.append(line(px, y(b.low), px, y(b.high), f"whisker {role}"))
         taken += [Box(x(a.low), py - 2, x(a.high), py + 2), Box(px - 2, y(b.high), px + 2, y(b.low))]
     parts += [marker(e.kind, *spots[e.id], role_of(e, summary), title=entry_title(e, s)) for e, s in reversed(entries)]
+    taken += _marked(spots.values())
     named = [(*spots[e.id], e.id) for e in named_entries(summary) if e.id in spots]
-    parts.append(place_labels(named, Box(x.start, y.end, x.end, y.start), taken))
+    parts.append(place_labels(named, Box(x.start, whole.end, x.end, whole.start), taken))
     return figure(wide, high, f"{second.name} against {first.name} on the {set_name} set, with intervals", *parts)
 
 

@@ -71,6 +71,7 @@ polygon,circle.front,circle.chosen{stroke:var(--card);stroke-width:1}
 .set-search{fill:var(--cloud)}.whisker.set-search{stroke:var(--cloud)}
 .set-select{fill:var(--front)}.whisker.set-select{stroke:var(--front)}
 .set-report{fill:var(--ink)}.whisker.set-report{stroke:var(--ink)}
+.leader{stroke:var(--faint);stroke-width:.8;stroke-opacity:.8}
 .thread{fill:none;stroke-width:1;stroke-opacity:.35}.thread.candidate,.thread.infeasible{stroke:var(--cloud)}
 .thread.infeasible{stroke-dasharray:2 3}.thread.front{stroke:var(--front);stroke-opacity:.8}
 .thread.baseline{stroke:var(--base);stroke-opacity:.9;stroke-width:1.4}.thread.chosen{stroke:var(--chosen);stroke-opacity:1;stroke-width:2.4}

@@ -13,6 +13,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+_FARTHEST = 14
+"""Lines of text above and below a point in which its label may stand."""
+
+_APART = 13.0
+"""Pixels between a point and its label from which on a line joins them."""
+
+_BESIDE = 5.0
+"""Pixels between two labels side by side."""
+
 CHAR_PX = 6.1
 """Estimated width of one character at the label size; wide scripts count double."""
 
@@ -190,12 +199,19 @@ def axes(x: Scale, y: Scale, x_label: str, y_label: str, *, whole_x: bool = Fals
 def _places(x: float, y: float, wide: float) -> list[tuple[float, float]]:
     """Where a label may begin, the best first: beside, above and below its point, then farther away."""
     sides = [(x + 9, y + 4), (x - 9 - wide, y + 4), (x - wide / 2, y - 10), (x - wide / 2, y + 19)]
-    corners = [(px, y + dy) for dy in (-9, 17, -22, 30, -35, 43) for px in (x + 7, x - 7 - wide)]
+    heights = [dy for k in range(_FARTHEST) for dy in (-9 - 13 * k, 17 + 13 * k)]
+    corners = [(px, y + dy) for dy in heights for px in (x + 7, x - 7 - wide, x - wide / 2)]
     return sides + corners
 
 
+def _leader(x: float, y: float, box: Box) -> str:
+    """A thin line from a point to its label where the two are apart."""
+    to_x, to_y = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
+    return line(x, y, to_x, to_y, "leader") if math.hypot(to_x - x, to_y - y) > _APART else ""
+
+
 def place_labels(points: Sequence[tuple[float, float, str]], area: Box, taken: Sequence[Box]) -> str:
-    """Labels near their points, inside `area`, as free of everything as can be.
+    """Labels near their points, inside `area`, as free of everything as can be; a line leads to one farther away.
 
     Args:
         points: x, y and text; earlier ones choose first.
@@ -203,20 +219,21 @@ def place_labels(points: Sequence[tuple[float, float, str]], area: Box, taken: S
         taken: what they should not cover: marks and whiskers. No two labels overlap; one that could only stand on
             another is left out.
     """
-    labels: list[Box] = []
-    parts = []
+    kept: list[Box] = []
+    leaders, parts = [], []
     for x, y, full in points:
         text = shorten(full, 22)
         choices = []
         for rank, (px, py) in enumerate(_places(x, y, text_width(text))):
             box = Box(px, py - 10, px + text_width(text), py + 3)
-            if box.inside(area) and not any(box.overlaps(b) for b in labels):
+            if box.inside(area) and not any(box.overlaps(b) for b in kept):
                 choices.append((sum(box.overlaps(b) for b in taken), rank, box))
         if choices:
             box = min(choices)[2]
-            labels.append(box)
+            kept.append(Box(box.left - _BESIDE, box.top, box.right + _BESIDE, box.bottom))
+            leaders.append(_leader(x, y, box))
             parts.append(label(box.left, box.top + 10, text, "label halo"))
-    return "".join(parts)
+    return "".join(leaders + parts)
 
 
 def figure(width: float, height: float, description: str, *parts: str) -> str:

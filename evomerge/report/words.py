@@ -52,6 +52,11 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def not_drawn(n: int) -> str:
+    """That n members of the front have no drawing."""
+    return f"{n} more member{'s' if n > 1 else ''} of the front {'are' if n > 1 else 'is'} not drawn."
+
+
 def _parents(summary: RunSummary) -> set[str]:
     return {b.id for b in summary.baselines if b.kind == "parent"}
 

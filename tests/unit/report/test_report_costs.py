@@ -16,7 +16,10 @@ from evomerge.evaluation.objectives import ConstraintSpec, CostObjective, Object
 from evomerge.report.collect import summarise
 from evomerge.report.details import run_details
 from evomerge.report.html import render_report
-from evomerge.report.svg import number, tick
+from evomerge.report.intervals import difference_rows
+from evomerge.report.marks import FULL
+from evomerge.report.summary import Difference
+from evomerge.report.svg import number, text_width, tick
 from evomerge.report.tables import scored
 from evomerge.report.words import NOT_JUDGED, plainly, recommendation, separability, signed, with_interval
 from evomerge.testing import sample_journal
@@ -96,6 +99,21 @@ def test_nothing_is_called_better_or_worse_for_its_latency(run: Path) -> None:
     rows = [title for title in re.findall("<title>(speed, against[^<]*)", page) if "[" in title]
     assert rows
     assert all(title.endswith(", no verdict") for title in rows)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-12])
+def test_no_verdict_stands_on_an_interval(scale: float) -> None:
+    ends = (-2.36 * scale, -4.14 * scale, -0.983 * scale)
+    svg = difference_rows([Difference("a", "p", *ends, "better"), Difference("b", "p", *ends, "not separable")])
+    told = with_interval(*ends)
+    intervals = [float(x) for x in re.findall(rf'<text class="label number" x="([\d.]+)"[^>]*>{re.escape(told)}', svg)]
+    verdicts = re.findall(r'<text class="label (?:good|neutral)" x="([\d.]+)"[^>]*>([^<]*)<', svg)
+    assert len(intervals) == len(verdicts) == 2
+    for left, (right, words) in zip(intervals, verdicts, strict=True):
+        assert left + text_width(told) < float(right)
+        assert float(right) + text_width(words) < FULL
+    whiskers = [float(x) for x in re.findall(r'class="whisker[^>]* x2="([\d.]+)"', svg)]
+    assert max(whiskers) < intervals[0]
 
 
 def test_numbers_of_costs() -> None:

@@ -134,6 +134,16 @@ def test_negative_results_are_told() -> None:
     assert "+0.010 [-0.020, +0.040]" in told
 
 
+def test_a_candidate_at_the_edge_is_told_in_the_singular() -> None:
+    summary, details = CASES["two objectives with failures"]
+    rows = [r for r in details.evaluations if r.objectives is not None]
+    far = {o.name: -1000.0 for o in summary.objectives}
+    for n, told in ((1, "1 candidate far from all others is drawn"), (2, "2 candidates far from all others are drawn")):
+        lost = [replace(r, id=f"lost{k}", objectives=far) for k, r in enumerate(rows[:n])]
+        html = render_report(summary, replace(details, evaluations=(*rows, *lost)))
+        assert f"{told} at the edge" in html
+
+
 def test_notes_stand_at_the_top() -> None:
     summary, details = CASES["one objective"]
     html = render_report(summary, replace(details, notes=("The search used a public test split.",)))

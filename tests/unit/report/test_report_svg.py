@@ -130,6 +130,20 @@ def test_a_label_avoids_marks_when_it_can() -> None:
     assert not found.overlaps(taken[0])
 
 
+def test_labels_of_points_on_one_row_find_free_places() -> None:
+    """As on a front where all baselines have one depth; far labels are joined to their points."""
+    spots = [(150.0 + 22 * k, 60.0) for k in range(9)]
+    marks = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
+    svg = place_labels([(*s, f"task-arithmetic-0.{k}") for k, s in enumerate(spots)], Box(0, 0, 400, 300), marks)
+    placed = boxes(svg)
+    assert len(placed) == 9
+    assert not any(a.overlaps(b) for a in placed for b in marks)
+    leaders = re.findall(r'class="leader" x1="([\d.]+)" y1="60.0"', svg)
+    assert 4 <= len(leaders) < 9
+    assert {float(x) for x in leaders} <= {x for x, _ in spots}
+    assert "leader" not in place_labels([(100, 100, "soup")], Box(0, 0, 300, 200), [])
+
+
 @given(st.lists(st.floats(0, 200), max_size=12))
 @settings(deadline=None, max_examples=100)
 def test_stacked_labels_keep_their_order_and_distance(heights: list[float]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from evomerge.report.summary import Difference, ObjectiveInfo, RunDetails, RunSummary, Verdict
-from evomerge.report.words import duration, plainly, recommendation, separability, what_next
+from evomerge.report.words import duration, not_drawn, plainly, recommendation, separability, what_next
 from evomerge.testing.sample_runs import sample_run
 
 
@@ -61,6 +61,11 @@ def test_a_baseline_between_several_objectives_is_only_the_choice(summary: RunSu
     several = replace(summary, chosen=soup, objectives=(*summary.objectives, ObjectiveInfo("speed", "minimize")))
     told = recommendation(several, RunDetails())
     assert told == "The choice among the front of the select set is the baseline soup."
+
+
+def test_one_is_told_as_one() -> None:
+    assert not_drawn(1) == "1 more member of the front is not drawn."
+    assert not_drawn(3) == "3 more members of the front are not drawn."
 
 
 def test_nothing_feasible_recommends_nothing() -> None:
