@@ -108,8 +108,8 @@ def _memory(assembled: Assembled) -> dict[str, str]:
     if named:
         n = 1 + len(named)
         each = (
-            f"up to {n} models of {_bytes(model)}, together {_bytes(n * model)}: the merged one, and one for each parent "
-            f"that a path may name ({', '.join(named)}); and activations"
+            f"up to {n} models of {_bytes(model)}, together {_bytes(n * model)}: the merged one, and one for each "
+            f"parent that a path may name ({', '.join(named)}); and activations"
         )
     if runs_paths(assembled):
         each += f"; up to {_shared_states(choose_device(assembled.resolved.job.cluster.device))} that paths share"
