@@ -32,13 +32,13 @@ FIRST_EDITS: Final = 2.0
 FIRST_CROSSES: Final = 0.7
 """Share of the first batch that crosses injected vectors: parts of several parents, each layer at its depth."""
 
-CROSSES: Final = 0.7
+CROSSES: Final = 0.5
 """Share of children with two parents."""
 
 STRETCHES: Final = 0.5
 """Share of crosses that take a stretch of neighbouring genes from the second parent, not single ones."""
 
-UNEDITED: Final = 0.9
+UNEDITED: Final = 0.7
 """Share of crosses that are not edited."""
 
 FINEST: Final = 0.05
@@ -114,6 +114,7 @@ class EvolveStrategy(Strategy):
             self._known.add(self._key(code))
             if told.losses is not None:
                 self._members.append(_Member(code, told))
+        self._members.reverse()  # newer ones first among equals
         ordered = [self._members[i] for i in self._order()]
         self._members = _different_first(ordered)[: self._n_parents]
 
@@ -249,7 +250,8 @@ class EvolveStrategy(Strategy):
 def _different_first(ordered: list[_Member]) -> list[_Member]:
     """Of members with exactly the same losses and violations all but the first go behind all others.
 
-    They are most often one model, written by other genes: layers at other steps of a path with gaps.
+    They are most often one model, written by other genes: layers at other steps of a path with gaps. The first is the
+    newest, so that genes drift where they make no difference, until an edit from there does.
     """
     seen: set[tuple[float, ...]] = set()
     first, again = [], []

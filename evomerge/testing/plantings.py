@@ -78,7 +78,7 @@ def inserted(model: LlamaForCausalLM, seed: int = 0) -> Planting:
     stack: list[tuple[nn.Module, int | None]] = []
     for i, layer in enumerate(layers):
         stack.append((layer, i))
-        if i in (n // 4 - 1, 3 * n // 4 - 1):
+        if i in (0, n // 4):  # behind later layers noise is small beside what the stream holds
             noise = (_noise(layer, "inserted", seed, i, k) for k in range(2))
             foreign = (next(noise), layers[(i + n // 2) % n], next(noise))
             stack += [(other, None) for other in foreign]
