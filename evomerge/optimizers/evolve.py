@@ -254,7 +254,8 @@ def _different_first(ordered: list[_Member]) -> list[_Member]:
     newest, so that genes drift where they make no difference, until an edit from there does.
     """
     seen: set[tuple[float, ...]] = set()
-    first, again = [], []
+    first: list[_Member] = []
+    again: list[_Member] = []
     for member in ordered:
         answer = (*(member.told.losses or ()), *member.told.violations)
         (again if answer in seen else first).append(member)
