@@ -187,7 +187,7 @@ def stages_section(summary: RunSummary, report: StageReport | None, hops: Mappin
     if report.outside:
         parts.append(folded("Tasks outside the objectives", _gains(report.outside), shown=bool(report.regressions)))
     intro = (
-        "For every stage, the model that would have been chosen had the search ended with it, on the report set. "
+        "For every stage its winner on the report set: of the leaders of its end, the best on the select set. "
         "The differences are paired, over the same questions, and their intervals hold jointly over the stages."
     )
     return section("What each stage added", intro, *parts)
