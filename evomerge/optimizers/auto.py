@@ -50,10 +50,10 @@ def choose(problem: Problem, mixed: bool, n_questions: int | None = None) -> Cho
         return Choice("gp", {}, why)
     if m >= MANY_OBJECTIVES:
         return Choice("nsga3", {}, f"{m} objectives are spread over reference directions (NSGA-III)")
+    if mixed and (m == 1 or _mostly_discrete(problem)):
+        return _for_mixed_genes(problem)
     if m > 1:
         return Choice("nsga2", {}, f"{m} objectives call for a front, and {n} evaluations for generations (NSGA-II)")
-    if mixed:
-        return _for_mixed_genes(problem)
     if d <= MANY_GENES and n_questions is not None and n_questions < FEW_QUESTIONS:
         why = f"{n_questions} questions are few, and CMA-ES that adapts its learning rate averages over their noise"
         return Choice("lra-cma", {}, why)
@@ -65,13 +65,17 @@ def choose(problem: Problem, mixed: bool, n_questions: int | None = None) -> Cho
     return Choice("sep-cma", {}, why)
 
 
+def _n_discrete(problem: Problem) -> int:
+    """Genes that are not real; where kinds are not told, all of a mixed problem."""
+    return len(Genes.of(problem).discrete) if problem.kinds else problem.dim
+
+
+def _mostly_discrete(problem: Problem) -> bool:
+    return 2 * _n_discrete(problem) >= problem.dim
+
+
 def _for_mixed_genes(problem: Problem) -> Choice:
-    """One objective, some genes discrete; where their kinds are not told, all count as discrete."""
-    discrete = len(Genes.of(problem).discrete) if problem.kinds else problem.dim
-    if 2 * discrete >= problem.dim or problem.dim > WIDE:
-        why = (
-            f"{discrete} of {problem.dim} genes are discrete: few edits at a time, and none twice (docs/optimizers.md)"
-        )
-        return Choice("evolve", {}, why)
-    why = f"{discrete} of {problem.dim} genes are discrete, the others continuous: CatCMA with margin follows both"
-    return Choice("catcmawm", {}, why)
+    told = f"{_n_discrete(problem)} of {problem.dim} genes are discrete"
+    if _mostly_discrete(problem) or problem.dim > WIDE:
+        return Choice("evolve", {}, f"{told}: single edits of the best, none asked twice, find paths soonest")
+    return Choice("catcmawm", {}, f"{told}, the others continuous: CatCMA with margin follows both")

@@ -106,7 +106,7 @@ def test_a_factory_that_returns_something_else_is_refused(monkeypatch: pytest.Mo
         (21, 1, 200, False, "sep-cma"),
         (10, 1, 200, True, "evolve"),
         (10, 2, 200, False, "nsga2"),
-        (10, 3, 200, True, "nsga2"),
+        (10, 3, 200, True, "evolve"),
         (10, 4, 200, False, "nsga3"),
     ],
 )
@@ -127,6 +127,8 @@ def test_auto_minds_the_share_of_discrete_genes(n_discrete: int, n_real: int, na
     chosen = choose(replace(problem(len(kinds)), kinds=kinds), True)
     assert chosen.name == name
     assert f"{n_discrete} of {len(kinds)} genes are discrete" in chosen.why
+    several = choose(replace(problem(len(kinds), 2), kinds=kinds), True)
+    assert several.name == ("evolve" if n_discrete >= n_real else "nsga2")
 
 
 @pytest.mark.parametrize(("dim", "questions", "name"), [(20, 49, "lra-cma"), (20, 50, "cma"), (21, 40, "sep-cma")])
