@@ -106,13 +106,13 @@ print(json.dumps(out))
 Make = Callable[[Problem, dict[str, int]], Optimizer]
 
 
-def _cases(threads: str) -> list[tuple[str, dict[str, int], int, str]]:
+def _cases() -> list[tuple[str, dict[str, int], int, str]]:
     return [
         (cls.factory, OPTIONS.get(cls.factory, {}), m, kinds)
         for cls in OptimizerSuite.__subclasses__()
         for m in cls.objectives
         for kinds in cls.kinds
-        if cls is not TestGp or (m == 1 and (kinds == "real" or threads == "1"))  # it takes seconds
+        if cls is not TestGp or (m == 1 and kinds == "real")  # it takes seconds
     ]
 
 
@@ -124,7 +124,7 @@ def _made(factory: Make, options: dict[str, int], problem: Problem) -> Optimizer
 def here() -> dict[str, str]:
     """What this process asks, in every case."""
     found = {}
-    for case in _cases("1"):
+    for case in _cases():
         spec, options, n_objectives, kinds = case
         make = partial(_made, load_factory(spec), options)
         found[str(case)] = trace_digest(make, n_objectives, 6, kinds)
@@ -133,7 +133,7 @@ def here() -> dict[str, str]:
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_replay_in_another_process_is_bit_identical(here: dict[str, str], threads: str) -> None:
-    cases = _cases(threads)
+    cases = _cases()
     env = {**os.environ, "PYTHONHASHSEED": "123", "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     command = [sys.executable, "-W", "error", "-c", SCRIPT, json.dumps(cases)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
