@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from evomerge.config.problems import not_a_mapping
-from evomerge.config.spaces import plugin_space
+from evomerge.config.spaces import plain, plugin_space
 from evomerge.config.strict_yaml import Document, dump_yaml, parse_yaml
 from evomerge.config.strict_yaml import Path as YamlPath
 from evomerge.config.texts import absolute, looks_like_path, read_text
 from evomerge.digest import digest_text
+from evomerge.errors import ConfigError
 from evomerge.resources import preset_names, preset_path
 from evomerge.types import Digest
 
@@ -73,11 +74,31 @@ def read_space(named: str | Mapping[str, Any], document: Document, at: YamlPath,
         depth = len(at)
         cut = frozenset(p[depth:] for p in document.laid_over if p[:depth] == at)
         lines = {p[depth:]: line for p, line in document.lines.items() if p[:depth] == at}
-        found = SpaceText(Document(document.name, dict(named), lines, cut), Origin("inline", ""))
+        with document.placing(*at):
+            value = _finite(named)
+        found = SpaceText(Document(document.name, value, lines, cut), Origin("inline", ""))
     else:
         with document.placing(*at):
             found = _read_named(named, folder)
     return _with_parts(found, folder)
+
+
+def _finite(inline: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a mapping that the resolved job can say again.
+
+    Raises:
+        ConfigError: for infinity and NaN.
+    """
+    try:
+        value: dict[str, Any] = plain(inline)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "The search space holds a value that no space has.",
+            got=str(error),
+            allowed="mappings with text keys, lists, text, finite numbers, true and false",
+            fix="correct the value.",
+        ) from error
+    return value
 
 
 def _read_named(named: str, folder: Path) -> SpaceText:
