@@ -17,7 +17,8 @@ name: first                            # the run goes to runs/first
 parents:                               # `evomerge zoo zoo` builds these toy parents and tasks in about a minute
   base: zoo/base                       # folder, or hub id with @revision; needed by task-vector methods
   models: {{math: zoo/math, string: zoo/string, lang: zoo/lang}}
-space: layer-wise-task-arithmetic      # `evomerge ls spaces`, the path of a YAML file, or the space itself
+space: layer-wise-task-arithmetic      # `evomerge ls spaces`, the path of a YAML file, or the space itself;
+                                       # `stages` in its place searches several, one after the other
 suite:                                 # `evomerge ls suites`, a path, or inline:
   include: [zoo/tasks]                 # folders of lm-eval task YAML; their Python code only with trust_task_code: true
   tasks: [add, rev, srt, addx]         # or {{task: addx, num_fewshot: 0, metric: exact_match}}
