@@ -20,11 +20,11 @@ from evomerge.dataflow.fold import fold_gain
 from evomerge.digest import canonical_json
 from evomerge.errors import NonFinite
 from evomerge.merging.execute import merge_into, new_tensor, prepare
-from evomerge.merging.export import METADATA_KEY, merge_tensors, write_merge
+from evomerge.merging.export import METADATA_KEY, merge_tensors
 from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
-from evomerge.merging.plan import TensorPlan, plan_merge
+from evomerge.merging.plan import TensorPlan, plan_merge, template_of
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.serialize import recipe_to_json
 
@@ -37,7 +37,7 @@ def check_export(recipe: Recipe, pool: ParentPool) -> None:
         pool: the parents.
 
     Raises:
-        ModelError, RecipeError, MergeError, ConfigError: as `path_plan.plan_export` for a recipe with a path, as
+        ModelError, RecipeError, MergeError, ConfigError: as `export_plan.plan_export` for a recipe with a path, as
             `merging.plan.plan_merge` for one without; MergeError also when the parents of a merged layer disagree in a
             tensor that cannot be merged.
     """
@@ -114,26 +114,24 @@ def write_recipe(
         kernels: None compiles for this one merge where that pays (see `foresight.kernels_for_merge`).
 
     Raises:
-        ModelError, RecipeError, MergeError, ConfigError: as `check_export`, before anything is written.
+        ModelError, RecipeError, MergeError, ConfigError: as `check_export`; nothing stays behind.
         NonFinite: as `recipe_tensors`; nothing stays behind.
         ConfigError, DiskFull, ModelError: as `checkpoints.writer.write_checkpoint`.
     """
-    if recipe.path is None:
-        write_merge(recipe, pool, folder, extra_files=extra_files, kernels=kernels)
-        return
-    plan = plan_export(recipe, recipe.path, pool)
-    _check_copies(plan, pool)
+    plan = None if recipe.path is None else plan_export(recipe, recipe.path, pool)
+    if plan is not None:
+        _check_copies(plan, pool)
     with ExitStack() as stack:
         if kernels is None:
             cache = stack.enter_context(TemporaryDirectory(prefix="evomerge-kernels-"))
             kernels = kernels_for_merge(recipe, pool, Path(cache))
         write_checkpoint(
             folder,
-            _path_tensors(plan, pool, kernels),
-            template=pool.checkpoint(plan.template),
+            merge_tensors(recipe, pool, kernels) if plan is None else _path_tensors(plan, pool, kernels),
+            template=pool.checkpoint(template_of(recipe) if plan is None else plan.template),
             metadata={"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))},
             extra_files=extra_files,
             dtype=recipe.dtype,
-            layout=plan.layout,
-            config_changes=plan.config_changes,
+            layout=None if plan is None else plan.layout,
+            config_changes={} if plan is None else plan.config_changes,
         )

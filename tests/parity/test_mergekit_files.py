@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from evomerge.checkpoints.reader import open_checkpoint
-from evomerge.merging.export import write_merge
+from evomerge.dataflow.export import write_recipe
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.testing.tiny import tiny_checkpoint
@@ -59,7 +59,7 @@ def test_files_hold_the_same_tensors(tmp_path, method, dtype):
     refs = tuple(ParentRef(n, str(folders[n])) for n in "bxy" if n != "b" or base)
     recipe = Recipe(refs, base, (Rule(method, shared, per_parent),), compat="mergekit")
     pool = ParentPool({r.name: open_checkpoint(r.source) for r in refs})
-    write_merge(recipe, pool, tmp_path / "ours")
+    write_recipe(recipe, pool, tmp_path / "ours")
     ours, theirs = open_checkpoint(tmp_path / "ours"), open_checkpoint(tmp_path / "theirs")
     assert [t.name for t in ours.layout.tensors] == [t.name for t in theirs.layout.tensors]
     for info in ours.layout.tensors:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from evomerge.checkpoints.reader import open_checkpoint
+from evomerge.dataflow.export import write_recipe
 from evomerge.errors import MergeError, ModelError, NonFinite
-from evomerge.merging.export import METADATA_KEY, merge_tensors, write_merge
+from evomerge.merging.export import METADATA_KEY, merge_tensors
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.placement import place
@@ -74,7 +75,7 @@ def test_every_family_is_merged_in_place_and_loads_from_its_export(tmp_path, ker
     made = recipe(RULES["ties"])
     resident = ResidentModel(pool, "b", kernels=kernels)
     resident.apply(made)
-    write_merge(made, pool, tmp_path / "out", extra_files={"README.md": "merged"})
+    write_recipe(made, pool, tmp_path / "out", extra_files={"README.md": "merged"})
     exported = load_model(str(tmp_path / "out"), "auto", "cpu")
     assert_equal(dict(resident.model.state_dict()), dict(exported.state_dict()))
     ids = torch.arange(5, 13)[None]
@@ -90,7 +91,7 @@ def test_the_exports_metadata_is_the_recipe(tmp_path, pool):
     from evomerge.recipe.serialize import recipe_to_json
 
     made = recipe(RULES["task_arithmetic"], dtype="float32")
-    write_merge(made, pool, tmp_path / "out")
+    write_recipe(made, pool, tmp_path / "out")
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata()[METADATA_KEY] == canonical_json(recipe_to_json(made))
     assert {t.dtype for t in open_checkpoint(tmp_path / "out").layout.tensors} == {"F32"}
