@@ -53,14 +53,18 @@ def open_space(resolved: ResolvedJob, parents: Parents, stage: ResolvedStage | N
     def line_of(path: YamlPath) -> int | None:
         return wanted.space.document.line(path)
 
-    mapping = wanted.space.mapping
     # a space of its own file or document knows its lines; of a stage the job's place is told as well
     with resolved.document.placing(*wanted.place) if resolved.in_stages else nullcontext():
-        if mapping.get("kind") in ("path", "both"):
-            family_of(parents.template.config)
-        return parse_space(
-            mapping, models=parents.models, base=parents.base, layout=parents.template.layout, line_of=line_of
+        space = parse_space(
+            wanted.space.mapping,
+            models=parents.models,
+            base=parents.base,
+            layout=parents.template.layout,
+            line_of=line_of,
         )
+        if space.runs_paths:
+            family_of(parents.template.config)
+        return space
 
 
 def space_at(resolved: ResolvedJob, parents: Parents, history: History, batch: int) -> CandidateSpace:
