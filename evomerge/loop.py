@@ -198,7 +198,7 @@ class Search:
         self._stage = plan.open(tuple(recipe_from_json(dict(recipe)) for recipe in begun.elites))
 
     def _stage_winners(self, selected: Sequence[Scored], goals: BoundGoals, again: BoundGoals) -> list[Scored]:
-        """For every stage, what would have been chosen at its end; journaled."""
+        """For every stage the best, on the select set, of what it and earlier ones found; journaled."""
         found = []
         for number, _ in enumerate(self._setup.stages):
             until = [s for s in selected if s.stage <= number]

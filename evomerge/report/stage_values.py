@@ -16,7 +16,7 @@ class StageResult:
         number: from 1.
         name: as the job calls it.
         evaluations: models that it was the first to ask, failed ones included.
-        winner: what would have been chosen at its end, on every set that it was scored on; None where nothing could.
+        winner: the model that it won with, on every set that it was scored on; None where nothing could win.
         is_new: whether it was not the winner of the stage before.
     """
 

@@ -1,4 +1,4 @@
-"""What each stage of a search added: the models that would have been chosen at their ends, on the report set."""
+"""What each stage of a search added: the winners of the stages, on the report set."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from evomerge.types import CandidateId, Digest, Evaluation, Failure, SetName, Ve
 SCHEMA_VERSION: Final = 3
 MIGRATIONS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     1: lambda payload: payload,  # version 2 adds records and a field with a default; all else reads as it did
-    2: lambda payload: payload,  # version 3 adds the records of stages
+    2: lambda payload: payload,  # version 3 adds the records of stages, and costs with a default
 }
 """Schema version -> what turns a payload of that version into one of the next."""
 

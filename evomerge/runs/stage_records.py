@@ -35,7 +35,7 @@ class StageBegun(Record):
 
 @dataclass(frozen=True)
 class StageWon(Record):
-    """What would have been chosen, had the search ended with this stage; scored on the report set, too.
+    """The best, on the select set, of what a stage and earlier ones found; scored on the report set, too.
 
     Attributes:
         number: of the stage.
