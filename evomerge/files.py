@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from evomerge.errors import DiskFull
@@ -46,14 +46,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     raw = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_full_is_told(path):
-        try:
-            with temporary.open("wb") as f:
-                f.write(raw)
-                f.flush()
-                os.fsync(f.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with disk_full_is_told(path), ExitStack() as undo:
+        undo.callback(temporary.unlink, missing_ok=True)
+        with temporary.open("wb") as f:
+            f.write(raw)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+        undo.pop_all()
     fsync_folder(path.parent)

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from evomerge.errors import ConfigError
@@ -75,7 +75,8 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     lock: int | None = None
     try:
-        with disk_full_is_told(folder):
+        with disk_full_is_told(folder), ExitStack() as undo:
+            undo.callback(shutil.rmtree, temporary, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(target)
             temporary.mkdir()
@@ -83,13 +84,10 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             yield temporary
             fsync_folder(temporary)
             temporary.rename(target)
+            undo.pop_all()
             fsync_folder(target.parent)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise _unusable(folder, str(error)) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     finally:
         if lock is not None:
             os.close(lock)

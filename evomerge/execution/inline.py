@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import final
 
 from evomerge.execution.pool import Completed, EvaluationPool, TaskQueue
@@ -25,11 +26,10 @@ class InlinePool(EvaluationPool):
         self._queue = TaskQueue()
         self._worker: Worker | None = None
         self._threads = _set_torch_threads(spec.threads)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self._worker = Worker(spec, "inline")
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         loaded = _set_torch_threads(spec.threads)  # torch may have been loaded only now
         self._threads = self._threads or loaded
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -66,12 +66,11 @@ class ProcessPool(EvaluationPool):
         self._closed = False
         self._done: list[Completed] = []
         self._slots: list[_Slot] = []
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             for i in range(workers):
                 self._slots.append(self._start(f"worker-{i}"))
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     @property
     def n_workers(self) -> int:

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, final
@@ -157,16 +157,15 @@ class RunLock:
         self._folder = folder
         self._lock = FileLock(folder / LOCK_FILE, thread_local=False)
         self._acquire()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
             holder = _read(folder)
             if holder is not None and holder.lives_here() is None and _silent_s(folder) < SILENCE_S:
                 raise _locked(folder, holder)
             self._me = Writer.of_this_process()
             with disk_full_is_told(folder / WRITER_FILE):
                 (folder / WRITER_FILE).write_text(json.dumps(asdict(self._me)))
-        except BaseException:
-            self._lock.release()
-            raise
+            undo.pop_all()
         self._stop = threading.Event()
         self._last_beat = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name="evomerge-heartbeat", daemon=True)

@@ -12,7 +12,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
@@ -124,8 +124,8 @@ class RunStore:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         temporary = _temporary(folder)
-        lock: RunLock | None = None
-        try:
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, temporary, ignore_errors=True)
             with disk_full_is_told(folder):
                 for name in _FOLDERS:
                     (temporary / name).mkdir(parents=True)
@@ -133,6 +133,7 @@ class RunStore:
                     write_atomic(temporary / name, content)
                 write_atomic(temporary / JOURNAL, b"")
                 lock = RunLock(temporary)
+                undo.callback(lock.release)
                 try:
                     temporary.rename(folder)
                 except OSError as error:
@@ -140,11 +141,7 @@ class RunStore:
                         raise
                     raise _taken(folder) from error
                 fsync_folder(folder.parent)
-        except BaseException:
-            if lock is not None:
-                lock.release()
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            undo.pop_all()
         lock.moved_to(folder)
         return cls(folder, lock)
 
@@ -167,12 +164,12 @@ class RunStore:
                 fix="name the run directory (runs/NAME), or start the run with `evomerge search`.",
             )
         lock = RunLock(folder) if write else None
-        try:
-            return cls(folder, lock)
-        except BaseException:
+        with ExitStack() as undo:
             if lock is not None:
-                lock.release()
-            raise
+                undo.callback(lock.release)
+            store = cls(folder, lock)
+            undo.pop_all()
+        return store
 
     def _scan(self) -> Scan:
         return scan((self.folder / JOURNAL).read_bytes())

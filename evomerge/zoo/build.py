@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,15 +49,13 @@ def build_zoo(folder: Path, spec: ZooSpec, progress: Told = lambda _: None) -> B
         write_task_configs(folder / "tasks", folder / "tasks", spec.kind.tasks)
         return Built(folder, reused=True)
     staging = _make_staging(folder)
-    with disk_full_is_told(folder):
-        try:
-            _write_all(staging, spec, folder, progress)
-            if folder.exists():
-                folder.rmdir()
-            staging.rename(folder)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+    with disk_full_is_told(folder), ExitStack() as undo:
+        undo.callback(shutil.rmtree, staging, ignore_errors=True)
+        _write_all(staging, spec, folder, progress)
+        if folder.exists():
+            folder.rmdir()
+        staging.rename(folder)
+        undo.pop_all()
     fsync_folder(folder.parent)
     return Built(folder, reused=False)
 
