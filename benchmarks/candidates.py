@@ -17,11 +17,8 @@ processes, at that batch size. Setting up is not counted for ours and warm, and 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from machine import machine_facts, one_thread
+from machine import machine_facts, run_apart
 
 if TYPE_CHECKING:
     from candidate_material import Candidate, Scores
@@ -381,17 +378,7 @@ def _parameters(spec: Any) -> list[Any]:
 
 def main() -> None:
     """Command line."""
-    arguments = _arguments()
-    with tempfile.TemporaryDirectory(prefix="evomerge-candidates-") as folder:
-        scratch = Path(folder)
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(scratch / "datasets")}
-        os.environ.setdefault("EVOMERGE_CACHE", str(scratch / "cache"))
-        one_thread()
-        result = run(arguments, scratch)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _print(result)
+    run_apart(run, _print, _arguments())
 
 
 if __name__ == "__main__":

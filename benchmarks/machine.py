@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ONE_THREAD: Final[Mapping[str, str]] = {
     "OMP_NUM_THREADS": "1",
@@ -53,3 +56,27 @@ def machine_facts() -> dict[str, str | int | float]:
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
     }
+
+
+def run_apart(
+    run: Callable[[argparse.Namespace, Path], Mapping[str, Any]],
+    show: Callable[[Mapping[str, Any]], None],
+    arguments: argparse.Namespace,
+) -> None:
+    """Runs a benchmark on one thread, without the network and in a folder of its own, and shows what it measured.
+
+    Args:
+        run: measures, given the arguments and the folder.
+        show: prints tables; with `arguments.json` one JSON object is printed instead.
+        arguments: of the command line.
+    """
+    with tempfile.TemporaryDirectory(prefix="evomerge-benchmark-") as folder:
+        scratch = Path(folder)
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(scratch / "datasets")}
+        os.environ.setdefault("EVOMERGE_CACHE", str(scratch / "cache"))
+        one_thread()
+        result = run(arguments, scratch)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        show(result)

@@ -19,17 +19,14 @@ that was fastest when tried; `cold` does the same in a fresh process per candida
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from machine import machine_facts, one_thread
+from machine import machine_facts, run_apart
 
 if TYPE_CHECKING:
     from candidate_material import Candidate, Scores
@@ -308,17 +305,7 @@ def _print(result: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Command line."""
-    arguments = _arguments()
-    with tempfile.TemporaryDirectory(prefix="evomerge-paths-") as folder:
-        scratch = Path(folder)
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(scratch / "datasets")}
-        os.environ.setdefault("EVOMERGE_CACHE", str(scratch / "cache"))
-        one_thread()
-        result = run(arguments, scratch)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _print(result)
+    run_apart(run, _print, _arguments())
 
 
 if __name__ == "__main__":
