@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,25 @@ def busy(home) -> Iterator[tuple[Life, Path]]:
         life.end()
 
 
+def interrupted_twice(life: Life) -> int:
+    """The exit code after two quick Ctrl-C: 130, or 75 where the running candidate ended between the two."""
+    while life.alive:
+        with suppress(ProcessLookupError):
+            life.signal(signal.SIGINT)
+        time.sleep(0.01)
+    code = life.end()
+    assert code in (75, 130), life.log.read_text()
+    return code
+
+
+def interrupted_again(home: Any, run: Path) -> int:
+    """The same of another life of the run."""
+    at = recorded(run)
+    life = Life("resume", run, log=home.folder / "log")
+    assert life.until(lambda: recorded(run) > at), life.log.read_text()
+    return interrupted_twice(life)
+
+
 def test_a_second_driver_is_refused_and_a_second_ctrl_c_ends_at_once(busy, command, refused, home):
     life, run = busy
     for arguments in (
@@ -127,10 +147,8 @@ def test_a_second_driver_is_refused_and_a_second_ctrl_c_ends_at_once(busy, comma
         assert str(life.pid) in message
     assert "holds a run" in refused(2, "search", home.job, "--run-dir", run)
     assert status_of(command, run)["state"] == "running"
-    while life.alive:  # the second one comes while a candidate is scored
-        life.signal(signal.SIGINT)
-        time.sleep(0.01)
-    assert life.end() == 130, life.log.read_text()
+    caught = interrupted_twice(life) == 130 or any(interrupted_again(home, run) == 130 for _ in range(4))
+    assert caught, life.log.read_text()
     found = status_of(command, run)
     assert found["state"] == "interrupted"
     assert found["counts"]["evaluated"] >= 2
