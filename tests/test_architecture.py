@@ -27,6 +27,7 @@ LAYERS = (
     ("execution",),
     ("runs",),
     ("optimizers",),
+    ("virtual",),
     ("dataflow",),
     ("evaluation", "merging"),
     ("checkpoints", "zoo"),
@@ -39,7 +40,7 @@ LAYERS = (
 """From the top down: a module may import its own package and whatever stands below it."""
 
 CONFINED = {"ray": "execution/ray.py", "pydantic": "config/*", "lm_eval": "evaluation/lm_eval*.py"}
-TENSOR_PACKAGES = {"checkpoints", "dataflow", "merging", "evaluation", "execution", "zoo", "testing"}
+TENSOR_PACKAGES = {"checkpoints", "dataflow", "virtual", "merging", "evaluation", "execution", "zoo", "testing"}
 BROAD_EXCEPT = {"execution/worker.py", "cli/main.py"}
 
 

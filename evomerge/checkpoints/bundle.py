@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints.folder import find_file, read_bytes
-from evomerge.checkpoints.reader import CONFIG, Checkpoint
+from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.reader import CONFIG
 
 GENERATION_CONFIG = "generation_config.json"
 EXTRA_TEMPLATES = "additional_chat_templates"
@@ -51,12 +52,13 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def config_text(template: Checkpoint, changes: Mapping[str, Any]) -> bytes:
+def config_text(template: OpenParent, changes: Mapping[str, Any]) -> bytes:
     """The template's config.json: byte for byte without changes, otherwise with these keys replaced or added."""
     raw = read_bytes(template.folder / CONFIG)
-    if all(key in template.config and template.config[key] == value for key, value in changes.items()):
+    wanted = {**template.config, **changes}
+    if wanted == json.loads(raw):
         return raw
-    return (json.dumps({**template.config, **changes}, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(wanted, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def dtype_change(config: Mapping[str, Any], dtype: str) -> dict[str, str]:
@@ -65,7 +67,7 @@ def dtype_change(config: Mapping[str, Any], dtype: str) -> dict[str, str]:
     return {key: dtype}
 
 
-def side_files(template: Checkpoint, tokenizer: Checkpoint, changes: Mapping[str, Any]) -> dict[str, bytes]:
+def side_files(template: OpenParent, tokenizer: OpenParent, changes: Mapping[str, Any]) -> dict[str, bytes]:
     """Everything of an export that is neither weights nor written by the caller: relative name -> content.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 from evomerge.checkpoints.architecture import config_depth, language_config
 from evomerge.checkpoints.dtypes import EIGHT_BIT_FLOAT, FLOATING
 from evomerge.checkpoints.finite import check_finite
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.tokenizers import (
     ReadVocabulary,
     VocabularyCache,
@@ -58,7 +58,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _config_differences(left: Checkpoint, right: Checkpoint) -> list[str]:
+def _config_differences(left: OpenParent, right: OpenParent) -> list[str]:
     a, b = language_config(left.config), language_config(right.config)
     pairs = [("model_type", left.config.get("model_type"), right.config.get("model_type"))]
     pairs.append(("number of layers", config_depth(left.config), config_depth(right.config)))
@@ -73,7 +73,7 @@ def _dtype_fault(left: str, right: str) -> bool:
     return left != right and not (left in FLOATING and right in FLOATING)
 
 
-def _tensor_differences(left: Checkpoint, right: Checkpoint) -> list[str]:
+def _tensor_differences(left: OpenParent, right: OpenParent) -> list[str]:
     a, b = ({t.name: t for t in c.layout.tensors} for c in (left, right))
     found = [f"{name} is missing" for name in sorted(set(a) - set(b))]
     found += [f"{name} is not in the reference" for name in sorted(set(b) - set(a))]
@@ -88,7 +88,7 @@ def _tensor_differences(left: Checkpoint, right: Checkpoint) -> list[str]:
     return found
 
 
-def _own_faults(checkpoint: Checkpoint, read: ReadVocabulary) -> list[str]:
+def _own_faults(checkpoint: OpenParent, read: ReadVocabulary) -> list[str]:
     """What makes a checkpoint unfit for any merge."""
     found = []
     if language_config(checkpoint.config).get("quantization_config") or checkpoint.config.get("quantization_config"):
@@ -102,7 +102,7 @@ def _own_faults(checkpoint: Checkpoint, read: ReadVocabulary) -> list[str]:
     return found + token_id_faults(checkpoint, read)
 
 
-def differences(reference: Checkpoint, other: Checkpoint, read: ReadVocabulary = read_vocabulary) -> list[str]:
+def differences(reference: OpenParent, other: OpenParent, read: ReadVocabulary = read_vocabulary) -> list[str]:
     """Every way in which `other` does not fit `reference`, one line each, from headers, configs and tokenizers.
 
     Floating dtypes may differ. Tensors of other dtypes are compared by value (they are small buffers).
@@ -125,7 +125,7 @@ def _describe(faults: Mapping[str, list[str]]) -> str:
     return f"{len(lines)} differences" + "".join(f"\n    {line}" for line in lines[:_LISTED]) + more
 
 
-def check_compatible(checkpoints: Mapping[str, Checkpoint], base: str | None) -> None:
+def check_compatible(checkpoints: Mapping[str, OpenParent], base: str | None) -> None:
     """Refuse parents that cannot be merged.
 
     Args:

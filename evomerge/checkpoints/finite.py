@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from evomerge.checkpoints.dtypes import FLOATING
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import ModelError
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ def _count(name: str, tensor: torch.Tensor) -> NonFiniteCount:
     return NonFiniteCount(name, sum(int(c.isnan().sum()) for c in chunks), sum(int(c.isinf().sum()) for c in chunks))
 
 
-def non_finite(checkpoint: Checkpoint) -> tuple[NonFiniteCount, ...]:
+def non_finite(checkpoint: OpenParent) -> tuple[NonFiniteCount, ...]:
     """The floating tensors of a checkpoint that hold NaN or infinity, with counts; reads every weight once."""
     names = [t.name for t in checkpoint.layout.tensors if t.dtype in FLOATING]
     return tuple(_count(n, checkpoint.tensor(n)) for n in names if not is_finite(checkpoint.tensor(n)))
 
 
-def check_finite(checkpoint: Checkpoint) -> None:
+def check_finite(checkpoint: OpenParent) -> None:
     """Refuse a checkpoint that holds NaN or infinity.
 
     Raises:

@@ -8,7 +8,6 @@ are neither compared nor merged nor written.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
@@ -17,6 +16,7 @@ from evomerge.checkpoints.architecture import infer_layout, is_derived_buffer, l
 from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.folder import find_file
 from evomerge.checkpoints.header import HeaderEntry
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.shards import Shards, find_shards
 from evomerge.checkpoints.source import locate
 from evomerge.checkpoints.strict_json import damaged, read_object
@@ -75,7 +75,7 @@ def _changed(path: Path, got: str) -> ModelError:
 
 
 @final
-class Checkpoint:
+class Checkpoint(OpenParent):
     """One checked checkpoint. Made by `open_checkpoint`; picklable, the copy opens the same folder again.
 
     Tensors are views of private memory maps: never copied, and never to be written to.
@@ -92,6 +92,7 @@ class Checkpoint:
     """
 
     def __init__(self, source: str, revision: str | None, folder: Path) -> None:
+        self._content: Digest | None = None
         self.source = source
         self.revision = revision
         self.folder = folder
@@ -166,21 +167,26 @@ class Checkpoint:
             raw = raw.clone()
         return raw.view(dtype).reshape(entry.shape)
 
-    @cached_property
+    @property
     def content(self) -> Digest:
         """Digest of the weights: over the sha256 of every shard's bytes. Read once, at disk speed, then remembered."""
-        try:
-            return digest_json({name: digest_file(self.folder / name) for name in self._shards.headers})
-        except OSError as error:
-            raise _changed(self.folder, f"{error.strerror}") from error
+        if self._content is None:
+            try:
+                self._content = digest_json({name: digest_file(self.folder / name) for name in self._shards.headers})
+            except OSError as error:
+                raise _changed(self.folder, f"{error.strerror}") from error
+        return self._content
+
+    def remember(self, content: Digest | None) -> None:
+        """Take over what another process has read of the same files; None where it has read nothing."""
+        self._content = content
 
     def close(self) -> None:
         """Drop the memory maps; tensors handed out before stay valid, and a later `tensor` maps again."""
         self._maps.clear()
 
     def __reduce__(self) -> tuple[Callable[..., Checkpoint], tuple[object, ...]]:
-        known = self.__dict__.get("content")
-        return _reopen, (self.source, self.revision, str(self.folder), self.header_digest, known)
+        return _reopen, (self.source, self.revision, str(self.folder), self.header_digest, self._content)
 
     def __repr__(self) -> str:
         at = f"@{self.revision}" if self.revision else ""
@@ -207,8 +213,7 @@ def _reopen(
     checkpoint = _open(source, revision, Path(folder))
     if checkpoint.header_digest != header_digest:
         raise _changed(checkpoint.folder, "other headers than before")
-    if content is not None:
-        checkpoint.__dict__["content"] = content
+    checkpoint.remember(content)
     return checkpoint
 
 

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from evomerge.checkpoints.bundle import tokenizer_files
 from evomerge.checkpoints.folder import find_file
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.strict_json import damaged, read_object
 from evomerge.digest import digest_file
 from evomerge.types import Digest
@@ -95,7 +95,7 @@ class VocabularyCache:
         return self._known[key]
 
 
-def _unreadable(checkpoint: Checkpoint) -> dict[str, Digest]:
+def _unreadable(checkpoint: OpenParent) -> dict[str, Digest]:
     """Digests of vocabulary files in other formats, which are compared as a whole."""
     files = tokenizer_files(checkpoint.folder)
     return {n: digest_file(p) for n, p in files.items() if n.endswith((".model", ".tiktoken")) or n == "tekken.json"}
@@ -121,7 +121,7 @@ def vocabulary_differences(left: Vocabulary, right: Vocabulary) -> list[str]:
 
 
 def tokenizer_differences(
-    reference: Checkpoint, other: Checkpoint, read: ReadVocabulary = read_vocabulary
+    reference: OpenParent, other: OpenParent, read: ReadVocabulary = read_vocabulary
 ) -> list[str]:
     """How the tokenizer of `other` differs from the reference's where merging must care: tokens and their ids.
 
@@ -150,7 +150,7 @@ def tokenizer_differences(
     return []
 
 
-def embedding_rows(checkpoint: Checkpoint) -> int | None:
+def embedding_rows(checkpoint: OpenParent) -> int | None:
     """Rows of the token embedding, None when no tensor is recognised as one."""
     rows = [
         t.shape[0]
@@ -160,7 +160,7 @@ def embedding_rows(checkpoint: Checkpoint) -> int | None:
     return max(rows, default=None)
 
 
-def token_id_faults(checkpoint: Checkpoint, read: ReadVocabulary = read_vocabulary) -> list[str]:
+def token_id_faults(checkpoint: OpenParent, read: ReadVocabulary = read_vocabulary) -> list[str]:
     """Tokens whose id lies beyond the embedding, as one line; empty when all have a row.
 
     Raises:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, final
 from evomerge.checkpoints.bundle import dtype_change, side_files
 from evomerge.checkpoints.dtypes import FLOATING, safetensors_name
 from evomerge.checkpoints.folder import is_plain_name
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.sharding import ShardPlan, index_text, plan_shards
 from evomerge.checkpoints.shards import INDEX
 from evomerge.checkpoints.staging import check_target, staged_folder
@@ -127,11 +127,11 @@ def write_checkpoint(
     folder: Path,
     tensors: Iterable[tuple[str, torch.Tensor]],
     *,
-    template: Checkpoint,
+    template: OpenParent,
     metadata: Mapping[str, str] = _NOTHING,
     max_shard_bytes: float = SHARD_BYTES,
     extra_files: Mapping[str, str | bytes] = _NOTHING,
-    tokenizer_from: Checkpoint | None = None,
+    tokenizer_from: OpenParent | None = None,
     dtype: str = "parent",
     layout: Layout | None = None,
     config_changes: Mapping[str, Any] = _NOTHING,
@@ -180,3 +180,23 @@ def write_checkpoint(
             files.put(name, tensor)
         files.finish()
         _write_small(staged, small)
+
+
+def write_tensors(folder: Path, layout: Layout, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Write nothing but tensors, in one file `model.safetensors`.
+
+    Args:
+        folder: new or empty; appears complete or not at all.
+        layout: what is written; at least one tensor.
+        tensors: (name, tensor) in any order, each tensor of the layout exactly once; consumed as a stream.
+
+    Raises:
+        ConfigError, DiskFull, MergeError: as `write_checkpoint`.
+    """
+    plans = plan_shards(layout, {}, sum(p.size for p in plan_shards(layout, {}, 1)))
+    _check_space(folder, plans[0].size)
+    with staged_folder(folder) as staged, ExitStack() as stack:
+        files = _ShardFiles(staged, plans, stack)
+        for name, tensor in tensors:
+            files.put(name, tensor)
+        files.finish()

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evomerge.checkpoints.dtypes import FLOATING, ITEMSIZE
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.header import HeaderEntry
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.cli.working import working
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.load import ResolvedJob
@@ -100,7 +101,7 @@ def _search(assembled: Assembled) -> Table:
 def _memory(assembled: Assembled) -> dict[str, str]:
     """What all workers of a host share, and what each has for itself."""
     checkpoints = assembled.parents.checkpoints.values()
-    parents = sum(e.stop - e.start for c in checkpoints for e in (c.entry(t.name) for t in c.layout.tensors))
+    parents = sum(HeaderEntry(t.dtype, t.shape).nbytes for c in checkpoints for t in c.layout.tensors)
     model = model_bytes(assembled.parents.template, assembled.suite.dtype)
     told = {"memory": f"{_bytes(parents)} of parents, mapped and shared by the workers of a host"}
     named = hop_parents(assembled)
@@ -122,7 +123,7 @@ def _shared_states(device: str) -> str:
     return f"1/{SHARE} of the free GPU memory of hidden states"
 
 
-def model_bytes(template: Checkpoint, dtype: str) -> int:
+def model_bytes(template: OpenParent, dtype: str) -> int:
     """Bytes of one model in memory.
 
     Args:

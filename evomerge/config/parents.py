@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from evomerge.checkpoints.compatible import check_compatible
-from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
+from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.config.load import ResolvedJob
 from evomerge.recipe.recipe import ParentRef
 
@@ -24,7 +25,7 @@ class Parents:
         base: `base`, or None.
     """
 
-    checkpoints: Mapping[str, Checkpoint]
+    checkpoints: Mapping[str, OpenParent]
     base: str | None
 
     @property
@@ -38,7 +39,7 @@ class Parents:
         return next(iter(self.checkpoints))
 
     @property
-    def template(self) -> Checkpoint:
+    def template(self) -> OpenParent:
         """The checkpoint of `template_name`."""
         return self.checkpoints[self.template_name]
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from evomerge.checkpoints.compatible import check_compatible
-from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
+from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.config.texts import read_text
 from evomerge.dataflow.mergekit import ends_of
 from evomerge.errors import ModelError
@@ -54,11 +55,11 @@ def _located(ref: ParentRef, folder: Path) -> ParentRef:
         return ref
 
 
-def _open(ref: ParentRef) -> Checkpoint:
+def _open(ref: ParentRef) -> OpenParent:
     return open_checkpoint(ref.source, ref.revision)
 
 
-def open_recipe_parents(recipe: Recipe) -> dict[str, Checkpoint]:
+def open_recipe_parents(recipe: Recipe) -> dict[str, OpenParent]:
     """The parents of a recipe by name, in its order; weights that are not the recipe's are refused.
 
     Raises:

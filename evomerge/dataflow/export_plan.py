@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from evomerge.checkpoints.dtypes import FLOATING
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.dataflow.families import Family, LayerName, family_of, layer_lists, path_config
 from evomerge.dataflow.fold import check_foldable, offsets_of
 from evomerge.errors import ModelError
@@ -159,7 +159,7 @@ def _layout(pieces: tuple[Piece, ...], n_hops: int, family: Family) -> Layout:
     return Layout(n_hops, tuple(sorted(found, key=lambda t: t.name)))
 
 
-def _check_config(template: Checkpoint) -> None:
+def _check_config(template: OpenParent) -> None:
     """Refuse a config with a list that may be one entry per layer, and whose meaning nobody knows.
 
     Raises:

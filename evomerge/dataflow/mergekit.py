@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.dataflow.families import family_of, path_config
 from evomerge.dataflow.fold import offsets_of
 from evomerge.errors import ModelError, RecipeError
@@ -38,7 +38,7 @@ def ends_of(config: Mapping[str, Any]) -> Ends | None:
     return is_end
 
 
-def mergekit_text(recipe: Recipe, template: Checkpoint) -> str:
+def mergekit_text(recipe: Recipe, template: OpenParent) -> str:
     """The recipe as the text of a mergekit file; see `recipe.mergekit.to_mergekit`.
 
     Args:

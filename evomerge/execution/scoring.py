@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, final
 
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.dataflow.models import PathModels
 from evomerge.dataflow.prefixes import PrefixMemory, default_budget
 from evomerge.evaluation.costs import wanted_costs
@@ -44,7 +44,7 @@ class ScoringSpec:
         costs: what is told of a model besides its answers, names of `evaluation.costs`.
     """
 
-    checkpoints: Mapping[str, Checkpoint]
+    checkpoints: Mapping[str, OpenParent]
     template: str
     plan: EvalPlan
     kernels: Kernels

@@ -17,7 +17,7 @@ from evomerge.merging.linear_methods import delta_coefficients, linear_setting
 from evomerge.merging.methods import Facts, KernelMethod, Parameters
 from evomerge.merging.settings import GtaParent, GtaSetting, Setting, single
 from evomerge.merging.thresholds import density_count
-from evomerge.recipe.methods import DARE_LINEAR, DARE_TIES, TIES
+from evomerge.recipe.mergekit_specs import DARE_LINEAR, DARE_TIES, TIES
 
 
 def elected(parameters: Parameters, parents: dict[int, GtaParent]) -> Setting:

@@ -8,7 +8,7 @@ from typing import Final, final
 
 from evomerge.merging.methods import Facts, KernelMethod, Parameters
 from evomerge.merging.settings import LinearSetting, Setting, single
-from evomerge.recipe.methods import LINEAR, SLERP, TASK_ARITHMETIC
+from evomerge.recipe.mergekit_specs import LINEAR, SLERP, TASK_ARITHMETIC
 
 _SMALLEST_SHARE: Final = 0.1
 _SMALLEST_SINE: Final = 1e-4

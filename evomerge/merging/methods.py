@@ -20,7 +20,7 @@ from evomerge.merging.gram import gram_matrix
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.settings import Cut, Setting
 from evomerge.merging.thresholds import Magnitudes
-from evomerge.recipe.methods import MethodSpec
+from evomerge.recipe.method_spec import MethodSpec
 from evomerge.recipe.recipe import Number
 from evomerge.registry import GROUP_METHODS, Registry
 

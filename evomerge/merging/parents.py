@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.checkpoints.reader import Checkpoint
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import MergeError, suggest
 from evomerge.merging.gram import gram_matrix
 from evomerge.merging.kernels import Kernels
@@ -34,7 +34,7 @@ class ParentPool:
         MergeError: without checkpoints.
     """
 
-    def __init__(self, checkpoints: Mapping[str, Checkpoint], device: str = "cpu") -> None:
+    def __init__(self, checkpoints: Mapping[str, OpenParent], device: str = "cpu") -> None:
         if not checkpoints:
             raise MergeError(
                 "There is nothing to merge.",
@@ -42,7 +42,7 @@ class ParentPool:
                 allowed="one parent or more",
                 fix="name some parents.",
             )
-        self.checkpoints: Mapping[str, Checkpoint] = MappingProxyType(dict(checkpoints))
+        self.checkpoints: Mapping[str, OpenParent] = MappingProxyType(dict(checkpoints))
         self.device = device
         self._flat: dict[tuple[str, str], torch.Tensor] = {}
         self._magnitudes: dict[tuple[str, str, str], Magnitudes] = {}
@@ -51,7 +51,7 @@ class ParentPool:
     def __reduce__(self) -> tuple[Any, ...]:
         return (ParentPool, (dict(self.checkpoints), self.device))
 
-    def checkpoint(self, parent: str) -> Checkpoint:
+    def checkpoint(self, parent: str) -> OpenParent:
         """The checkpoint of a parent.
 
         Raises:

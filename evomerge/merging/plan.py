@@ -11,7 +11,7 @@ from evomerge.errors import MergeError, RecipeError, suggest
 from evomerge.layout import Role, TensorInfo
 from evomerge.merging.methods import MergeMethod, Parameters, load_method
 from evomerge.merging.parents import ParentPool
-from evomerge.recipe.methods import MethodSpec
+from evomerge.recipe.method_spec import MethodSpec
 from evomerge.recipe.path import check_layers
 from evomerge.recipe.recipe import Compat, Number, Recipe, Rule
 
@@ -131,12 +131,13 @@ def _check_names(spec: MethodSpec, values: Mapping[str, Number], *, per_parent: 
 
 def _inputs(recipe: Recipe, rule: Rule, spec: MethodSpec) -> tuple[str, ...]:
     """The parents that a rule merges, in the recipe's order."""
-    named = rule.per_parent or {p.name: {} for p in recipe.parents if not spec.needs_base or p.name != recipe.base}
+    base = spec.base_of(recipe.base)
+    named = rule.per_parent or {p.name: {} for p in recipe.parents if base is None or p.name != base}
     inputs = [p.name for p in recipe.parents if p.name in named]
     too_many = spec.max_models is not None and len(inputs) > spec.max_models
     if too_many and not rule.per_parent:
         inputs = [n for n in inputs if n != recipe.base]
-    if spec.needs_base and recipe.base in inputs:
+    if base is not None and base in inputs:
         raise _refuse(
             f"Method {spec.name!r} merges the base with itself.", repr(recipe.base), "parents other than the base"
         )
@@ -171,7 +172,7 @@ def plan_rule(recipe: Recipe, rule: Rule, method: MergeMethod) -> RulePlan:
     columns = tuple(
         {n: _value(spec, n, rule.per_parent.get(p, {}), f"of parent {p}") for n in spec.per_parent()} for p in inputs
     )
-    return RulePlan(rule.method, method, recipe.base if spec.needs_base else None, inputs, shared, columns)
+    return RulePlan(rule.method, method, spec.base_of(recipe.base), inputs, shared, columns)
 
 
 def _check_shapes(recipe: Recipe, pool: ParentPool) -> None:

@@ -15,7 +15,8 @@ from evomerge.layout import Layout, TensorInfo
 from evomerge.recipe.equivalence import nearly_cancel, number
 from evomerge.recipe.mergekit_settings import filters_for
 from evomerge.recipe.mergekit_text import DTYPES, model_text
-from evomerge.recipe.methods import BUILTIN, MethodSpec
+from evomerge.recipe.method_spec import MethodSpec
+from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import Number, ParentRef, Recipe, Rule
 
 EXACTNESS: Final[Mapping[str, str]] = {

@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 from evomerge.errors import suggest
 from evomerge.layout import Layout
 from evomerge.recipe.mergekit_text import model_source, refused
-from evomerge.recipe.methods import BUILTIN, MethodSpec
+from evomerge.recipe.method_spec import MethodSpec
+from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import OutDtype
 
 Source = tuple[str, str | None]

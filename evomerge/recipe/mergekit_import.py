@@ -10,7 +10,7 @@ from evomerge.layout import Layout, TensorInfo
 from evomerge.recipe.mergekit_file import OUT_DTYPES, File, Slice, Source, check_known
 from evomerge.recipe.mergekit_settings import number_of, resolve
 from evomerge.recipe.mergekit_text import DTYPES, refused
-from evomerge.recipe.methods import ParameterSpec
+from evomerge.recipe.method_spec import ParameterSpec
 from evomerge.recipe.recipe import Compat, Number, OutDtype, ParentRef
 from evomerge.recipe.rules import Assignment, Kind, kinds_of
 

@@ -22,7 +22,7 @@ from evomerge.recipe.mergekit_import import named_parents, recipe_dtype
 from evomerge.recipe.mergekit_path import PASSTHROUGH, Ends
 from evomerge.recipe.mergekit_settings import number_of, resolve
 from evomerge.recipe.mergekit_text import refused
-from evomerge.recipe.methods import ParameterSpec
+from evomerge.recipe.method_spec import ParameterSpec
 from evomerge.recipe.path import Hop, plain_path
 from evomerge.recipe.recipe import Compat, Recipe, Rule
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evomerge.recipe.mergekit_text import refused
-from evomerge.recipe.methods import ParameterSpec
+from evomerge.recipe.method_spec import ParameterSpec
 from evomerge.recipe.recipe import Number
 
 

@@ -28,20 +28,57 @@ def _invalid(what: str, got: str, allowed: str) -> RecipeError:
 
 
 @dataclass(frozen=True)
+class Making:
+    """How a parent comes about that is no checkpoint of its own.
+
+    Attributes:
+        method: a maker's name: `adapter`, `transplant`, `aligned`, `tsv_m`, ... (`virtual.makers`).
+        of: the parents that it is made from, in order; they need not be parents of the recipe.
+        base: what their deltas are taken from, or what an adapter sits on; None where there is no such thing.
+        settings: the maker's numbers, complete.
+        data: digest of the prompts that it was made with; None for makers that need none.
+    """
+
+    method: str
+    of: tuple[ParentRef, ...] = ()
+    base: ParentRef | None = None
+    settings: Mapping[str, Number] = field(default_factory=dict)
+    data: Digest | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.settings.items():
+            if not isinstance(value, bool) and not math.isfinite(value):
+                what = f"A setting of a parent made by {self.method!r} is not finite."
+                raise _invalid(what, f"{name} = {value}", "finite numbers")
+        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Mapping proxies do not cross process borders; their contents do."""
+        return (Making, (self.method, self.of, self.base, dict(self.settings), self.data))
+
+    def __hash__(self) -> int:
+        return hash((self.method, self.of, self.base, tuple(sorted(self.settings.items())), self.data))
+
+
+@dataclass(frozen=True)
 class ParentRef:
     """One parent as the recipe names it.
 
     Attributes:
         name: short name used by the rules; unique in the recipe.
-        source: the original folder or hub id, as the user wrote it.
+        source: the original folder or hub id, as the user wrote it; of a parent that is made without files of its own
+            a word for people.
         revision: hub revision, None for a folder.
-        content: digest of the parent's weights, None where it is not known (an imported mergekit file).
+        content: digest of the parent's weights, or of all that it is made from; None where it is not known (an imported
+            mergekit file).
+        made: how it is made from other parents; None for a checkpoint.
     """
 
     name: str
     source: str
     revision: str | None = None
     content: Digest | None = None
+    made: Making | None = None
 
 
 @dataclass(frozen=True)

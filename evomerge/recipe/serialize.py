@@ -11,16 +11,19 @@ from evomerge.digest import canonical_json, digest_json
 from evomerge.errors import RecipeError, suggest
 from evomerge.layout import ROLES, Role
 from evomerge.recipe.path import Hop
-from evomerge.recipe.recipe import Compat, Number, OutDtype, ParentRef, Recipe, Rule
+from evomerge.recipe.recipe import Compat, Making, Number, OutDtype, ParentRef, Recipe, Rule
 from evomerge.types import Digest
 
 FORMAT: Final = "evomerge.recipe"
-VERSION: Final = 2
-"""Of recipes with a path; recipes without one are written as version 1, which every evomerge reads."""
+VERSION: Final = 3
+"""Of recipes with parents that are made from others; 2 has a path; what has neither is written as version 1."""
 MAX_CHARACTERS: Final = 50_000_000
 
 _TOP: Final = ("format", "version", "parents", "base", "rules", "dtype", "compat", "seed")
 _PARENT: Final = ("name", "source", "revision", "content")
+_MAKING: Final = ("method", "of", "base", "settings", "data")
+MOST_NESTED: Final = 8
+"""Parents that are made from made parents that are made from ...: no deeper than this."""
 _RULE: Final = ("method", "shared", "per_parent", "layers", "roles")
 
 
@@ -29,10 +32,8 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     path = {} if recipe.path is None else {"path": [[h.parent, h.layer, h.gain] for h in recipe.path]}
     return {
         "format": FORMAT,
-        "version": 1 if recipe.path is None else VERSION,
-        "parents": [
-            {"name": p.name, "source": p.source, "revision": p.revision, "content": p.content} for p in recipe.parents
-        ],
+        "version": _version(recipe),
+        "parents": [_parent_to_json(p) for p in recipe.parents],
         "base": recipe.base,
         "rules": [_rule_to_json(rule) for rule in recipe.rules],
         "dtype": recipe.dtype,
@@ -40,6 +41,27 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         **path,
     }
+
+
+def _version(recipe: Recipe) -> int:
+    """The oldest version that can say the recipe."""
+    if any(p.made is not None for p in recipe.parents):
+        return VERSION
+    return 1 if recipe.path is None else 2
+
+
+def _parent_to_json(parent: ParentRef) -> dict[str, Any]:
+    plain = {"name": parent.name, "source": parent.source, "revision": parent.revision, "content": parent.content}
+    if parent.made is None:
+        return plain
+    made = {
+        "method": parent.made.method,
+        "of": [_parent_to_json(p) for p in parent.made.of],
+        "base": None if parent.made.base is None else _parent_to_json(parent.made.base),
+        "settings": {k: _plain(v) for k, v in parent.made.settings.items()},
+        "data": parent.made.data,
+    }
+    return {**plain, "made": made}
 
 
 def recipe_to_text(recipe: Recipe) -> str:
@@ -57,6 +79,7 @@ def recipe_digest(recipe: Recipe) -> Digest:
     for parent in whole["parents"]:
         if parent["content"] is not None:
             del parent["source"], parent["revision"]
+            parent.pop("made", None)  # a made parent's content stands for all that it is made from
     return digest_json(whole)
 
 
@@ -75,20 +98,24 @@ def recipe_from_json(value: object) -> Recipe:
         _refuse(
             "The recipe was written by a newer evomerge.",
             f"version {version}",
-            f"version 1 or {VERSION}",
+            f"version 1 to {VERSION}",
             "install a newer evomerge.",
         )
-    if version not in (1, VERSION) or isinstance(version, bool) or not isinstance(version, int):
-        _refuse("The recipe has no usable version.", f"version {version!r}", f"version 1 or {VERSION}")
-    _keys(value, _TOP if version == 1 else (*_TOP, "path"), "")
+    if version not in (1, 2, VERSION) or isinstance(version, bool) or not isinstance(version, int):
+        _refuse("The recipe has no usable version.", f"version {version!r}", f"version 1 to {VERSION}")
+    has_path = version == 2 or (version == VERSION and "path" in value)
+    _keys(value, (*_TOP, "path") if has_path else _TOP, "")
     return Recipe(
-        parents=tuple(_parent(p, f"parents.{i}") for i, p in enumerate(_list(value["parents"], "parents"))),
+        parents=tuple(
+            _parent(p, f"parents.{i}", MOST_NESTED if version == VERSION else 0)
+            for i, p in enumerate(_list(value["parents"], "parents"))
+        ),
         base=_text_or_none(value["base"], "base"),
         rules=tuple(_rule(r, f"rules.{i}") for i, r in enumerate(_list(value["rules"], "rules"))),
         dtype=_one_of(value["dtype"], get_args(OutDtype), "dtype"),
         compat=_one_of(value["compat"], get_args(Compat), "compat"),
         seed=_whole(value["seed"], "seed"),
-        path=None if version == 1 else tuple(_hop(h, f"path.{i}") for i, h in enumerate(_list(value["path"], "path"))),
+        path=None if not has_path else tuple(_hop(h, f"path.{i}") for i, h in enumerate(_list(value["path"], "path"))),
     )
 
 
@@ -197,15 +224,31 @@ def _numbers(value: object, where: str) -> dict[str, Number]:
     return {_text(k, where): _number(v, f"{where}.{k}") for k, v in _object(value, where).items()}
 
 
-def _parent(value: object, where: str) -> ParentRef:
+def _parent(value: object, where: str, depth: int) -> ParentRef:
+    """A parent; `depth` says how deep it may be made from others."""
     parent = _object(value, where)
-    _keys(parent, _PARENT, where)
+    is_made = depth > 0 and parent.get("made") is not None
+    _keys(parent, (*_PARENT, "made") if is_made else _PARENT, where)
     content = _text_or_none(parent["content"], f"{where}.content")
     return ParentRef(
         name=_text(parent["name"], f"{where}.name"),
         source=_text(parent["source"], f"{where}.source"),
         revision=_text_or_none(parent["revision"], f"{where}.revision"),
         content=None if content is None else Digest(content),
+        made=_making(parent["made"], f"{where}.made", depth - 1) if is_made else None,
+    )
+
+
+def _making(value: object, where: str, depth: int) -> Making:
+    made = _object(value, where)
+    _keys(made, _MAKING, where)
+    data = _text_or_none(made["data"], f"{where}.data")
+    return Making(
+        method=_text(made["method"], f"{where}.method"),
+        of=tuple(_parent(p, f"{where}.of.{i}", depth) for i, p in enumerate(_list(made["of"], f"{where}.of"))),
+        base=None if made["base"] is None else _parent(made["base"], f"{where}.base", depth),
+        settings=_numbers(made["settings"], f"{where}.settings"),
+        data=None if data is None else Digest(data),
     )
 
 

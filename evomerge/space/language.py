@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from evomerge.errors import suggest
 from evomerge.layout import Layout
-from evomerge.recipe.methods import MethodSpec, method_names, method_spec
+from evomerge.recipe.method_spec import MethodSpec
+from evomerge.recipe.methods import method_names, method_spec
 from evomerge.space.at import At, LineOf, check_keys, mapping_at, no_line, number_at
 from evomerge.space.base import CandidateSpace
 from evomerge.space.both import BothSpace

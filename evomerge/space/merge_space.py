@@ -12,7 +12,8 @@ from evomerge.errors import SpaceError
 from evomerge.layout import Layout
 from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.equivalence import the_only_parent
-from evomerge.recipe.methods import BUILTIN, MethodSpec
+from evomerge.recipe.method_spec import MethodSpec
+from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import Number, ParentRef, Recipe
 from evomerge.recipe.rules import Assignment, Kind, kinds_of, rules_of
 from evomerge.space.base import CandidateSpace, Gene

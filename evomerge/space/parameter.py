@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from evomerge.errors import suggest
 from evomerge.layout import Layout
-from evomerge.recipe.methods import ParameterSpec
+from evomerge.recipe.method_spec import ParameterSpec
 from evomerge.recipe.recipe import Number
 from evomerge.space.at import At, check_keys, line_is_told, mapping_at, number_at
 from evomerge.space.depth import MODULES, Depth, Groups, Module, sites_of

@@ -161,7 +161,7 @@ def test_plug_ins_count_among_the_versions(tmp_path: Path, monkeypatch: pytest.M
 
 
 ODD = """
-from evomerge.recipe.methods import TIES
+from evomerge.recipe.mergekit_specs import TIES
 class Named:
     spec = TIES
 class Speechless:

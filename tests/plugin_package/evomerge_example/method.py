@@ -8,7 +8,7 @@ from typing import Final, final
 import torch
 
 from evomerge.merging.methods import MergeMethod, Parameters
-from evomerge.recipe.methods import MethodSpec, ParameterSpec
+from evomerge.recipe.method_spec import MethodSpec, ParameterSpec
 
 
 @final

@@ -15,7 +15,7 @@ from evomerge.merging.kernels import Kernels
 from evomerge.merging.methods import MergeMethod
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.resident import ResidentModel
-from evomerge.recipe.methods import MethodSpec, ParameterSpec
+from evomerge.recipe.method_spec import MethodSpec, ParameterSpec
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.registry import Registry
 from evomerge.testing.tiny import tiny_checkpoint

@@ -5,7 +5,7 @@ from typing import ClassVar, final
 import torch
 
 from evomerge.merging.methods import MergeMethod, load_method
-from evomerge.recipe.methods import MethodSpec, ParameterSpec
+from evomerge.recipe.method_spec import MethodSpec, ParameterSpec
 from evomerge.testing.merge_suite import MergeMethodSuite
 
 

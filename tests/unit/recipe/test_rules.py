@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, PluginError
 from evomerge.layout import Layout, TensorInfo
-from evomerge.recipe.methods import BUILTIN, LINEAR, MethodSpec, ParameterSpec, method_names, method_spec
+from evomerge.recipe.mergekit_specs import LINEAR
+from evomerge.recipe.method_spec import MethodSpec, ParameterSpec
+from evomerge.recipe.methods import BUILTIN, method_names, method_spec
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.rules import Assignment, Kind, kinds_of, rules_of
 

@@ -1,0 +1,35 @@
+"""The makers by name."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from evomerge.errors import PluginError
+from evomerge.registry import Registry
+from evomerge.virtual.maker import Maker
+
+MAKERS: Final = Registry(
+    group="evomerge.makers",
+    noun="maker of parents",
+    builtin={
+        "transplant": "evomerge.virtual.transplant:TRANSPLANT",
+    },
+)
+
+
+def load_maker(name: str) -> Maker:
+    """The maker `name`, built in or from a plug-in.
+
+    Raises:
+        ConfigError: for an unknown name, with the nearest match.
+        PluginError: when a plug-in does not load or is not a maker.
+    """
+    loaded: Any = MAKERS.load(name)
+    if not isinstance(loaded, Maker):
+        raise PluginError(
+            f"The plug-in for the maker {name!r} is not a maker.",
+            got=type(loaded).__name__,
+            allowed="an instance of a class that derives evomerge.virtual.maker.Maker",
+            fix="ask the plug-in's authors for a version made for this evomerge.",
+        )
+    return loaded

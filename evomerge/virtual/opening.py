@@ -1,0 +1,186 @@
+"""From parents as recipes name them to parents whose tensors can be read: opened, planned, and made when it is time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, final
+
+from evomerge.checkpoints.finite import is_finite
+from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.overlay import Overlay, OverlaySpec
+from evomerge.checkpoints.reader import open_checkpoint
+from evomerge.checkpoints.shards import SINGLE
+from evomerge.checkpoints.writer import write_tensors
+from evomerge.digest import digest_json
+from evomerge.errors import NonFinite, RecipeError, suggest
+from evomerge.layout import Layout
+from evomerge.recipe.recipe import Making, Number, ParentRef
+from evomerge.types import Digest
+from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Prompts, Report, silent
+from evomerge.virtual.makers import load_maker
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1
+"""Of made parents; raised when what `content` is taken over changes."""
+
+
+class Pending(NamedTuple):
+    """A parent that is planned, and made when it is needed.
+
+    Attributes:
+        parent: what will be readable.
+        maker: makes it.
+        ingredients: from these.
+        plan: of its tensors.
+    """
+
+    parent: Overlay
+    maker: Maker
+    ingredients: Ingredients
+    plan: MadePlan
+
+
+@final
+class ParentOpener:
+    """Opens parents, those they are made from first; equal ones once.
+
+    Args:
+        folder: where made parents are kept, each in a folder named by its content; may be shared by runs and machines.
+        prompts: digest -> the prompts that makers with data are shown.
+    """
+
+    def __init__(self, folder: Path, prompts: Mapping[Digest, Prompts] | None = None) -> None:
+        self.folder = folder
+        self._prompts = dict(prompts or {})
+        self._opened: dict[ParentRef, OpenParent] = {}
+        self._planned: list[Pending] = []
+
+    def open(self, ref: ParentRef) -> OpenParent:
+        """A parent's headers; one that is made from others is planned, and not made.
+
+        Raises:
+            ModelError: when it, or something that it is made from, cannot be opened or does not fit.
+            ConfigError: for an unknown maker.
+            RecipeError: for settings that the maker does not have, a wrong number of models, or missing prompts.
+        """
+        if ref not in self._opened:
+            self._opened[ref] = (
+                open_checkpoint(ref.source, ref.revision) if ref.made is None else self._plan(ref, ref.made)
+            )
+        return self._opened[ref]
+
+    def _plan(self, ref: ParentRef, made: Making) -> Overlay:
+        maker = load_maker(made.method)
+        settings = complete_settings(maker.spec, made)
+        prompts = self._prompts_of(maker.spec, made)
+        base = None if made.base is None else self.open(made.base)
+        ingredients = Ingredients(ref, tuple(self.open(p) for p in made.of), base, settings, prompts)
+        plan = maker.plan(ingredients)
+        content = _content(maker, ingredients, made.data)
+        file = self.folder / content / SINGLE if plan.changed else None
+        spec = OverlaySpec(ref.source or ref.name, content, file, plan.changed, plan.aliases, plan.config)
+        overlay = Overlay(plan.under, spec)
+        self._planned.append(Pending(overlay, maker, ingredients, plan))
+        return overlay
+
+    def _prompts_of(self, spec: MakerSpec, made: Making) -> Prompts:
+        if not spec.needs_prompts:
+            return ()
+        if made.data is None or made.data not in self._prompts:
+            raise RecipeError(
+                f"A parent made by {spec.name!r} needs the prompts that it was made with.",
+                got="no prompts" if made.data is None else f"prompts {made.data[:12]}, which are not here",
+                allowed="a recipe beside its prompts, as `evomerge export` writes them",
+                fix="export the merge as a checkpoint from its run, or bring the prompts' file.",
+            )
+        return self._prompts[made.data]
+
+    def pending(self) -> tuple[Pending, ...]:
+        """What has to be made, in an order in which it can be."""
+        return tuple(p for p in self._planned if p.parent.spec.file is not None and not p.parent.spec.file.is_file())
+
+    def make(self, report: Report = silent) -> None:
+        """Make everything that is pending.
+
+        Raises:
+            NonFinite: when a made tensor holds NaN or infinity; nothing of that parent is kept.
+            ConfigError, DiskFull: when the folder cannot be written.
+        """
+        for pending in self.pending():
+            file = pending.parent.spec.file
+            if file is not None and not file.is_file():  # two names for one content: made once
+                layout = Layout(
+                    pending.plan.under.layout.n_layers, tuple(sorted(pending.plan.changed, key=lambda t: t.name))
+                )
+                write_tensors(file.parent, layout, _checked(pending, report))
+
+
+def _checked(pending: Pending, report: Report) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in pending.maker.tensors(pending.ingredients, pending.plan, report):
+        if not is_finite(tensor):
+            raise NonFinite(
+                "A made parent holds NaN or infinity.",
+                got=f"{name} of {pending.parent.source}, made by {pending.maker.spec.name}",
+                allowed="finite values",
+                fix="use other settings, or leave this parent out.",
+            )
+        yield name, tensor
+
+
+def complete_settings(spec: MakerSpec, made: Making) -> dict[str, Number]:
+    """The settings with defaults filled in.
+
+    Raises:
+        RecipeError: for unknown, missing or illegal settings, then for a wrong number of models or a missing base.
+    """
+    fix = "correct how the parent is made."
+    for name in made.settings:
+        if name not in spec.parameters:
+            raise RecipeError(
+                f"The maker {spec.name!r} has no such setting.",
+                got=name,
+                allowed=suggest(name, spec.parameters),
+                fix=fix,
+            )
+    found: dict[str, Number] = {}
+    for name, parameter in spec.parameters.items():
+        value = made.settings.get(name, parameter.default)
+        if value is None or not parameter.accepts(value):
+            raise RecipeError(
+                f"A setting of the maker {spec.name!r} is missing or out of bounds.",
+                got=f"{name} = {value}",
+                allowed=parameter.allowed,
+                fix=fix,
+            )
+        found[name] = value if isinstance(value, bool) else float(value)
+    most = spec.max_models if spec.max_models is not None else len(made.of)
+    if not spec.min_models <= len(made.of) <= most or spec.needs_base != (made.base is not None):
+        bounds = (
+            f"{spec.min_models}" if spec.max_models == spec.min_models else f"{spec.min_models} to {spec.max_models}"
+        )
+        raise RecipeError(
+            f"The maker {spec.name!r} is given the wrong models.",
+            got=f"{len(made.of)} models and {'a' if made.base else 'no'} base",
+            allowed=f"{bounds} models and {'a' if spec.needs_base else 'no'} base",
+            fix=fix,
+        )
+    return found
+
+
+def _content(maker: Maker, ingredients: Ingredients, data: Digest | None) -> Digest:
+    """What names a made parent: everything that its tensors depend on."""
+    base = ingredients.base
+    return digest_json(
+        {
+            "format": FORMAT,
+            "maker": [maker.spec.name, maker.spec.version],
+            "of": [p.content for p in ingredients.of],
+            "base": None if base is None else base.content,
+            "settings": dict(ingredients.settings),
+            "data": data,
+            "extra": maker.extra_content(ingredients),
+        }
+    )
