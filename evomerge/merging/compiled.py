@@ -171,21 +171,32 @@ def load(variant: Variant, folder: Path) -> Any:
         function.restype = count
     else:
         function = opened.merge
-        scalars: list[Any] = [ctypes.c_uint32, ctypes.c_float] if variant.kind == "gta" else []
-        function.argtypes = [pointer, pointer, pointer, *scalars, pointer, count]
+        gta = variant.kind == "gta"
+        scalars: list[Any] = [ctypes.c_uint32, ctypes.c_float] if gta else []
+        function.argtypes = [pointer, pointer, pointer, *scalars, pointer, count, *([count] if gta else [])]
         function.restype = ctypes.c_int
     return function
 
 
 def call_merge(
-    function: Any, setting: Setting, base: torch.Tensor | None, inputs: Sequence[torch.Tensor], out: torch.Tensor
+    function: Any,
+    setting: Setting,
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+    out: torch.Tensor,
+    *,
+    first: int = 0,
 ) -> bool:
-    """Run a compiled merge on flat contiguous tensors of one dtype; whether every entry of `out` is finite."""
+    """Run a compiled merge on flat contiguous tensors of one dtype; whether every entry of `out` is finite.
+
+    `first` is the index of the first element in its tensor, where the tensors are parts of larger ones.
+    """
     pointers = (ctypes.c_void_p * len(inputs))(*(x.data_ptr() for x in inputs))
     origin = base.data_ptr() if base is not None else None
     if isinstance(setting, GtaSetting):
         parents = (_Parent * len(inputs))(*(_parent(p) for p in setting.parents))
-        return bool(function(origin, pointers, parents, setting.tie_salt, setting.scale, out.data_ptr(), out.numel()))
+        scalars = (setting.tie_salt, setting.scale)
+        return bool(function(origin, pointers, parents, *scalars, out.data_ptr(), out.numel(), first))
     coefficients = (ctypes.c_float * len(inputs))(*setting.coefficients)
     return bool(function(origin, pointers, coefficients, out.data_ptr(), out.numel()))
 

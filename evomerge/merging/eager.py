@@ -113,7 +113,13 @@ def _elected(setting: GtaSetting, values: Sequence[torch.Tensor], total: torch.T
 
 
 def merge_eager(
-    setting: Setting, base: torch.Tensor | None, inputs: Sequence[torch.Tensor], out: torch.Tensor, chunk: int = 0
+    setting: Setting,
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+    out: torch.Tensor,
+    *,
+    chunk: int = 0,
+    first: int = 0,
 ) -> bool:
     """Merge one tensor into `out`, which is rounded once, to its own dtype.
 
@@ -123,6 +129,7 @@ def merge_eager(
         inputs: flat tensors `(n,)`, aligned with `setting.inputs`.
         out: flat tensor `(n,)`, written; may be on another device than the inputs.
         chunk: elements per step, 0 for what suits the device; the bits do not depend on it.
+        first: index of the first element in its tensor, where all of these are parts of larger tensors.
 
     Returns:
         Whether every entry of `out` is finite; where it is not, its contents mean nothing.
@@ -136,7 +143,7 @@ def merge_eager(
         if isinstance(setting, GtaSetting):
             if origin is None:
                 raise ValueError("generalised task arithmetic needs a base")
-            result = _gta(setting, origin, wide, start)
+            result = _gta(setting, origin, wide, first + start)
         elif wide or setting.deltas:
             result = _linear(setting, origin, wide)
         else:

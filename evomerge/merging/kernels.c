@@ -81,14 +81,14 @@ int merge(const element *restrict base, const element *const *inputs, const floa
 struct parent { float gain, weight; word low, low_bound, high, high_bound, tie_salt, mask_bound, mask_salt; };
 
 int merge(const element *restrict base, const element *const *inputs, const struct parent *parents, word tie_salt,
-          float scale, element *restrict out, int64_t n) {
+          float scale, element *restrict out, int64_t n, int64_t first) {
     const element *x[N];
     struct parent p[N];
     word peak = 0;
     for (int k = 0; k < N; k++) { x[k] = inputs[k]; p[k] = parents[k]; }
     for (int64_t i = 0; i < n; i++) {
         float origin = widen(base[i]), total = 0.0f, value[N];
-        word index = (word)i;
+        word index = (word)(i + first);
 #if TRIM || CAP
         word common = mix32(index ^ tie_salt);
 #endif

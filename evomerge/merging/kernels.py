@@ -80,7 +80,12 @@ class Kernels:
         return self.folder is not None and alike and first in TYPES
 
     def merge(
-        self, setting: Setting, base: torch.Tensor | None, inputs: Sequence[torch.Tensor], out: torch.Tensor
+        self,
+        setting: Setting,
+        base: torch.Tensor | None,
+        inputs: Sequence[torch.Tensor],
+        out: torch.Tensor,
+        first: int = 0,
     ) -> bool:
         """Merge one tensor into `out`.
 
@@ -89,6 +94,8 @@ class Kernels:
             base: flat `(n,)`; None for sums without base.
             inputs: all inputs of the plan, flat `(n,)`; the setting picks those that take part.
             out: flat contiguous `(n,)`, overwritten; rounded once to its dtype.
+            first: index of the first element in its tensor, where all of these are parts of larger tensors: the bits
+                do not depend on how a tensor is cut.
 
         Returns:
             Whether every entry of `out` is finite.
@@ -99,8 +106,8 @@ class Kernels:
             if self._usable(tensors):
                 function = self._function(compiled.variant_of(setting, TYPES[out.dtype]))
                 if function is not None:
-                    return compiled.call_merge(function, setting, base, chosen, out)
-        return merge_eager(setting, base, chosen, out)
+                    return compiled.call_merge(function, setting, base, chosen, out, first=first)
+        return merge_eager(setting, base, chosen, out, first=first)
 
     def histogram(self, base: torch.Tensor, x: torch.Tensor) -> npt.NDArray[np.int64]:
         """How many entries of `|x - base|` fall in each bin.

@@ -152,7 +152,7 @@ def test_chunks_do_not_matter(chunk, name):
     chosen = [inputs[i] for i in setting.inputs]
     whole, parts = torch.empty_like(base), torch.empty_like(base)
     merge_eager(setting, base, chosen, whole)
-    merge_eager(setting, base, chosen, parts, chunk)
+    merge_eager(setting, base, chosen, parts, chunk=chunk)
     assert torch.equal(as_bits(whole), as_bits(parts))
 
 
