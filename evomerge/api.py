@@ -7,13 +7,14 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from evomerge.checkpoints.finite import check_finite
+from evomerge.checkpoints.staging import check_target
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.cache import kernel_folder
 from evomerge.config.export import RECIPE_FILE
 from evomerge.config.load import ResolvedJob, job_document, load_job, load_run_job, resolve_job
+from evomerge.config.parents import Making, quiet
 from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
 from evomerge.config.recipes_of import run_recipes
 from evomerge.config.run_files import check_unchanged, package_versions, run_files
@@ -41,8 +42,18 @@ from evomerge.types import SET_NAMES, Outcome, SetName
 Resume = Literal["never", "auto", "must"]
 
 
+class RunWatcher(Watcher, Protocol):
+    """Told what happens while it happens, from the first parent that is made on."""
+
+    def making(self, parent: str, done: int, total: int) -> None:
+        """A parent is being made from others; `done` of `total` steps are done."""
+
+
 class Quiet:
     """A watcher that shows nothing."""
+
+    def making(self, parent: str, done: int, total: int) -> None:
+        """See `RunWatcher.making`."""
 
     def phase(self, name: str, total: int, done: int) -> None:
         """See `Watcher.phase`."""
@@ -64,7 +75,7 @@ def search(
     run_dir: str | Path | None = None,
     resume: Resume = "never",
     objectives: Mapping[str, ObjectiveFunction] | None = None,
-    watcher: Watcher | None = None,
+    watcher: RunWatcher | None = None,
 ) -> RunSummary:
     """Search for the best merges of a job and return what was found.
 
@@ -91,7 +102,7 @@ def run_search(
     resume: Resume = "never",
     accept_history: bool = False,
     functions: Mapping[str, ObjectiveFunction] | None = None,
-    watcher: Watcher | None = None,
+    watcher: RunWatcher | None = None,
     stop: StopSignal = _never,
 ) -> RunSummary:
     """Start or resume a run and take it to its end; see `search`.
@@ -117,6 +128,7 @@ def run_search(
             store = RunStore.create(folder, run_files(assembled))
         else:
             check_unchanged(folder, assembled)
+        assembled.parents.make((watcher or Quiet()).making)
         return _run(assembled, store, accept_history=accept_history, watcher=watcher or Quiet(), stop=stop)
     finally:
         if store is not None:
@@ -218,7 +230,9 @@ def _conclude(assembled: Assembled, store: RunStore, history: History, why: str)
     return summarise(store.folder)
 
 
-def merge(recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None = None) -> Recipe:
+def merge(
+    recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None = None, making: Making = quiet
+) -> Recipe:
     """Make a checkpoint from a recipe; returns the recipe as it was applied.
 
     Args:
@@ -226,6 +240,7 @@ def merge(recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None 
         to: a new or empty folder.
         compat: `mergekit` for mergekit 0.1.5's arithmetic, `off` for ours; None takes the recipe's own, which for a
             mergekit file is `mergekit`.
+        making: told of parents that have to be made first: which one, and how many of how many steps are done.
 
     Raises:
         ConfigError: when the file cannot be read or `to` is taken.
@@ -239,11 +254,11 @@ def merge(recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None 
         found = recipe if compat is None else replace(recipe, compat=compat)
     else:
         found = read_recipe_file(Path(recipe), compat)
-    checkpoints = open_recipe_parents(found)
-    pool = ParentPool(checkpoints)
+    opened = open_recipe_parents(found)
+    pool = ParentPool(opened.checkpoints)
     check_export(found, pool)
-    for checkpoint in checkpoints.values():
-        check_finite(checkpoint)
+    check_target(Path(to))  # before anything is made
+    opened.make(making)
     kernels = kernels_for_merge(found, pool, kernel_folder())
     write_recipe(found, pool, Path(to), extra_files={RECIPE_FILE: recipe_to_text(found)}, kernels=kernels)
     return found

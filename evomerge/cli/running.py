@@ -81,6 +81,7 @@ class Bars:
         self._task = self._progress.add_task("Preparing", total=None, count="", note="parents and questions")
         self._phase = "prepare"
         self._is_stopping = False
+        self._making = ""
         self._done = self._total = self._failed = self._batches = 0
         self._tell("Preparing: parents and questions")
 
@@ -102,6 +103,13 @@ class Bars:
         self._task = self._progress.add_task(title, total=total, count=self._count(), note=waiting)
         self._progress.update(self._task, completed=done)  # a bar that is born full would never count as finished
         self._tell(f"{title}: {done} of {total} evaluations")
+
+    def making(self, parent: str, done: int, total: int) -> None:
+        """A parent is being made."""
+        if self._making != parent:
+            self._making = parent
+            self._tell(f"Making {parent}")
+        self._progress.update(self._task, total=total, completed=done, count=f"{done}/{total}", note=f"making {parent}")
 
     def outcome(self, request: Request, set_name: SetName, outcome: Outcome) -> None:
         """One more model is scored."""

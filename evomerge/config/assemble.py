@@ -11,7 +11,8 @@ from typing import Any
 from evomerge.checkpoints.finite import check_finite
 from evomerge.config.goals import build_goals, check_goals_measurable
 from evomerge.config.load import ResolvedJob
-from evomerge.config.parents import BASE, Parents, open_parents
+from evomerge.config.parent_refs import BASE
+from evomerge.config.parents import Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
 from evomerge.config.texts import read_text
@@ -126,7 +127,8 @@ def assemble(
     parents = open_parents(resolved)
     spaces = [open_space(resolved, parents, stage) for stage in resolved.stages]
     for checkpoint in parents.checkpoints.values():
-        check_finite(checkpoint)
+        if checkpoint.is_ready:
+            check_finite(checkpoint)  # what is yet to be made is looked at then
     known = _known(resolved, parents, spaces[0])
     plan = _compile(suite, parents)
     with resolved.document.placing("suite", "questions"):

@@ -1,4 +1,4 @@
-"""The one folder outside runs and exports that evomerge writes to: compiled kernels, shared by a user's runs."""
+"""The one folder outside runs and exports that evomerge writes to: compiled kernels and made parents."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ CACHE_VARIABLE: Final = "EVOMERGE_CACHE"
 
 def kernel_folder() -> Path:
     """Where compiled kernels are kept: under `$EVOMERGE_CACHE`, else under evomerge in the user's cache folder."""
+    return _cache() / "kernels"
+
+
+def parents_folder() -> Path:
+    """Where parents that are made from others are kept, each under its content; shared by runs, and by workers."""
+    return _cache() / "parents"
+
+
+def _cache() -> Path:
     stated = os.environ.get(CACHE_VARIABLE)
-    cache = Path(stated) if stated else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evomerge"
-    return cache / "kernels"
+    return Path(stated) if stated else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evomerge"

@@ -34,12 +34,13 @@ def evaluate_model(model: str, resolved: ResolvedJob, set_name: SetName) -> Eval
     suite = build_suite(resolved)
     if Path(model).is_file():
         recipe = read_recipe_file(Path(model))
-        checkpoints = open_recipe_parents(recipe)
+        opened = open_recipe_parents(recipe)
+        opened.make()
+        checkpoints = opened.checkpoints
     else:
         checkpoints = {MODEL: open_checkpoint(model)}
+        check_finite(checkpoints[MODEL])
         recipe = parent_recipe(ParentRef(MODEL, model))
-    for checkpoint in checkpoints.values():
-        check_finite(checkpoint)
     template = recipe.base or recipe.parents[0].name
     plan = compile_plan(suite, checkpoints[template].folder)
     device = resolved.job.cluster.device

@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from evomerge.checkpoints.staging import check_target
 from evomerge.config.cache import kernel_folder
 from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
-from evomerge.config.parents import Parents, open_parents
+from evomerge.config.parents import Making, Parents, open_parents, quiet
 from evomerge.config.staging import recipe_of, space_at
 from evomerge.dataflow.export import write_recipe
 from evomerge.dataflow.mergekit import mergekit_text
@@ -20,7 +21,7 @@ from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.plan import template_of
 from evomerge.recipe.recipe import ParentRef, Recipe
-from evomerge.recipe.serialize import recipe_digest, recipe_from_json, recipe_to_text
+from evomerge.recipe.serialize import parent_from_json, recipe_digest, recipe_from_json, recipe_to_text
 from evomerge.report.collect import summarise
 from evomerge.report.summary import Entry, RunSummary
 from evomerge.runs.manifest import read_manifest
@@ -33,7 +34,7 @@ MERGEKIT_FILE = "mergekit.yaml"
 CARD_FILE = "README.md"
 
 
-def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
+def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: Making = quiet) -> list[str]:
     """Write one merge of a run.
 
     Args:
@@ -41,6 +42,7 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
         to: a new or empty folder for a checkpoint, a file that does not exist otherwise.
         pick: `knee`, `best:OBJECTIVE` or `id:ID`.
         form: what to write.
+        making: told of parents that have to be made again.
 
     Returns:
         What was written and what to do next, in lines for people.
@@ -64,6 +66,8 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form) -> list[str]:
     elif form == "mergekit":
         write_atomic(to, mergekit_text(recipe, parents.checkpoints[template_of(recipe)]))
     else:
+        check_target(to)
+        parents.make(making)
         _write_checkpoint(run, to, recipe, parents, id_)
     return _told(to, id_, form, recipe)
 
@@ -146,7 +150,7 @@ def _same_parents(parents: Parents, manifest: Mapping[str, Any]) -> tuple[Parent
     Raises:
         ModelError: when the weights of one have changed since.
     """
-    recorded = {p["name"]: ParentRef(p["name"], p["source"], p["revision"], p["content"]) for p in manifest["parents"]}
+    recorded = {p["name"]: parent_from_json(p) for p in manifest["parents"]}
     for ref in parents.refs():
         content = recorded[ref.name].content if ref.name in recorded else None
         if content != ref.content:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from evomerge.config.overrides import apply_overrides
 from evomerge.config.problems import validate
-from evomerge.config.schema import Job, Questions, Suite
+from evomerge.config.schema import Job, Parent, Questions, Suite
 from evomerge.config.space_files import Origin
 from evomerge.config.spaces import plain, plugin_space, space_plugins
 from evomerge.config.stages import ResolvedStage, resolve_stages, resolved_fields
@@ -135,14 +135,24 @@ def origin_key(stage: ResolvedStage, job: Job) -> str:
 
 
 def _parents(job: Job, document: Document, folder: Path) -> dict[str, Any]:
-    """The sources of `base` and `models`, absolute."""
-    models = {}
-    for name, source in job.parents.models.items():
-        with document.placing("parents", "models", name):
-            models[name] = _model_source(source, folder)
+    """The sources of `base`, `models` and `ingredients`, absolute."""
+    found: dict[str, Any] = {}
+    for part in ("models", "ingredients"):
+        found[part] = {}
+        for name, parent in getattr(job.parents, part).items():
+            with document.placing("parents", part, name):
+                found[part][name] = _parent_source(parent, folder)
     base = job.parents.base
     with document.placing("parents", "base"):
-        return {"models": models, "base": None if base is None else _model_source(base, folder)}
+        return {**found, "base": None if base is None else _model_source(base, folder)}
+
+
+def _parent_source(parent: str | Parent, folder: Path) -> str | Parent:
+    """A parent whose sources are absolute."""
+    if isinstance(parent, str):
+        return _model_source(parent, folder)
+    sources = {key: getattr(parent, key) for key in ("model", "base", "adapter", "on")}
+    return parent.model_copy(update={k: _model_source(v, folder) for k, v in sources.items() if v is not None})
 
 
 def _placed_path(text: str, document: Document, at: tuple[str | int, ...], folder: Path) -> str:

@@ -1,19 +1,27 @@
-"""The parents of a job: opened, compared, named."""
+"""The parents of a job: opened, compared, named; what is made from others is made when the search begins."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import cached_property
 
 from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.opened import OpenParent
-from evomerge.checkpoints.reader import open_checkpoint
+from evomerge.config.cache import parents_folder
 from evomerge.config.load import ResolvedJob
+from evomerge.config.parent_refs import BASE, ParentRefs
 from evomerge.recipe.recipe import ParentRef
+from evomerge.virtual.opening import ParentOpener
 
-BASE: Final = "base"
+Making = Callable[[str, int, int], None]
+"""Told which parent is being made, and how many of how many steps are done."""
+
+
+def quiet(parent: str, done: int, total: int) -> None:
+    """Nobody is told."""
+    del parent, done, total
 
 
 @dataclass(frozen=True)
@@ -21,12 +29,16 @@ class Parents:
     """The job's parents, opened and found compatible.
 
     Attributes:
-        checkpoints: name -> checkpoint, the base first under `base`, then the models in the job's order.
+        checkpoints: name -> parent, the base first under `base`, then the models in the job's order.
         base: `base`, or None.
+        named: name -> the parent as the job has it.
+        opener: opened them, and makes what is made from others.
     """
 
     checkpoints: Mapping[str, OpenParent]
     base: str | None
+    named: Mapping[str, ParentRef]
+    opener: ParentOpener
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -48,22 +60,37 @@ class Parents:
         """Of one parent."""
         return sum(math.prod(t.shape) for t in self.template.layout.tensors)
 
+    @cached_property
+    def _refs(self) -> tuple[ParentRef, ...]:
+        return tuple(self.opener.known(ref) for ref in self.named.values())
+
     def refs(self) -> tuple[ParentRef, ...]:
         """The parents as recipes name them; reads every weight once for the content digests."""
-        return tuple(ParentRef(n, c.source, c.revision, c.content) for n, c in self.checkpoints.items())
+        return self._refs
+
+    def make(self, report: Making) -> None:
+        """Make what is made from others and is not in the cache yet.
+
+        Raises:
+            NonFinite: when a made tensor holds NaN or infinity.
+            ConfigError, DiskFull: when the cache folder cannot be written.
+        """
+        self.opener.make(report)
 
 
 def open_parents(resolved: ResolvedJob) -> Parents:
     """Open the job's parents and compare their headers.
 
     Raises:
+        ConfigError: for parents that the job describes wrongly.
         ModelError: for the first that cannot be opened, then listing every difference between them.
     """
-    job = resolved.job.parents
-    sources = ({BASE: job.base} if job.base is not None else {}) | dict(job.models)
+    refs = ParentRefs(resolved.job.parents, resolved.document).all()
+    opener = ParentOpener(parents_folder())
     checkpoints = {}
-    for name, source in sources.items():
+    for name, ref in refs.items():
         with resolved.document.placing("parents", *([BASE] if name == BASE else ["models", name])):
-            checkpoints[name] = open_checkpoint(source)
-    check_compatible(checkpoints, BASE if job.base is not None else None)
-    return Parents(checkpoints, BASE if job.base is not None else None)
+            checkpoints[name] = opener.open(ref)
+    base = BASE if BASE in refs else None
+    check_compatible(checkpoints, base)
+    return Parents(checkpoints, base, refs, opener)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.checkpoints.compatible import check_compatible
+from evomerge.checkpoints.finite import check_finite
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.reader import open_checkpoint
+from evomerge.config.cache import parents_folder
+from evomerge.config.parents import Making, quiet
 from evomerge.config.texts import read_text
 from evomerge.dataflow.mergekit import ends_of
 from evomerge.errors import ModelError
 from evomerge.recipe.mergekit import from_mergekit, mergekit_models
 from evomerge.recipe.recipe import Compat, ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
+from evomerge.virtual.makers import load_maker
+from evomerge.virtual.opening import ParentOpener
 
 
 def read_recipe_file(path: Path, compat: Compat | None = None) -> Recipe:
@@ -47,7 +53,13 @@ def _from_mergekit(text: str, folder: Path, compat: Compat | None) -> Recipe:
 
 
 def _located(ref: ParentRef, folder: Path) -> ParentRef:
-    """The parent with an absolute folder, when there is such a folder beside the file."""
+    """The parent with an absolute folder, when there is such a folder beside the file; its ingredients likewise."""
+    if ref.made is not None:
+        base = None if ref.made.base is None else _located(ref.made.base, folder)
+        of = tuple(_located(p, folder) for p in ref.made.of)
+        ref = replace(ref, made=replace(ref.made, of=of, base=base))
+        if ref.made is not None and not load_maker(ref.made.method).spec.needs_files:
+            return ref
     try:
         beside = (folder / Path(ref.source).expanduser()).resolve()
         return replace(ref, source=str(beside)) if beside.is_dir() else ref
@@ -59,20 +71,53 @@ def _open(ref: ParentRef) -> OpenParent:
     return open_checkpoint(ref.source, ref.revision)
 
 
-def open_recipe_parents(recipe: Recipe) -> dict[str, OpenParent]:
+class RecipeParents(NamedTuple):
+    """The parents of a recipe, opened.
+
+    Attributes:
+        checkpoints: name -> parent, in the recipe's order.
+        opener: makes those that are made from others.
+    """
+
+    checkpoints: dict[str, OpenParent]
+    opener: ParentOpener
+
+    def make(self, report: Making = quiet) -> None:
+        """Make what is made from others and is not in the cache yet, then refuse parents that are not finite.
+
+        Raises:
+            NonFinite, ModelError: when a tensor holds NaN or infinity.
+            ConfigError, DiskFull: when the cache folder cannot be written.
+        """
+        self.opener.make(report)
+        for checkpoint in self.checkpoints.values():
+            check_finite(checkpoint)
+
+
+def open_recipe_parents(recipe: Recipe) -> RecipeParents:
     """The parents of a recipe by name, in its order; weights that are not the recipe's are refused.
 
     Raises:
         ModelError: for parents that cannot be opened, do not fit each other, or hold other weights.
+        ConfigError, RecipeError: for parents that are made in a way that is not known.
     """
-    checkpoints = {p.name: _open(p) for p in recipe.parents}
+    opener = ParentOpener(parents_folder())
+    checkpoints = {p.name: opener.open(p) for p in recipe.parents}
     check_compatible(checkpoints, recipe.base)
     for parent in recipe.parents:
-        if parent.content is not None and parent.content != checkpoints[parent.name].content:
-            raise ModelError(
-                "A parent does not hold the weights that the recipe was made with.",
-                got=f"{parent.name} at {parent.source}: content {checkpoints[parent.name].content}",
-                allowed=f"content {parent.content}",
-                fix="restore the parent, or correct the path of the parent in the recipe file.",
-            )
-    return checkpoints
+        _check_content(parent, opener)
+    return RecipeParents(checkpoints, opener)
+
+
+def _check_content(parent: ParentRef, opener: ParentOpener) -> None:
+    """Refuse other weights than the recipe was made with; of made parents the first ingredient that differs."""
+    if parent.made is not None:
+        for ingredient in (*parent.made.of, *(() if parent.made.base is None else (parent.made.base,))):
+            _check_content(ingredient, opener)
+    if parent.content is not None and parent.content != opener.open(parent).content:
+        raise ModelError(
+            "A parent does not hold the weights that the recipe was made with.",
+            got=f"{parent.name} at {parent.source}: content {opener.open(parent).content}",
+            allowed=f"content {parent.content}",
+            fix="restore the parent, or correct the path of the parent in the recipe file.",
+        )

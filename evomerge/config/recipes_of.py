@@ -8,7 +8,8 @@ from evomerge.config.load import load_run_job
 from evomerge.config.parents import open_parents
 from evomerge.config.staging import recipe_of, space_at
 from evomerge.errors import EvomergeError
-from evomerge.recipe.recipe import ParentRef, Recipe
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.serialize import parent_from_json
 from evomerge.report.book import Book, Model, RecipeOf
 from evomerge.report.details import recorded_recipe
 from evomerge.runs.replay import Batch, History
@@ -26,7 +27,7 @@ def run_recipes(run: Path) -> RecipeOf:
         }
     except EvomergeError:
         return known  # parents that are gone must not keep anybody from the report
-    refs = tuple(ParentRef(p["name"], p["source"], p["revision"], p["content"]) for p in book.manifest["parents"])
+    refs = tuple(parent_from_json(p) for p in book.manifest["parents"])
     asked = {c.id: (c, b.number) for b in book.history.batches for c in b.candidates}
 
     def find(model: Model) -> Recipe | None:

@@ -16,6 +16,7 @@ from evomerge.config.load import JOB_FILE, ResolvedJob, load_run_job, present_te
 from evomerge.config.space_files import Origin
 from evomerge.errors import ConfigError
 from evomerge.evaluation.goals_json import goals_to_json
+from evomerge.recipe.serialize import parent_to_json
 from evomerge.registry import plugin_versions
 from evomerge.runs.manifest import FORMAT, MANIFEST_FILE, VERSION, read_manifest
 from evomerge.runs.replay import read_history
@@ -46,10 +47,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
         "seed": resolved.job.seed,
         "job": _fixed(resolved),
         "versions": package_versions(),
-        "parents": [
-            {"name": ref.name, "source": ref.source, "revision": ref.revision, "content": ref.content}
-            for ref in assembled.parents.refs()
-        ],
+        "parents": [parent_to_json(ref) for ref in assembled.parents.refs()],
         "base": assembled.parents.base,
         "n_layers": assembled.parents.template.layout.n_layers,
         **_spaces(assembled),

@@ -55,15 +55,45 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class Parent(Strict):
+    """A parent that is more than a checkpoint: exactly one of `model`, `adapter` and `make`."""
+
+    model: StrictStr | None = Field(None, description="A checkpoint whose delta is taken from a base of its own.")
+    base: StrictStr | None = Field(None, description="Of `model`: its own base, a folder or hub id.")
+    scale: Number | None = Field(None, description="Of `model`: factor of its delta; 1 if unset.")
+    adapter: StrictStr | None = Field(None, description="A LoRA adapter: a folder, or a hub id with @revision.")
+    on: StrictStr | None = Field(None, description="Of `adapter`: what it sits on; parents.base if unset.")
+    weight: Number | None = Field(None, description="Of `adapter`: factor of its delta; 1 if unset.")
+    make: StrictStr | None = Field(
+        None, description="A method that makes a parent of others (docs/virtual-parents.md)."
+    )
+    of: list[StrictStr] | None = Field(None, description="Of `make`: names of models or ingredients.", min_length=1)
+    settings: dict[StrictStr, StrictBool | Number] | None = Field(None, description="Of `make`: its settings.")
+    prompts: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="Of `make`, where it needs data: how many prompts of the search set it is shown."
+    )
+
+
+_ParentText = Annotated[_Text | Annotated[Parent, Tag("<mapping>")], Discriminator(_branch)]
+
+
 class Parents(Strict):
     """What is merged."""
 
     base: StrictStr | None = Field(None, description="Common ancestor: a folder, or a hub id with @revision.")
-    models: dict[StrictStr, StrictStr] = Field(description="Name -> folder, or hub id with @revision.", min_length=1)
+    models: dict[StrictStr, _ParentText] = Field(
+        description="Name -> folder, hub id with @revision, or a parent that is more than a checkpoint.", min_length=1
+    )
+    ingredients: dict[StrictStr, _ParentText] = Field(
+        default={}, description="As `models`, for what other parents are made of and what is not merged itself."
+    )
+    tokens: Literal["refuse", "align"] = Field(
+        "refuse", description="Parents whose tokenizers differ: refuse them, or align their rows by token string."
+    )
 
-    @field_validator("models")
+    @field_validator("models", "ingredients")
     @classmethod
-    def _names_are_plain(cls, models: dict[str, str]) -> dict[str, str]:
+    def _names_are_plain(cls, models: dict[str, str | Parent]) -> dict[str, str | Parent]:
         for name in models:
             if not re.match(NAME_PATTERN, name):
                 raise ValueError(f"{name!r} is not a plain name (letters, digits, '.', '_', '-')")

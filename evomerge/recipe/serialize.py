@@ -11,12 +11,13 @@ from evomerge.digest import canonical_json, digest_json
 from evomerge.errors import RecipeError, suggest
 from evomerge.layout import ROLES, Role
 from evomerge.recipe.path import Hop
-from evomerge.recipe.recipe import Compat, Making, Number, OutDtype, ParentRef, Recipe, Rule
+from evomerge.recipe.recipe import Arithmetic, Compat, Making, Number, OutDtype, ParentRef, Recipe, Rule
 from evomerge.types import Digest
 
 FORMAT: Final = "evomerge.recipe"
 VERSION: Final = 3
-"""Of recipes with parents that are made from others; 2 has a path; what has neither is written as version 1."""
+"""Of recipes with parents that are made from others, rules for named tensors, an arithmetic of its own or a chat
+template; 2 has a path; what has none of these is written as version 1."""
 MAX_CHARACTERS: Final = 50_000_000
 
 _TOP: Final = ("format", "version", "parents", "base", "rules", "dtype", "compat", "seed")
@@ -25,39 +26,49 @@ _MAKING: Final = ("method", "of", "base", "settings", "data")
 MOST_NESTED: Final = 8
 """Parents that are made from made parents that are made from ...: no deeper than this."""
 _RULE: Final = ("method", "shared", "per_parent", "layers", "roles")
+_NEWER: Final = ("path", "arithmetic", "chat_template")
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a JSON object; `recipe_from_json` gives an equal recipe back."""
-    path = {} if recipe.path is None else {"path": [[h.parent, h.layer, h.gain] for h in recipe.path]}
+    more: dict[str, Any] = {}
+    if recipe.path is not None:
+        more["path"] = [[h.parent, h.layer, h.gain] for h in recipe.path]
+    if recipe.arithmetic != "stored":
+        more["arithmetic"] = recipe.arithmetic
+    if recipe.chat_template is not None:
+        more["chat_template"] = recipe.chat_template
     return {
         "format": FORMAT,
         "version": _version(recipe),
-        "parents": [_parent_to_json(p) for p in recipe.parents],
+        "parents": [parent_to_json(p) for p in recipe.parents],
         "base": recipe.base,
         "rules": [_rule_to_json(rule) for rule in recipe.rules],
         "dtype": recipe.dtype,
         "compat": recipe.compat,
         "seed": recipe.seed,
-        **path,
+        **more,
     }
 
 
 def _version(recipe: Recipe) -> int:
     """The oldest version that can say the recipe."""
-    if any(p.made is not None for p in recipe.parents):
+    if any(p.made is not None for p in recipe.parents) or any(rule.names is not None for rule in recipe.rules):
+        return VERSION
+    if recipe.arithmetic != "stored" or recipe.chat_template is not None:
         return VERSION
     return 1 if recipe.path is None else 2
 
 
-def _parent_to_json(parent: ParentRef) -> dict[str, Any]:
+def parent_to_json(parent: ParentRef) -> dict[str, Any]:
+    """A parent as a recipe holds it; `parent_from_json` gives it back."""
     plain = {"name": parent.name, "source": parent.source, "revision": parent.revision, "content": parent.content}
     if parent.made is None:
         return plain
     made = {
         "method": parent.made.method,
-        "of": [_parent_to_json(p) for p in parent.made.of],
-        "base": None if parent.made.base is None else _parent_to_json(parent.made.base),
+        "of": [parent_to_json(p) for p in parent.made.of],
+        "base": None if parent.made.base is None else parent_to_json(parent.made.base),
         "settings": {k: _plain(v) for k, v in parent.made.settings.items()},
         "data": parent.made.data,
     }
@@ -103,19 +114,23 @@ def recipe_from_json(value: object) -> Recipe:
         )
     if version not in (1, 2, VERSION) or isinstance(version, bool) or not isinstance(version, int):
         _refuse("The recipe has no usable version.", f"version {version!r}", f"version 1 to {VERSION}")
-    has_path = version == 2 or (version == VERSION and "path" in value)
-    _keys(value, (*_TOP, "path") if has_path else _TOP, "")
+    present = ("path",) if version == 2 else tuple(k for k in _NEWER if version == VERSION and k in value)
+    _keys(value, (*_TOP, *present), "")
     return Recipe(
         parents=tuple(
             _parent(p, f"parents.{i}", MOST_NESTED if version == VERSION else 0)
             for i, p in enumerate(_list(value["parents"], "parents"))
         ),
         base=_text_or_none(value["base"], "base"),
-        rules=tuple(_rule(r, f"rules.{i}") for i, r in enumerate(_list(value["rules"], "rules"))),
+        rules=tuple(_rule(r, f"rules.{i}", version) for i, r in enumerate(_list(value["rules"], "rules"))),
         dtype=_one_of(value["dtype"], get_args(OutDtype), "dtype"),
         compat=_one_of(value["compat"], get_args(Compat), "compat"),
         seed=_whole(value["seed"], "seed"),
-        path=None if not has_path else tuple(_hop(h, f"path.{i}") for i, h in enumerate(_list(value["path"], "path"))),
+        path=tuple(_hop(h, f"path.{i}") for i, h in enumerate(_list(value["path"], "path")))
+        if "path" in present
+        else None,
+        arithmetic=_one_of(value.get("arithmetic", "stored"), get_args(Arithmetic), "arithmetic"),
+        chat_template=_text_or_none(value.get("chat_template"), "chat_template"),
     )
 
 
@@ -141,6 +156,7 @@ def _rule_to_json(rule: Rule) -> dict[str, Any]:
         "per_parent": {p: {k: _plain(v) for k, v in values.items()} for p, values in rule.per_parent.items()},
         "layers": None if rule.layers is None else list(rule.layers),
         "roles": None if rule.roles is None else list(rule.roles),
+        **({} if rule.names is None else {"names": list(rule.names)}),
     }
 
 
@@ -239,6 +255,15 @@ def _parent(value: object, where: str, depth: int) -> ParentRef:
     )
 
 
+def parent_from_json(value: object) -> ParentRef:
+    """The parent of a JSON object.
+
+    Raises:
+        RecipeError: when it has unknown or missing keys, or a value of the wrong type.
+    """
+    return _parent(value, "parent", MOST_NESTED)
+
+
 def _making(value: object, where: str, depth: int) -> Making:
     made = _object(value, where)
     _keys(made, _MAKING, where)
@@ -252,9 +277,10 @@ def _making(value: object, where: str, depth: int) -> Making:
     )
 
 
-def _rule(value: object, where: str) -> Rule:
+def _rule(value: object, where: str, version: int) -> Rule:
     rule = _object(value, where)
-    _keys(rule, _RULE, where)
+    is_named = version == VERSION and "names" in rule
+    _keys(rule, (*_RULE, "names") if is_named else _RULE, where)
     per_parent = _object(rule["per_parent"], f"{where}.per_parent")
     return Rule(
         method=_text(rule["method"], f"{where}.method"),
@@ -262,6 +288,7 @@ def _rule(value: object, where: str) -> Rule:
         per_parent={_text(p, where): _numbers(v, f"{where}.per_parent.{p}") for p, v in per_parent.items()},
         layers=_layers(rule["layers"], f"{where}.layers"),
         roles=_roles(rule["roles"], f"{where}.roles"),
+        names=_names(rule["names"], f"{where}.names") if is_named else None,
     )
 
 
@@ -283,3 +310,7 @@ def _roles(value: object, where: str) -> tuple[Role, ...] | None:
     if value is None:
         return None
     return tuple(_one_of(v, ROLES, f"{where}.{i}") for i, v in enumerate(_list(value, where)))
+
+
+def _names(value: object, where: str) -> tuple[str, ...] | None:
+    return None if value is None else tuple(_text(v, f"{where}.{i}") for i, v in enumerate(_list(value, where)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -17,7 +19,7 @@ from evomerge.errors import NonFinite, RecipeError, suggest
 from evomerge.layout import Layout
 from evomerge.recipe.recipe import Making, Number, ParentRef
 from evomerge.types import Digest
-from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Prompts, Report, silent
+from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Prompts, Report
 from evomerge.virtual.makers import load_maker
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of made parents; raised when what `content` is taken over changes."""
+
+
+def _silent(parent: str, done: int, total: int) -> None:
+    """A report that nobody reads."""
+    del parent, done, total
 
 
 class Pending(NamedTuple):
@@ -86,6 +93,21 @@ class ParentOpener:
         self._planned.append(Pending(overlay, maker, ingredients, plan))
         return overlay
 
+    def known(self, ref: ParentRef) -> ParentRef:
+        """The parent with the revision and the content that were found, and so for all that it is made from.
+
+        Reads every weight once for the digests.
+
+        Raises:
+            ModelError, ConfigError, RecipeError: as `open`.
+        """
+        opened = self.open(ref)
+        made = ref.made
+        if made is not None:
+            base = None if made.base is None else self.known(made.base)
+            made = replace(made, of=tuple(self.known(p) for p in made.of), base=base)
+        return replace(ref, revision=opened.revision or ref.revision, content=opened.content, made=made)
+
     def _prompts_of(self, spec: MakerSpec, made: Making) -> Prompts:
         if not spec.needs_prompts:
             return ()
@@ -102,8 +124,11 @@ class ParentOpener:
         """What has to be made, in an order in which it can be."""
         return tuple(p for p in self._planned if p.parent.spec.file is not None and not p.parent.spec.file.is_file())
 
-    def make(self, report: Report = silent) -> None:
+    def make(self, report: Callable[[str, int, int], None] = _silent) -> None:
         """Make everything that is pending.
+
+        Args:
+            report: told which parent is being made, and how many of how many steps are done.
 
         Raises:
             NonFinite: when a made tensor holds NaN or infinity; nothing of that parent is kept.
@@ -115,7 +140,7 @@ class ParentOpener:
                 layout = Layout(
                     pending.plan.under.layout.n_layers, tuple(sorted(pending.plan.changed, key=lambda t: t.name))
                 )
-                write_tensors(file.parent, layout, _checked(pending, report))
+                write_tensors(file.parent, layout, _checked(pending, partial(report, pending.parent.source)))
 
 
 def _checked(pending: Pending, report: Report) -> Iterator[tuple[str, torch.Tensor]]:

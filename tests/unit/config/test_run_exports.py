@@ -128,8 +128,8 @@ def test_a_file_that_changed_since_is_refused_with_a_diff(home: Path, name: str,
 
 
 def test_other_weights_are_refused(home: Path, assembled: Assembled) -> None:
-    refs = dict(assembled.parents.checkpoints)
-    swapped = replace(assembled.parents, checkpoints=refs | {"math": refs["lang"]})
+    named = dict(assembled.parents.named)
+    swapped = replace(assembled.parents, named=named | {"math": replace(named["lang"], name="math")})
     with pytest.raises(ConfigError, match=r"its manifest has changed[\s\S]*\"math\""):
         check_unchanged(home / "run", replace(assembled, parents=swapped))
 
@@ -207,7 +207,7 @@ def test_files_that_are_no_recipes(tmp_path: Path, content: str) -> None:
 def test_other_weights_than_the_recipe_s_are_refused(home: Path, assembled: Assembled) -> None:
     refs = {ref.name: ref for ref in assembled.parents.refs()}
     good = Recipe((refs["math"],), None, (Rule("linear", {}, {"math": {"weight": 1.0}}),))
-    assert list(open_recipe_parents(good)) == ["math"]
+    assert list(open_recipe_parents(good).checkpoints) == ["math"]
     wrong = replace(good, parents=(replace(refs["math"], source=refs["lang"].source),))
     with pytest.raises(ModelError, match=r"not hold the weights[\s\S]*math at .*lang"):
         open_recipe_parents(wrong)
