@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
 import torch
 
-from evomerge.checkpoints.dtypes import torch_dtype
+from evomerge.checkpoints.dtypes import safetensors_name, torch_dtype
 from evomerge.errors import MergeError, NonFinite
 from evomerge.merging.compat import merge_compat
 from evomerge.merging.eager import all_finite
@@ -38,7 +38,7 @@ def prepare(plan: MergePlan, tensor: TensorPlan, pool: ParentPool, kernels: Kern
         return Work(("copy", *where), lambda out: _copy(tensor, pool, out))
     parameters = tensor.parameters
     if plan.compat == "mergekit":
-        key = ("mergekit", rule.name, plan.recipe.dtype, where, parameters.key())
+        key = ("mergekit", rule.name, plan.recipe.dtype, plan.recipe.arithmetic, where, parameters.key())
         return Work(key, lambda out: _merge_compat(plan, tensor, pool, out))
     if isinstance(rule.method, KernelMethod):
         facts = PoolFacts(
@@ -99,12 +99,18 @@ def _shaped(tensor: TensorPlan, pool: ParentPool, parent: str, dtype: torch.dtyp
 
 
 def _merge_compat(plan: MergePlan, tensor: TensorPlan, pool: ParentPool, out: torch.Tensor) -> bool:
-    stored = [pool.flat(p, tensor.info.name).dtype for p in tensor.sources]
-    dtype = reduce(torch.promote_types, stored) if plan.recipe.dtype == "parent" else torch_dtype(tensor.dtype)
+    dtype = _arithmetic(plan, tensor, [pool.flat(p, tensor.info.name).dtype for p in tensor.sources])
     base = _shaped(tensor, pool, tensor.rule.base, dtype) if tensor.rule.base is not None else None
     inputs = [_shaped(tensor, pool, p, dtype) for p in tensor.rule.inputs]
     out.copy_(merge_compat(tensor.rule.name, base, inputs, tensor.parameters).reshape(-1))
     return all_finite(out)
+
+
+def _arithmetic(plan: MergePlan, tensor: TensorPlan, stored: Sequence[torch.dtype]) -> torch.dtype:
+    """The dtype that mergekit's arithmetic computes in."""
+    if plan.recipe.arithmetic != "stored":
+        return torch_dtype(safetensors_name(plan.recipe.arithmetic))
+    return reduce(torch.promote_types, stored) if plan.recipe.dtype == "parent" else torch_dtype(tensor.dtype)
 
 
 def _merge_plain(tensor: TensorPlan, pool: ParentPool, out: torch.Tensor) -> bool:

@@ -213,10 +213,11 @@ def plan_merge(recipe: Recipe, pool: ParentPool) -> MergePlan:
     check_layers(recipe.path or (), layout.n_layers)
     methods = {name: load_method(name) for name in dict.fromkeys(rule.method for rule in recipe.rules)}
     plans = {id(rule): plan_rule(recipe, rule, methods[rule.method]) for rule in recipe.rules}
-    decided: dict[tuple[int | None, Role], RulePlan] = {}
+    by_name = any(rule.names is not None for rule in recipe.rules)
+    decided: dict[tuple[int | None, Role, str], RulePlan] = {}
     tensors = []
     for info in layout.tensors:
-        place = (info.layer, info.role)
+        place = (info.layer, info.role, info.name if by_name else "")
         if place not in decided:
             decided[place] = plans[id(recipe.rule_for(info))]
         floating = info.dtype in FLOATING

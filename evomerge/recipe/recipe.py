@@ -21,6 +21,14 @@ from evomerge.types import Digest
 Number = float | bool
 Compat = Literal["off", "mergekit"]
 OutDtype = Literal["parent", "float32", "bfloat16", "float16"]
+Arithmetic = Literal["stored", "float32", "bfloat16", "float16"]
+
+
+def name_within(tensor: TensorInfo) -> str:
+    """A tensor's name inside its layer (`self_attn.q_proj.weight`); outside the layers its whole name."""
+    parts = tensor.name.split(".")
+    number = str(tensor.layer)
+    return ".".join(parts[parts.index(number) + 1 :]) if tensor.layer is not None and number in parts else tensor.name
 
 
 def _invalid(what: str, got: str, allowed: str) -> RecipeError:
@@ -91,6 +99,8 @@ class Rule:
         per_parent: parent name -> its parameters (`weight`, `density`, ...).
         layers: the layers it selects; None selects everything, `()` only the tensors outside the layers.
         roles: the roles it selects; None selects every role.
+        names: the tensors it selects by their names inside a layer, or outside the layers (`name_within`); None selects
+            every name.
     """
 
     method: str
@@ -98,6 +108,7 @@ class Rule:
     per_parent: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
     layers: tuple[int, ...] | None = None
     roles: tuple[Role, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         numbers = {f"shared.{k}": v for k, v in self.shared.items()}
@@ -117,14 +128,15 @@ class Rule:
     def __reduce__(self) -> tuple[object, ...]:
         """Mapping proxies do not cross process borders; their contents do."""
         per_parent = {p: dict(v) for p, v in self.per_parent.items()}
-        return (Rule, (self.method, dict(self.shared), per_parent, self.layers, self.roles))
+        return (Rule, (self.method, dict(self.shared), per_parent, self.layers, self.roles, self.names))
 
     def selects(self, tensor: TensorInfo) -> bool:
         """Whether the rule applies to `tensor`."""
         layer_matches = self.layers is None or (
             tensor.layer in self.layers if tensor.layer is not None else self.layers == ()
         )
-        return layer_matches and (self.roles is None or tensor.role in self.roles)
+        role_matches = self.roles is None or tensor.role in self.roles
+        return layer_matches and role_matches and (self.names is None or name_within(tensor) in self.names)
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,10 @@ class Recipe:
         seed: of the random masks (DARE); irrelevant without them.
         path: the layers that run, in order; None runs every merged layer once. What stands outside the layers follows
             the rules either way.
+        arithmetic: the dtype that `compat: mergekit` computes in, before the result is stored as `dtype`; `stored`
+            computes in what is stored, and where that is `parent` in the dtype that the parents' dtypes promote to.
+            Without compat it says nothing: the default arithmetic is fp32.
+        chat_template: Jinja text that the merge's tokenizer gets; None leaves it the template's own.
     """
 
     parents: tuple[ParentRef, ...]
@@ -149,6 +165,8 @@ class Recipe:
     compat: Compat = "off"
     seed: int = 0
     path: Hops | None = None
+    arithmetic: Arithmetic = "stored"
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parents]

@@ -41,6 +41,7 @@ def recipes(draw):
             draw(st.dictionaries(st.sampled_from(names), VALUES, max_size=3)),
             draw(layers),
             draw(roles),
+            draw(st.none() | st.lists(st.text(max_size=8), max_size=2).map(tuple)),
         )
         for _ in range(draw(st.integers(1, 3)))
     )
@@ -51,6 +52,8 @@ def recipes(draw):
         draw(st.sampled_from(["parent", "float32", "bfloat16", "float16"])),
         draw(st.sampled_from(["off", "mergekit"])),
         draw(st.integers(0, 2**40)),
+        arithmetic=draw(st.sampled_from(["stored", "float32", "bfloat16", "float16"])),
+        chat_template=draw(optional),
     )
 
 
@@ -106,6 +109,9 @@ def test_a_moved_parent_is_the_same_parent_when_its_content_is_known():
         {"parents": example().parents[::-1]},
         {"rules": example().rules[::-1]},
         {"rules": example().rules[:1]},
+        {"rules": (replace(example().rules[0], names=("x",)), example().rules[1])},
+        {"arithmetic": "float32"},
+        {"chat_template": ""},
         {"parents": example(content="beef").parents},
     ],
     ids=str,
@@ -117,6 +123,29 @@ def test_digests_tell_recipes_apart(change):
 def test_the_digest_never_changes():
     """A golden value: recorded runs and exported checkpoints name recipes by it."""
     assert recipe_digest(example()) == "a84977b95166d3d8f634d60e5d52ddc4ea1f39509fe8f7a4f14658c63f2334df"
+
+
+NEWER = [
+    (("version",), 2, r"unknown key in rules\.0.*'names'|unknown key.*'arithmetic'"),
+    (("arithmetic",), "float64", "arithmetic = 'float64'"),
+    (("chat_template",), 3, "chat_template = 3"),
+    (("rules", 0, "names"), "x", r"rules\.0\.names = 'x'"),
+    (("rules", 0, "names"), [3], r"rules\.0\.names\.0 = 3"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), NEWER)
+def test_what_version_3_adds_is_checked(path, value, message):
+    named = replace(example().rules[0], names=("x",))
+    recipe = replace(example(), rules=(named,), arithmetic="float32", chat_template="{{ messages }}")
+    whole = recipe_to_json(recipe)
+    assert whole["version"] == 3
+    place = whole
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(RecipeError, match=f"(?s){message}"):
+        recipe_from_json(whole)
 
 
 def changed(path, value):
@@ -133,7 +162,7 @@ def changed(path, value):
 
 BAD = [
     (("format",), "mergekit", "not a recipe.*mergekit"),
-    (("version",), 3, "newer evomerge.*version 1 or 2"),
+    (("version",), 4, "newer evomerge.*version 1 to 3"),
     (("version",), 0, "no usable version.*version 0"),
     (("version",), True, "version True"),
     (("version",), "1", "version '1'"),
@@ -163,6 +192,8 @@ BAD = [
     (("rules", 0, "per_parent"), {"z": {"weight": 1}}, "unknown parent.*'z'"),
     (("rules", 0, "per_parent", "a"), [1], r"per_parent\.a = \[1\]"),
     (("rules", 0, "note"), 1, r"unknown key in rules\.0"),
+    (("rules", 0, "names"), ["x"], r"unknown key in rules\.0.*'names'"),
+    (("arithmetic",), "float32", "unknown key.*'arithmetic'"),
 ]
 
 
