@@ -30,14 +30,16 @@ class Kind(StrEnum):
     methods = "methods"
     spaces = "spaces"
     suites = "suites"
+    makers = "makers"
     optimizers = "optimizers"
     tasks = "tasks"
 
 
-def ls(kind: Annotated[Kind, typer.Argument(help="methods, spaces, suites, optimizers or tasks.")]) -> None:
-    """List merge methods, search spaces, suites, optimizers or lm-eval tasks."""
+def ls(kind: Annotated[Kind, typer.Argument(help="methods, makers, spaces, suites, optimizers or tasks.")]) -> None:
+    """List merge methods, makers of parents, search spaces, suites, optimizers or lm-eval tasks."""
     rows = {
         Kind.methods: _methods,
+        Kind.makers: _makers,
         Kind.spaces: _spaces,
         Kind.suites: _suites,
         Kind.optimizers: _optimizers,
@@ -56,6 +58,22 @@ def _methods() -> Iterable[tuple[str, str]]:
         spec = method_spec(name)
         needs = "with a base" if spec.needs_base else "without a base"
         yield name, f"{', '.join(spec.parameters)} ({needs}, models: {spec.models_allowed()})"
+
+
+def _makers() -> Iterable[tuple[str, str]]:
+    from evomerge.virtual.makers import MAKERS, load_maker
+
+    for name in MAKERS.names():
+        spec = load_maker(name).spec
+        settings = ", ".join(f"{n} = {_shown(p.default)}" for n, p in spec.parameters.items())
+        needs = ", shown prompts" if spec.needs_prompts else ""
+        yield name, f"{spec.source}{f' ({settings})' if settings else ''}{needs}"
+
+
+def _shown(default: float | bool | None) -> str:
+    if default is None:
+        return "must be said"
+    return str(default).lower() if isinstance(default, bool) else f"{default:g}"
 
 
 def _about(text: str, key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, get_origin
 
 from pydantic import ValidationError
 
@@ -113,14 +113,16 @@ def _decimal(found: re.Match[str], *, whole: bool) -> str:
 def _fields(schema: type[Strict], path: YamlPath) -> list[str]:
     """The keys that a mapping at `path` may have."""
     current: type[Strict] = schema
+    is_name = False  # whether the next step is a name that the user chose, such as that of a parent
     for step in path:
-        if isinstance(step, int):
+        if isinstance(step, int) or is_name:
+            is_name = False
             continue
         field = current.model_fields.get(step)
         nested = _nested(field.annotation) if field is not None else None
-        if nested is None:
+        if field is None or nested is None:
             return []
-        current = nested
+        current, is_name = nested, get_origin(field.annotation) is dict
     return list(current.model_fields)
 
 
