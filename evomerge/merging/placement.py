@@ -1,83 +1,217 @@
-"""Where a checkpoint's tensors live in a transformers model: checkpoint name -> storage, tied weights once."""
+"""Where a checkpoint's tensors live in a transformers model: checkpoint name -> memory, tied weights once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, final
 
 import torch
 
 from evomerge.errors import ModelError
 from evomerge.layout import TensorInfo
+from evomerge.merging.placement_converted import Part, Parts, Unplaceable, converted_parts
 
 _ALIGN: Final = 64
+_SPOTS: Final = 7
 
 
-def _renamer(model: Any, held: Mapping[str, torch.Tensor]) -> Callable[[str], str | None]:
-    """How transformers renames checkpoint names on loading; None for names whose tensors it also rearranges.
+@final
+@dataclass(frozen=True)
+class Place:
+    """The memory of one checkpoint tensor in a model.
 
-    Since version 5 some architectures live in memory under other names than in their files (GPT-NeoX's head), and
-    some are fused or split (mixtures of experts); the first are followed here, the second have no place of their own.
+    Attributes:
+        shape: the checkpoint's.
+        parts: views of the model's memory, together the whole tensor. Mostly one run of memory; several, or a turned
+            one, where transformers splits or turns the tensor on loading.
+        converted: whether transformers does more than rename it.
     """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-    transforms = get_model_conversion_mapping(model)
-    renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
-    converters = [t for t in transforms if not isinstance(t, WeightRenaming)]
-    prefix = str(getattr(model, "base_model_prefix", "") or "")
+    shape: tuple[int, ...]
+    parts: Parts
+    converted: bool = False
 
-    def rename(name: str) -> str | None:
-        renamed, converted = rename_source_key(name, renamings, converters, prefix, dict(held))
-        return None if converted is not None else str(renamed)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the memory, which may be wider than the checkpoint."""
+        return self.parts[0].memory.dtype
 
-    return rename
+    @property
+    def device(self) -> torch.device:
+        """Of the memory."""
+        return self.parts[0].memory.device
+
+    @property
+    def flat(self) -> torch.Tensor | None:
+        """The memory `(n,)` in the checkpoint's order of elements; None when it is not one run."""
+        part = self.parts[0]
+        one_run = len(self.parts) == 1 and not part.where and part.memory.is_contiguous()
+        return part.memory.view(-1) if one_run else None
+
+    def write(self, values: torch.Tensor) -> None:
+        """Copy a tensor of as many elements, in the checkpoint's order, into the memory."""
+        shaped = values.view(self.shape)
+        for part in self.parts:
+            part.memory.copy_(shaped[part.where].reshape(part.memory.shape))
+
+    def read(self) -> torch.Tensor:
+        """A copy in the checkpoint's shape."""
+        values = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for part in self.parts:
+            section = values[part.where]
+            section.copy_(part.memory.reshape(section.shape))
+        return values
+
+    def agrees_with(self, stored: torch.Tensor) -> bool:
+        """Whether a few elements, spread over each part, are those of the checkpoint's tensor."""
+        for part in self.parts:
+            section = stored[part.where]
+            count = part.memory.numel()
+            spots = torch.linspace(0, max(count - 1, 0), min(_SPOTS, count), dtype=torch.float64).long()
+            here = part.memory[torch.unravel_index(spots.to(part.memory.device), part.memory.shape)]
+            there = section[torch.unravel_index(spots, section.shape)]
+            if not torch.equal(here.cpu().nan_to_num(), there.to(here.dtype).nan_to_num()):
+                return False
+        return True
+
+
+class _Target(NamedTuple):
+    """Where one checkpoint name leads: a tensor of the model, alone or through a conversion of several."""
+
+    name: str
+    pattern: str | None
+
+
+class _Names:
+    """How transformers renames checkpoint names on loading, and which of them it converts together."""
+
+    def __init__(self, model: Any, held: Mapping[str, torch.Tensor]) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+
+        transforms = get_model_conversion_mapping(model)
+        self._renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
+        self._converters = [t for t in transforms if not isinstance(t, WeightRenaming)]
+        self._prefix = str(getattr(model, "base_model_prefix", "") or "")
+        self._held = dict(held)
+
+    def target(self, name: str) -> _Target:
+        """Where a name leads; a name that the model has is never renamed to one that it has not."""
+        from transformers.core_model_loading import rename_source_key
+
+        renamed, pattern = rename_source_key(name, self._renamings, self._converters, self._prefix, self._held)
+        if renamed not in self._held and name in self._held:
+            renamed, pattern = rename_source_key(name, [], [], self._prefix, self._held)
+        return _Target(str(renamed), pattern)
+
+    def converter(self, pattern: str) -> Any:
+        """The conversion that a source pattern belongs to."""
+        return next(c for c in reversed(self._converters) if pattern in c.source_patterns)
+
+
+@dataclass
+class _Conversion:
+    """The checkpoint's tensors that become one tensor of the model, or are split from one."""
+
+    target: str
+    converter: Any
+    sources: dict[str, list[TensorInfo]] = field(default_factory=dict)
 
 
 def _is_ignored(name: str, model: Any) -> bool:
-    """Whether the model says that it recomputes this tensor (old masks, rotary tables)."""
+    """Whether the model says that it recomputes or skips this tensor (old masks, rotary tables, prediction layers)."""
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     return name.endswith("rotary_emb.inv_freq") or any(re.search(p, name) for p in patterns)
 
 
-def place(model: Any, tensors: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
-    """The in-memory tensor of every checkpoint tensor.
+def place(model: Any, tensors: Iterable[TensorInfo]) -> dict[str, Place]:
+    """The memory of every checkpoint tensor.
 
     Args:
         model: a transformers model.
         tensors: the checkpoint's layout.
 
     Returns:
-        Checkpoint name -> tensor of the model that shares its storage; names that the model recomputes are left out.
+        Checkpoint name -> place, in the order of `tensors`; names that the model recomputes are left out.
 
     Raises:
         ModelError: when a tensor has no place or another shape, or a parameter of the model would never be merged.
     """
+    from transformers.core_model_loading import dot_natural_key
+
     held: Mapping[str, torch.Tensor] = model.state_dict(keep_vars=True)
-    rename = _renamer(model, held)
-    placed: dict[str, torch.Tensor] = {}
-    for info in tensors:
-        renamed = rename(info.name)
-        found = held.get(renamed) if renamed is not None else None
+    names = _Names(model, held)
+    infos = list(tensors)
+    places: dict[str, Place] = {}
+    conversions: dict[str, _Conversion] = {}
+    for info in sorted(infos, key=lambda t: dot_natural_key(t.name)):  # the order in which transformers stacks them
+        target = names.target(info.name)
+        found = held.get(target.name)
         if found is None and _is_ignored(info.name, model):
             continue
-        if found is None or tuple(found.shape) != info.shape:
+        if target.pattern is not None:
+            conversion = _Conversion(target.name, names.converter(target.pattern))
+            conversions.setdefault(target.name, conversion).sources.setdefault(target.pattern, []).append(info)
+        elif found is None or tuple(found.shape) != info.shape:
             shape = "no such parameter" if found is None else f"shape {list(found.shape)}"
             raise _unplaced(f"{info.name} {list(info.shape)}: {shape} in {type(model).__name__}")
-        placed[info.name] = found.data
-    covered = {t.data_ptr() for t in placed.values()}
+        else:
+            places[info.name] = Place(info.shape, (Part((), found.data),))
+    for conversion in conversions.values():
+        places |= _converted(model, conversion, held)
+    _check_covered(model, places.values())
+    return {info.name: places[info.name] for info in infos if info.name in places}
+
+
+def _converted(model: Any, conversion: _Conversion, held: Mapping[str, torch.Tensor]) -> dict[str, Place]:
+    infos = {info.name: info for group in conversion.sources.values() for info in group}
+    try:
+        parts = converted_parts(model, conversion.converter, conversion.target, conversion.sources, held)
+    except Unplaceable as reason:
+        first = next(iter(infos.values()))
+        raise _unplaced(f"{first.name} {list(first.shape)} of {type(model).__name__}: {reason}") from reason
+    return {name: Place(infos[name].shape, found, converted=True) for name, found in parts.items()}
+
+
+def _check_covered(model: Any, places: Iterable[Place]) -> None:
+    """Refuse a model of which something would never be merged.
+
+    A conversion fills its targets whole, so it is enough to ask for the first element of each parameter.
+
+    Raises:
+        ModelError: naming the first such parameter.
+    """
+    covered = {part.memory.data_ptr() for place in places for part in place.parts}
     missing = [n for n, p in model.named_parameters() if p.data_ptr() not in covered]
     if missing:
         raise _unplaced(f"{missing[0]} of {type(model).__name__} stands in no file ({len(missing)} such)")
-    return placed
+
+
+def check_places(places: Mapping[str, Place], stored: Callable[[str], torch.Tensor], model: Any) -> None:
+    """Refuse places that a freshly loaded model contradicts: there, too, transformers and this module must agree.
+
+    Only a few elements are read of every tensor that transformers does not load as it is.
+
+    Args:
+        places: of a model as it was loaded, before any merge.
+        stored: the tensor of a name, as the loaded files hold it.
+        model: names the architecture in the message.
+
+    Raises:
+        ModelError: naming the first tensor that is not where it should be.
+    """
+    for name, place in places.items():
+        if place.converted and not place.agrees_with(stored(name)):
+            raise _unplaced(f"{name} {list(place.shape)} is not where {type(model).__name__} should hold it")
 
 
 def _unplaced(got: str) -> ModelError:
     return ModelError(
         "The checkpoint's tensors do not line up with the model in memory.",
         got=got,
-        allowed="tensors that transformers loads under their own names",
+        allowed="tensors that transformers loads as they are, or stacks, joins, splits or turns (docs/families.md)",
         fix="save the model again with this transformers, or report the architecture.",
     )
 

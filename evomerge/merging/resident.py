@@ -8,12 +8,14 @@ from typing import Any, final
 import torch
 
 from evomerge.checkpoints.dtypes import torch_dtype
+from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.overlay import Overlay
 from evomerge.errors import MergeError, ModelError
 from evomerge.layout import ROLES, Role
 from evomerge.merging.execute import Work, merge_into, new_tensor, prepare
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
-from evomerge.merging.placement import own_memory, place
+from evomerge.merging.placement import Place, check_places, own_memory, place
 from evomerge.merging.plan import MergePlan, TensorPlan, plan_merge
 from evomerge.recipe.recipe import Recipe
 
@@ -52,6 +54,11 @@ def load_model(folder: str, dtype: str, device: str) -> Any:
     return model.eval()
 
 
+def _loaded(parent: OpenParent) -> OpenParent:
+    """The parent whose files transformers loads: what lies beneath all overlays."""
+    return _loaded(parent.under) if isinstance(parent, Overlay) else parent
+
+
 @final
 class ResidentModel:
     """A model whose weights are whatever recipe was applied last.
@@ -83,7 +90,8 @@ class ResidentModel:
         self._pool = pool
         self._kernels = kernels
         self._layout = checkpoint.layout
-        self._places = {n: t.view(-1) for n, t in place(self.model, self._layout.tensors).items()}
+        self._places = place(self.model, self._layout.tensors)
+        check_places(self._places, _loaded(checkpoint).tensor, self.model)
         self._applied: dict[str, Hashable] = {}
         self.n_merged = 0
 
@@ -130,13 +138,14 @@ class ResidentModel:
         self._applied[name] = work.key
         self.n_merged += 1
 
-    def _write(self, tensor: TensorPlan, work: Work, target: torch.Tensor) -> None:
-        if target.dtype == torch_dtype(tensor.dtype):
-            merge_into(tensor, work, target)
+    def _write(self, tensor: TensorPlan, work: Work, target: Place) -> None:
+        flat = target.flat
+        if flat is not None and target.dtype == torch_dtype(tensor.dtype):
+            merge_into(tensor, work, flat)
         else:
             rounded = new_tensor(tensor).view(-1).to(target.device)
             merge_into(tensor, work, rounded)
-            target.copy_(rounded)
+            target.write(rounded)
 
     def _check(self, plan: MergePlan) -> None:
         """Refuse a recipe of other tensors than the model's: some would keep an older candidate's values."""
