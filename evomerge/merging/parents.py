@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from evomerge.merging.kernels import Kernels
 from evomerge.merging.methods import Facts
 from evomerge.merging.settings import Cut
 from evomerge.merging.thresholds import Magnitudes
+
+_T = TypeVar("_T")
 
 
 @final
@@ -45,8 +47,7 @@ class ParentPool:
         self.checkpoints: Mapping[str, OpenParent] = MappingProxyType(dict(checkpoints))
         self.device = device
         self._flat: dict[tuple[str, str], torch.Tensor] = {}
-        self._magnitudes: dict[tuple[str, str, str], Magnitudes] = {}
-        self._grams: dict[tuple[str, tuple[str, ...]], npt.NDArray[np.float64]] = {}
+        self._measured: dict[str, dict[Hashable, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ParentPool, (dict(self.checkpoints), self.device))
@@ -80,18 +81,37 @@ class ParentPool:
         The first call for a tensor and parent counts all magnitudes, the first for a count reads one bin again; later
         calls look the answer up. The kernels do not change it.
         """
-        key = (tensor, parent, base)
         origin, x = self.flat(base, tensor), self.flat(parent, tensor)
-        if key not in self._magnitudes:
-            self._magnitudes[key] = Magnitudes.measure(origin, x, kernels)
-        return self._magnitudes[key].cut(count, origin, x, (tensor, parent))
+        magnitudes = self.measured(tensor, ("magnitudes", parent, base), lambda: Magnitudes.measure(origin, x, kernels))
+        return magnitudes.cut(count, origin, x, (tensor, parent))
 
     def gram(self, tensor: str, parents: tuple[str, ...]) -> npt.NDArray[np.float64]:
         """Inner products of the parents' tensors, shape `(n, n)`, fp64."""
-        key = (tensor, parents)
-        if key not in self._grams:
-            self._grams[key] = gram_matrix([self.flat(p, tensor) for p in parents])
-        return self._grams[key]
+        return self.measured(tensor, ("gram", parents), lambda: gram_matrix([self.flat(p, tensor) for p in parents]))
+
+    def measured(self, tensor: str, key: Hashable, measure: Callable[[], _T]) -> _T:
+        """What was measured on a tensor of some parents, measured when it is asked for first.
+
+        Args:
+            tensor: what was looked at.
+            key: what was measured, and on which parents; one key always means the same function.
+            measure: does it.
+        """
+        found = self._measured.setdefault(tensor, {})
+        if key not in found:
+            found[key] = measure()
+        result: _T = found[key]
+        return result
+
+    def forget(self, tensor: str) -> None:
+        """Drop all that was measured on a tensor and every copy of it; a merge that streams asks for it no more."""
+        self._measured.pop(tensor, None)
+        for parent in self.checkpoints:
+            self._flat.pop((parent, tensor), None)
+
+    def measured_bytes(self) -> int:
+        """Bytes of all that was measured: what has an attribute `nbytes` counts."""
+        return sum(int(getattr(m, "nbytes", 0)) for found in self._measured.values() for m in found.values())
 
 
 @final
