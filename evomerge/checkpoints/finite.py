@@ -41,7 +41,13 @@ def _count(name: str, tensor: torch.Tensor) -> NonFiniteCount:
 def non_finite(checkpoint: OpenParent) -> tuple[NonFiniteCount, ...]:
     """The floating tensors of a checkpoint that hold NaN or infinity, with counts; reads every weight once."""
     names = [t.name for t in checkpoint.layout.tensors if t.dtype in FLOATING]
-    return tuple(_count(n, checkpoint.tensor(n)) for n in names if not is_finite(checkpoint.tensor(n)))
+    found = []
+    for name in names:
+        tensor = checkpoint.tensor(name)
+        if not is_finite(tensor):
+            found.append(_count(name, tensor))
+        checkpoint.release(name)
+    return tuple(found)
 
 
 def check_finite(checkpoint: OpenParent) -> None:

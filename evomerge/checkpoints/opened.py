@@ -23,7 +23,7 @@ class OpenParent(ABC):
     Attributes:
         source: the folder or hub id, as the user wrote it; for a made parent what it is called there.
         revision: the hub's commit, None for a folder.
-        folder: of config.json and the tokenizer's files, absolute.
+        folder: of config.json, absolute; of the tokenizer's files too, unless `tokenizer_folder` says otherwise.
         config: the content of config.json, with the changes that a made parent needs.
         layout: every tensor that a merge has to decide, with layer and role.
         tied_embeddings: whether the head shares the embedding's tensor.
@@ -55,6 +55,14 @@ class OpenParent(ABC):
     @abstractmethod
     def close(self) -> None:
         """Drop what can be read again; tensors handed out before stay valid."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer's files lie, absolute: whose tokens the rows of the embedding stand for."""
+        return self.folder
+
+    def release(self, name: str) -> None:  # noqa: B027 - there may be nothing to do
+        """Let go of the memory that reading a tensor took, where it can be read again; a hint."""
 
     @property
     def is_ready(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.header import HeaderEntry, read_header
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.pages import release
 from evomerge.digest import digest_json
 from evomerge.errors import ModelError
 from evomerge.layout import Layout, TensorInfo
@@ -31,6 +32,7 @@ class OverlaySpec:
         changed: the tensors of `file`, with their shapes and dtypes; names that `under` lacks are added.
         aliases: name -> name in `under` whose values it has (a head that repeats the embedding).
         config: keys of config.json that replace those of `under`.
+        tokenizer: folder of the tokenizer's files where they are not those of `under`.
     """
 
     source: str
@@ -39,6 +41,7 @@ class OverlaySpec:
     changed: tuple[TensorInfo, ...] = ()
     aliases: Mapping[str, TensorInfo] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Path | None = None
 
 
 @final
@@ -73,6 +76,11 @@ class Overlay(OpenParent):
     def content(self) -> Digest:
         """See `OpenParent.content`."""
         return self.spec.content
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """See `OpenParent.tokenizer_folder`."""
+        return self.under.tokenizer_folder if self.spec.tokenizer is None else self.spec.tokenizer
 
     @property
     def is_ready(self) -> bool:
@@ -118,6 +126,14 @@ class Overlay(OpenParent):
         self._entries = header.entries
         self._map = torch.from_file(str(file), shared=False, size=header.size, dtype=torch.uint8)
         return self._map
+
+    def release(self, name: str) -> None:
+        """See `OpenParent.release`."""
+        if name not in self._changed:
+            self.under.release(self._aliases.get(name, name))
+        elif self._map is not None:
+            entry = self._entries[name]
+            release(self._map[entry.start : entry.stop])
 
     def close(self) -> None:
         """See `OpenParent.close`."""

@@ -17,6 +17,7 @@ from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.folder import find_file
 from evomerge.checkpoints.header import HeaderEntry
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.pages import release
 from evomerge.checkpoints.shards import Shards, find_shards
 from evomerge.checkpoints.source import locate
 from evomerge.checkpoints.strict_json import damaged, read_object
@@ -129,7 +130,14 @@ class Checkpoint(OpenParent):
         stated = _config_ties(self.config)
         if not pairs or stated is False or not (stated or _architecture_ties(self.config)):
             return None
-        return next((head for head, embedding in pairs if self._bytes(head).equal(self._bytes(embedding))), None)
+        return next((head for head, embedding in pairs if self._same_bytes(head, embedding)), None)
+
+    def _same_bytes(self, name: str, other: str) -> bool:
+        left, right = self._bytes(name), self._bytes(other)
+        same = left.equal(right)
+        release(left)
+        release(right)
+        return same
 
     def entry(self, name: str) -> HeaderEntry:
         """The header's entry of a tensor of the files.
@@ -166,6 +174,11 @@ class Checkpoint(OpenParent):
         if raw.storage_offset() % dtype.itemsize:
             raw = raw.clone()
         return raw.view(dtype).reshape(entry.shape)
+
+    def release(self, name: str) -> None:
+        """See `OpenParent.release`."""
+        if self._shards.files[name] in self._maps:
+            release(self._bytes(name))
 
     @property
     def content(self) -> Digest:
