@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,14 @@ import numpy.typing as npt
 from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.merging.compiled import TYPES, Variant, variant_of
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
+from evomerge.merging.measures import Measurement
 from evomerge.merging.methods import Facts, KernelMethod
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.plan import TensorPlan, plan_merge, template_of
 from evomerge.merging.settings import Cut
 from evomerge.recipe.recipe import Recipe
 
+_T = TypeVar("_T")
 _ANY_CUT: Final = Cut(1, 0)
 
 
@@ -41,6 +43,10 @@ class _Guess(Facts):
     def cut(self, index: int, count: int) -> Cut:
         """Some cut."""
         return _ANY_CUT
+
+    def measure(self, measurement: Measurement[_T]) -> _T:
+        """What the measurement guesses."""
+        return measurement.guess(self._shape, self._n)
 
 
 def _variants(tensor: TensorPlan, pool: ParentPool) -> set[Variant]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,14 @@ import torch
 from evomerge.errors import PluginError
 from evomerge.merging.gram import gram_matrix
 from evomerge.merging.kernels import Kernels
+from evomerge.merging.measures import Deltas, Measurement
 from evomerge.merging.settings import Cut, Setting
 from evomerge.merging.thresholds import Magnitudes
 from evomerge.recipe.method_spec import MethodSpec
 from evomerge.recipe.recipe import Number
 from evomerge.registry import GROUP_METHODS, Registry
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class Facts(ABC):
     @abstractmethod
     def cut(self, index: int, count: int) -> Cut:
         """The threshold above which exactly `count` entries of input `index`'s delta lie; 0 < count <= numel."""
+
+    @abstractmethod
+    def measure(self, measurement: Measurement[_T]) -> _T:
+        """A measurement of the inputs' deltas, taken once."""
 
     @property
     def numel(self) -> int:
@@ -157,6 +164,12 @@ class TensorFacts(Facts):
         x = self._inputs[index]
         magnitudes = Magnitudes.measure(self._base, x, self._kernels)
         return magnitudes.cut(count, self._base, x, (self._parameters.tensor, self._parameters.parents[index]))
+
+    def measure(self, measurement: Measurement[_T]) -> _T:
+        """See `Facts.measure`; the tensor at hand is the whole model."""
+        if self._base is None:
+            raise ValueError("a measurement needs a base")
+        return measurement.take([Deltas(self._parameters.tensor, self._shape, self._base, tuple(self._inputs))])
 
 
 METHODS: Final = Registry(

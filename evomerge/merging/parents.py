@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.checkpoints.dtypes import FLOATING
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import MergeError, suggest
 from evomerge.merging.gram import gram_matrix
 from evomerge.merging.kernels import Kernels
+from evomerge.merging.measures import Deltas, Measurement
 from evomerge.merging.methods import Facts
 from evomerge.merging.settings import Cut
 from evomerge.merging.thresholds import Magnitudes
@@ -149,3 +151,24 @@ class PoolFacts(Facts):
         if self._base is None:
             raise ValueError("a threshold needs a base")
         return self._pool.cut(self._tensor, self._parents[index], self._base, count, self._kernels)
+
+    def measure(self, measurement: Measurement[_T]) -> _T:
+        """See `Facts.measure`; the whole model is all its floating tensors with two axes or more."""
+        if self._base is None:
+            raise ValueError("a measurement needs a base")
+        base = self._base
+        if measurement.whole_model:
+            layout = self._pool.checkpoint(base).layout
+            wanted = {t.name: t.shape for t in layout.tensors if t.dtype in FLOATING and len(t.shape) > 1}
+        else:
+            wanted = {self._tensor: self._shape}
+
+        def take() -> _T:
+            return measurement.take([self._deltas(name, shape, base) for name, shape in wanted.items()])
+
+        tensor = "" if measurement.whole_model else self._tensor
+        return self._pool.measured(tensor, (measurement, base, self._parents), take)
+
+    def _deltas(self, tensor: str, shape: tuple[int, ...], base: str) -> Deltas:
+        inputs = tuple(self._pool.flat(p, tensor) for p in self._parents)
+        return Deltas(tensor, shape, self._pool.flat(base, tensor), inputs)
