@@ -1,144 +1,102 @@
-"""mergekit 0.1.5's arithmetic, one plain function per method, without speed target.
+"""mergekit 0.1.5's arithmetic for all of its methods, without speed target.
 
-Written from its documented formulas, faults included: linear and SLERP accumulate in fp32; task arithmetic, TIES and
-DARE compute in the stored dtype (weights too); an exact cancellation elects the positive sign; equal magnitudes are
-kept in the order of an unstable sort. On one CPU thread and the same torch the results are mergekit's bit for bit,
-except for random masks: mergekit draws them from a global generator, here they come from the element hash.
+Written from its documented formulas and its behaviour, faults included. On one CPU thread and the same torch the
+results are mergekit's bit for bit, except for random masks: mergekit draws them from torch's global generator, here
+they come from the element hash (`compat_case.HashedDraws`). Where mergekit stops with an error, or writes NaN because
+weights sum to zero, this refuses with a message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from types import MappingProxyType
+from typing import Final
 
 import torch
 
-from evomerge.merging.elements import at_most, hash_indices, keep_bound, salt
+from evomerge.merging.compat_arithmetic import arithmetic, ram, ramplus_tl, sce
+from evomerge.merging.compat_case import Case, Draws, HashedDraws
+from evomerge.merging.compat_others import arcee_fusion, linear, model_stock, nearswap, passthrough
+from evomerge.merging.compat_sparsify import by_rank, largest, middle, random
+from evomerge.merging.compat_sphere import karcher, multislerp, nuslerp, slerp
 from evomerge.merging.methods import Parameters
 
-_BLOCK = 1024 * 1024
-_PARALLEL = 0.9995
+_METHODS: Final[Mapping[str, Callable[[Case], torch.Tensor]]] = MappingProxyType(
+    {
+        "linear": linear,
+        "slerp": slerp,
+        "nuslerp": nuslerp,
+        "multislerp": multislerp,
+        "karcher": karcher,
+        "task_arithmetic": arithmetic(None, elect=False),
+        "ties": arithmetic(largest, elect=True),
+        "dare_linear": arithmetic(random, elect=False),
+        "dare_ties": arithmetic(random, elect=True),
+        "della": arithmetic(by_rank, elect=True),
+        "della_linear": arithmetic(by_rank, elect=False),
+        "breadcrumbs": arithmetic(middle, elect=False),
+        "breadcrumbs_ties": arithmetic(middle, elect=True),
+        "sce": sce,
+        "ram": ram,
+        "ramplus_tl": ramplus_tl,
+        "model_stock": model_stock,
+        "nearswap": nearswap,
+        "arcee_fusion": arcee_fusion,
+        "passthrough": passthrough,
+    }
+)
+_WIDENED: Final = ("arcee_fusion", "ramplus_tl")
+_NEEDS_ENTRIES: Final = ("multislerp", "della", "della_linear", "arcee_fusion")
 
 
-def linear(inputs: Sequence[torch.Tensor], parameters: Parameters) -> torch.Tensor:
-    """`sum_i w_i x_i` by fused multiply-add in fp32, then divided by the fp32 sum of the weights."""
-    weights = torch.tensor(parameters.column("weight"), dtype=torch.float32)
-    total = torch.zeros(inputs[0].shape, dtype=torch.float32)
-    for x, weight in zip(inputs, weights, strict=True):
-        total.addcmul_(x, weight)
-    if parameters.shared["normalize"]:
-        total.div_(weights.sum())
-    return total.to(inputs[0].dtype)
+def compat_dtype(method: str, stored: Sequence[torch.dtype]) -> torch.dtype:
+    """What mergekit stores when no dtype is asked for: the promoted dtype of all inputs; fp32 at least for two methods.
 
-
-def _blocks(x: torch.Tensor) -> list[torch.Tensor]:
-    return [block.float() for block in torch.split(x.view(1, -1), _BLOCK, dim=1)]
-
-
-def _norm(x: torch.Tensor) -> torch.Tensor:
-    """Norm of the blocks' norms; 1 where it vanishes. Shape `(1, 1)`."""
-    parts = [torch.linalg.vector_norm(block, dim=1, keepdim=True) for block in _blocks(x)]
-    norm = torch.linalg.vector_norm(torch.stack(parts), dim=0)
-    return torch.where(norm > 1e-8, norm, 1)
-
-
-def slerp(inputs: Sequence[torch.Tensor], parameters: Parameters) -> torch.Tensor:
-    """Great circle from the first to the second tensor, in fp32 blocks; a straight line where |cosine| > 0.9995."""
-    first, second = (x.reshape(-1) for x in inputs)
-    if not first.numel():
-        return inputs[0].clone()
-    t = torch.tensor([[float(parameters.shared["t"])]], dtype=torch.float32)
-    norm_first, norm_second = _norm(first), _norm(second)
-    pairs = list(zip(_blocks(first), _blocks(second), strict=True))
-    dots = [((a / norm_first) * (b / norm_second)).sum(dim=1, keepdim=True) for a, b in pairs]
-    cosine = torch.stack(dots).sum(dim=0).clamp(-1, 1)
-    straight = cosine.abs() > _PARALLEL
-    theta = torch.acos(torch.where(straight, 0, cosine))
-    sine = torch.sin(theta)
-    to_first = torch.where(straight, 1 - t, torch.sin((1 - t) * theta) / sine)
-    to_second = torch.where(straight, t, torch.sin(t * theta) / sine)
-    merged = [(to_first * a + to_second * b).to(first.dtype) for a, b in pairs]
-    return torch.cat(merged, dim=1).reshape(inputs[0].shape)
-
-
-def _largest(delta: torch.Tensor, density: float) -> torch.Tensor:
-    """The delta with only its `int(density * numel)` largest entries, at least one."""
-    if density >= 1:
-        return delta
-    if density <= 0 or delta.numel() == 0:
-        return torch.zeros_like(delta)
-    count = max(1, int(density * delta.numel()))
-    order = torch.argsort(delta.abs().reshape(-1).float(), descending=True)
-    mask = torch.zeros(delta.numel(), dtype=delta.dtype)
-    mask[order[:count]] = 1
-    return delta * mask.reshape(delta.shape)
-
-
-def _random(delta: torch.Tensor, density: float, rescale: bool, salt_word: int) -> torch.Tensor:
-    """The delta under a random mask, scaled to the L1 norm that it had, when `rescale`."""
-    if density >= 1:
-        return delta
-    bound = keep_bound(density)
-    if bound is None:
-        return torch.zeros_like(delta)
-    indices = torch.arange(delta.numel()).to(torch.int32)
-    masked = delta * at_most(hash_indices(indices, salt_word), bound).reshape(delta.shape).to(delta.dtype)
-    before, after = delta.abs().sum(), masked.abs().sum()
-    if not rescale or before < 1e-7 or after < 1e-7:
-        return masked
-    return masked * (before / after)
-
-
-def _arithmetic(
-    base: torch.Tensor, deltas: Sequence[torch.Tensor], parameters: Parameters, *, elect: bool
-) -> torch.Tensor:
-    """Weighted deltas, elected or not, summed in the dtype of the base."""
-    column = torch.tensor(parameters.column("weight"), dtype=base.dtype)
-    weights = column.view(-1, *[1] * base.dim())
-    stacked = torch.stack(list(deltas)).mul_(weights)
-    if elect:
-        positive = stacked.sum(dim=0) >= 0
-        majority = positive.to(base.dtype) * 2 - 1
-        mask = stacked.sign() == majority
-        merged = (stacked * mask).sum(dim=0)
-        divisor = (weights * mask).sum(dim=0)
-        divisor[divisor == 0] = 1
-    else:
-        merged, divisor = stacked.sum(dim=0), weights.sum(dim=0)
-        divisor[divisor.abs() < 1e-8] = 1
-    if parameters.shared["normalize"]:
-        merged /= divisor
-    if parameters.shared["lambda"] != 1:
-        merged *= float(parameters.shared["lambda"])
-    return base + merged
+    Args:
+        method: a method of mergekit.
+        stored: dtypes of the base and the models, floating.
+    """
+    promoted = reduce(torch.promote_types, stored)
+    return torch.promote_types(promoted, torch.float32) if method in _WIDENED else promoted
 
 
 def merge_compat(
-    method: str, base: torch.Tensor | None, inputs: Sequence[torch.Tensor], parameters: Parameters
+    method: str,
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+    parameters: Parameters,
+    draws: Draws | None = None,
 ) -> torch.Tensor:
     """One tensor, merged as mergekit 0.1.5 does.
 
     Args:
         method: one of `plan.MERGEKIT_METHODS`.
-        base: in the dtype that the merge computes in; None for linear and SLERP.
-        inputs: the same dtype and shape.
+        base: in the dtype that the merge computes in; None for a method, or a recipe, without one.
+        inputs: the same dtype and shape; not changed.
         parameters: complete.
+        draws: where random masks come from; None takes the element hash.
 
     Returns:
-        The merged tensor, in the dtype of the inputs.
+        The merged tensor, in the dtype of the inputs; fp32 at least from arcee_fusion and ramplus_tl.
+
+    Raises:
+        MergeError: where mergekit stops: multislerp's vanishing mean, della's rows of one element, tensors without
+            elements in some methods; and where it writes NaN because weights sum to zero.
     """
-    if method == "linear":
-        return linear(inputs, parameters)
-    if method == "slerp":
-        return slerp(inputs, parameters)
-    if base is None:
-        raise ValueError(f"{method} needs a base")
-    deltas = [x - base for x in inputs]
-    densities = parameters.column("density") if method != "task_arithmetic" else ()
-    if method == "ties":
-        deltas = [_largest(d, density) for d, density in zip(deltas, densities, strict=True)]
-    elif method != "task_arithmetic":
-        rescale = bool(parameters.shared["rescale"])
-        words = [salt("mask", parameters.seed, parameters.tensor, p) for p in parameters.parents]
-        columns = zip(deltas, densities, words, strict=True)
-        deltas = [_random(d, density, rescale, word) for d, density, word in columns]
-    return _arithmetic(base, deltas, parameters, elect=method in {"ties", "dare_ties"})
+    case = Case(method, base, inputs, parameters, draws or HashedDraws(parameters))
+    if inputs[0].numel() == 0:
+        return _merge_nothing(case)
+    return _METHODS[method](case)
+
+
+def _merge_nothing(case: Case) -> torch.Tensor:
+    """A tensor without elements; refused by the methods that stop at some of them in mergekit."""
+    if case.method in _NEEDS_ENTRIES:
+        raise case.refused(
+            f"Method {case.method!r} cannot merge a tensor without elements.",
+            f"shape {list(case.models[0].shape)}",
+            "a tensor with elements",
+            "merge this tensor by another method.",
+        )
+    return torch.empty_like(case.models[0], dtype=compat_dtype(case.method, [case.dtype]))

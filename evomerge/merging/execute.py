@@ -82,7 +82,7 @@ def _copy(tensor: TensorPlan, pool: ParentPool, out: torch.Tensor) -> bool:
     """
     first, *others = (pool.flat(p, tensor.info.name) for p in tensor.sources)
     for parent, other in zip(tensor.sources[1:], others, strict=True):
-        if not torch.equal(first, other):
+        if first.dtype != other.dtype or not torch.equal(first, other):
             raise MergeError(
                 "Parents disagree in a tensor that cannot be merged.",
                 got=f"{tensor.info.name} ({tensor.info.dtype}) in {parent} and {tensor.sources[0]}",

@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from evomerge.checkpoints.dtypes import FLOATING, safetensors_name
+from evomerge.checkpoints.dtypes import FLOATING, safetensors_name, torch_dtype
 from evomerge.errors import MergeError, RecipeError, suggest
 from evomerge.layout import Role, TensorInfo
+from evomerge.merging.compat import compat_dtype
+from evomerge.merging.compat_rules import check_compat_rule
 from evomerge.merging.methods import MergeMethod, Parameters, load_method
 from evomerge.merging.parents import ParentPool
+from evomerge.recipe.mergekit_specs import MERGEKIT_SPECS
 from evomerge.recipe.method_spec import MethodSpec
 from evomerge.recipe.path import check_layers
 from evomerge.recipe.recipe import Compat, Number, Recipe, Rule
 
-MERGEKIT_METHODS: Final = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
-"""What `compat: mergekit` reproduces; for the last two with evomerge's masks."""
+MERGEKIT_METHODS: Final = tuple(spec.name for spec in MERGEKIT_SPECS)
+"""What `compat: mergekit` reproduces; where numbers are drawn, with evomerge's."""
 
 _LARGEST: Final = 1 << 32
 
@@ -155,7 +158,7 @@ def plan_rule(recipe: Recipe, rule: Rule, method: MergeMethod) -> RulePlan:
 
     Raises:
         RecipeError: for unknown, missing or illegal parameters, a wrong number of models, a missing base, or a method
-            that `compat: mergekit` does not know.
+            that `compat: mergekit` does not know, or whose numbers mergekit stops at.
     """
     spec = method.spec
     if recipe.compat == "mergekit" and rule.method not in MERGEKIT_METHODS:
@@ -172,6 +175,8 @@ def plan_rule(recipe: Recipe, rule: Rule, method: MergeMethod) -> RulePlan:
     columns = tuple(
         {n: _value(spec, n, rule.per_parent.get(p, {}), f"of parent {p}") for n in spec.per_parent()} for p in inputs
     )
+    if recipe.compat == "mergekit":
+        check_compat_rule(rule.method, shared, columns, inputs)
     return RulePlan(rule.method, method, spec.base_of(recipe.base), inputs, shared, columns)
 
 
@@ -213,6 +218,7 @@ def plan_merge(recipe: Recipe, pool: ParentPool) -> MergePlan:
     check_layers(recipe.path or (), layout.n_layers)
     methods = {name: load_method(name) for name in dict.fromkeys(rule.method for rule in recipe.rules)}
     plans = {id(rule): plan_rule(recipe, rule, methods[rule.method]) for rule in recipe.rules}
+    stored = _stored_dtypes(recipe, pool) if recipe.compat == "mergekit" and recipe.dtype == "parent" else None
     by_name = any(rule.names is not None for rule in recipe.rules)
     decided: dict[tuple[int | None, Role, str], RulePlan] = {}
     tensors = []
@@ -220,11 +226,51 @@ def plan_merge(recipe: Recipe, pool: ParentPool) -> MergePlan:
         place = (info.layer, info.role, info.name if by_name else "")
         if place not in decided:
             decided[place] = plans[id(recipe.rule_for(info))]
-        floating = info.dtype in FLOATING
-        dtype = info.dtype if recipe.dtype == "parent" or not floating else safetensors_name(recipe.dtype)
+        dtype = _stored(recipe, info, decided[place], stored)
         tensors.append(TensorPlan(info, dtype, decided[place], recipe.seed))
         _check_size(info)
     return MergePlan(recipe, template_of(recipe), tuple(tensors))
+
+
+_Stored = Mapping[str, Mapping[str, str]]
+
+
+def _stored_dtypes(recipe: Recipe, pool: ParentPool) -> _Stored:
+    """Parent -> tensor -> safetensors dtype."""
+    return {p.name: {t.name: t.dtype for t in pool.checkpoint(p.name).layout.tensors} for p in recipe.parents}
+
+
+def _stored(recipe: Recipe, info: TensorInfo, rule: RulePlan, stored: _Stored | None) -> str:
+    """The dtype of a result, safetensors spelling: the template's, the recipe's, or what mergekit gives the tensor.
+
+    Args:
+        recipe: the whole.
+        info: the template's tensor.
+        rule: what merges it.
+        stored: of all parents, where mergekit decides; else None.
+
+    Raises:
+        MergeError: when only some parents hold weights here.
+    """
+    if info.dtype not in FLOATING:
+        return info.dtype
+    if stored is None:
+        return info.dtype if recipe.dtype == "parent" else safetensors_name(recipe.dtype)
+    if recipe.arithmetic != "stored":
+        computed = [torch_dtype(safetensors_name(recipe.arithmetic))]
+    else:
+        sources = rule.inputs if rule.base is None else (rule.base, *rule.inputs)
+        found = {parent: stored[parent][info.name] for parent in sources}
+        odd = [f"{dtype} in {parent}" for parent, dtype in found.items() if dtype not in FLOATING]
+        if odd:
+            raise MergeError(
+                "A tensor holds weights in one parent and integers or flags in another.",
+                got=f"{info.name}: {', '.join(odd)}, {info.dtype} in the template",
+                allowed="one kind in all parents",
+                fix="leave one of them out.",
+            )
+        computed = [torch_dtype(dtype) for dtype in found.values()]
+    return safetensors_name(compat_dtype(rule.name, computed))
 
 
 def _check_size(info: TensorInfo) -> None:

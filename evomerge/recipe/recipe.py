@@ -147,7 +147,8 @@ class Recipe:
         parents: in order; the order matters for floating-point sums and for nothing else.
         base: name of the parent that deltas are taken from; None for methods without one.
         rules: the first that selects a tensor decides.
-        dtype: the stored dtype of the result; `parent` keeps each tensor's dtype in the base or first parent.
+        dtype: the stored dtype of the result; `parent` keeps each tensor's dtype in the base or first parent, and with
+            `compat` stores what mergekit stores without `out_dtype`: what it computed in, fp32 from two methods.
         compat: `mergekit` reproduces mergekit 0.1.5's arithmetic, `off` is evomerge's own.
         seed: of the random masks (DARE); irrelevant without them.
         path: the layers that run, in order; None runs every merged layer once. What stands outside the layers follows
