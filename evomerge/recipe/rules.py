@@ -38,20 +38,25 @@ class Assignment:
     Attributes:
         shared: parameters that all parents share.
         per_parent: parent -> its parameters.
+        method: of this kind of tensor alone; empty where all have one.
     """
 
     shared: Pairs
     per_parent: tuple[tuple[str, Pairs], ...]
+    method: str = ""
 
     @staticmethod
-    def of(shared: Mapping[str, Number], per_parent: Mapping[str, Mapping[str, Number]]) -> Assignment:
+    def of(
+        shared: Mapping[str, Number], per_parent: Mapping[str, Mapping[str, Number]], method: str = ""
+    ) -> Assignment:
         """From mappings, in their order; parents without parameters are left out."""
         inner = tuple((p, tuple(values.items())) for p, values in per_parent.items() if values)
-        return Assignment(tuple(shared.items()), inner)
+        return Assignment(tuple(shared.items()), inner, method)
 
     def rule(self, method: str, layers: tuple[int, ...] | None = None, roles: tuple[Role, ...] | None = None) -> Rule:
-        """The rule that gives these parameters to the tensors of some layers and roles."""
-        return Rule(method, dict(self.shared), {p: dict(v) for p, v in self.per_parent}, layers, roles)
+        """The rule that gives these parameters to the tensors of some layers and roles, by its own method if any."""
+        per_parent = {p: dict(v) for p, v in self.per_parent}
+        return Rule(self.method or method, dict(self.shared), per_parent, layers, roles)
 
 
 def rules_of(method: str, assignments: Mapping[Kind, Assignment]) -> tuple[Rule, ...]:
@@ -60,7 +65,7 @@ def rules_of(method: str, assignments: Mapping[Kind, Assignment]) -> tuple[Rule,
     Places whose modules have equal parameters share a rule; a rule for a whole place names no roles.
 
     Args:
-        method: of all rules.
+        method: of all rules whose assignments name none.
         assignments: one per kind, ordered as `kinds_of` orders them; not empty.
     """
     if len(set(assignments.values())) == 1:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from evomerge.recipe.equivalence import Coefficients, linear_coefficients, number
+from evomerge.recipe.method_spec import MethodSpec
 from evomerge.recipe.methods import BUILTIN
-from evomerge.recipe.recipe import Number, Recipe, Rule
+from evomerge.recipe.recipe import Recipe, Rule
 from evomerge.space.depth import DepthPlace, Share, Site, site_of
 from evomerge.space.dimension import Dimension, Value, holds
 from evomerge.space.dimensions import DECIMALS
 from evomerge.space.knots import Between, solve_knots
-from evomerge.space.plan import Slot
+from evomerge.space.plan import METHOD_SLOT, Slot
 from evomerge.types import Vector
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 TOLERANCE: Final = 1e-9
 
-Numbers = dict[Slot, Number]
+Numbers = dict[Slot, Value]
+
+_PLAIN_SUMS: Final = ("task_arithmetic", "linear")
+"""Methods by which any weighted sum can be said; of a space that chooses, the first of them is used."""
 
 
 class Origin(NamedTuple):
@@ -55,7 +59,7 @@ def encode_recipe(
         seed: as in `build`.
         unused: places whose tensors do not matter.
     """
-    if recipe.compat != "off" or recipe.dtype != "parent" or recipe.path is not None:
+    if recipe.compat != "off" or recipe.dtype != "parent" or recipe.path is not None or recipe.chat_template:
         return None
     rules = _rules_by_site(space, recipe, unused)
     if rules is None:
@@ -63,7 +67,8 @@ def encode_recipe(
     scales: tuple[Ratio, ...] = ("one", "equal", "largest")
     readers: list[Reader] = [_own_numbers, *(_Sum(n, s).read for n in (True, False) for s in scales)]
     origin = Origin(recipe.base, tuple(p.name for p in recipe.parents))
-    same_masks = seed == recipe.seed or not space.method.random
+    drawn = {m.name for m in space.choices or (space.method,) if m.random}
+    same_masks = seed == recipe.seed or not any(rule.method in drawn for rule in recipe.rules)
     for reader in readers:
         vector = _try(space, rules, origin, reader)
         if vector is not None and _is_same(space, rules, origin, vector, same_masks):
@@ -115,7 +120,7 @@ class _Said(NamedTuple):
     """
 
     shares: tuple[Share, ...]
-    value: Number
+    value: Value
 
 
 @dataclass(frozen=True)
@@ -182,18 +187,20 @@ def _own_numbers(space: MergeSpace, rule: Rule, origin: Origin) -> Numbers | Non
 
     None for another method, another base, other slerp ends, or a say of a parent that the space does not merge.
     """
-    if rule.method != space.method.name or (space.method.needs_base and origin.base != space.base):
+    method = next((m for m in space.choices or (space.method,) if m.name == rule.method), None)
+    if method is None or (method.base_of(space.base) is not None and origin.base != space.base):
         return None
     if rule.method not in BUILTIN:
         return _plugin_numbers(space, rule)
     if rule.method == "slerp" and origin.parents != space.models:
         return None
-    numbers: Numbers = {Slot(name, None): number(rule, name) for name in space.method.shared()}
+    numbers: Numbers = {METHOD_SLOT: method.name} if space.choices else {}
+    numbers |= {Slot(name, None): number(rule, name) for name in method.shared()}
     for parent in {*rule.per_parent, *space.models}:
-        weight = number(rule, "weight", parent) if "weight" in space.method.parameters else 0.0
+        weight = number(rule, "weight", parent) if "weight" in method.parameters else 0.0
         if weight != 0.0 and parent not in space.models:
             return None
-        for name in space.method.per_parent():
+        for name in method.per_parent():
             if parent in space.models and (name == "weight" or weight != 0.0):
                 numbers[Slot(name, parent)] = number(rule, name, parent)
     return numbers
@@ -203,7 +210,7 @@ def _plugin_numbers(space: MergeSpace, rule: Rule) -> Numbers | None:
     """A plug-in's numbers, as they stand; every parent must be named."""
     if set(rule.per_parent) != set(space.models if space.method.per_parent() else ()):
         return None
-    numbers = {Slot(name, None): value for name, value in rule.shared.items()}
+    numbers: Numbers = {Slot(name, None): value for name, value in rule.shared.items()}
     return numbers | {Slot(k, p): v for p, values in rule.per_parent.items() for k, v in values.items()}
 
 
@@ -226,17 +233,20 @@ class _Sum:
     def read(self, space: MergeSpace, rule: Rule, origin: Origin) -> Numbers | None:
         """The numbers of the space's method that may make the same sum; None when none do."""
         sums = linear_coefficients(rule, origin.base, origin.parents)
-        if sums is None or space.method.name not in BUILTIN:
+        method = next((m for m in space.choices if m.name in _PLAIN_SUMS), space.method)
+        if sums is None or method.name not in BUILTIN:
             return None
-        if space.method.name == "slerp":
+        if method.name == "slerp":
             ends = [i for i, model in enumerate(space.models) if dict(sums) == {model: 1.0}]
             return {Slot("t", None): float(ends[0])} if ends else None
-        return self._weights(space, {p: c for p, c in sums.items() if p != space.base or p in space.models})
+        read = self._weights(space, method, {p: c for p, c in sums.items() if p != space.base or p in space.models})
+        return {**read, METHOD_SLOT: method.name} if space.choices else read
 
-    def _weights(self, space: MergeSpace, sums: Coefficients) -> Numbers:
-        parameters = space.method.parameters
-        numbers: Numbers = {Slot("normalize", None): self.normalised, Slot("lambda", None): _strength(space)}
-        factor = self._factor(sums) / float(numbers[Slot("lambda", None)])
+    def _weights(self, space: MergeSpace, method: MethodSpec, sums: Coefficients) -> Numbers:
+        parameters = method.parameters
+        strength = _strength(space)
+        numbers: Numbers = {Slot("normalize", None): self.normalised, Slot("lambda", None): strength}
+        factor = self._factor(sums) / strength
         for model in space.models:
             weight = round(sums.get(model, 0.0) * factor, DECIMALS) + 0.0
             numbers[Slot("weight", model)] = weight

@@ -17,6 +17,7 @@ from evomerge.space.at import At, LineOf, check_keys, mapping_at, no_line, numbe
 from evomerge.space.base import CandidateSpace
 from evomerge.space.both import BothSpace
 from evomerge.space.merge_space import MergeSpace
+from evomerge.space.method_choice import check_said, choices_of, method_plan, together
 from evomerge.space.parameter import parse_depth, parse_modules, parse_parameter
 from evomerge.space.path_language import Cast, check_about, parse_path
 from evomerge.space.steps import MERGED
@@ -83,20 +84,27 @@ def _merge_space(
 ) -> MergeSpace:
     check_keys(mapping, KEYS, at)
     check_about(mapping, at)
-    method = _method(mapping.get("method"), at / "method")
+    wanted = mapping.get("method")
+    choices = choices_of(wanted, at / "method") if isinstance(wanted, Mapping) else ()
+    method = together(choices) if choices else _method(wanted, at / "method")
     _check_parents(method, models, base, at / "method")
     depth = parse_depth(mapping.get("depth", "each"), at / "depth")
     groups = parse_modules(mapping.get("modules", "together"), layout, at / "modules")
     given = mapping_at(mapping.get("parameters", {}), at / "parameters")
     check_keys(given, tuple(method.parameters), at / "parameters")
+    check_said(choices, given, at / "parameters")
     plans = tuple(
         parse_parameter(
             name, given.get(name), at / "parameters" / name, spec=spec, depth=depth, groups=groups, layout=layout
         )
         for name, spec in method.parameters.items()
+        if not choices or given.get(name) is not None  # each method has its own default
     )
+    if choices and isinstance(wanted, Mapping):
+        plan = method_plan(wanted, choices, at / "method", depth=depth, groups=groups, layout=layout)
+        plans = (plan, *plans)
     strengths = _starts(mapping.get("starts"), base, at / "starts")
-    space = MergeSpace(method, models, base if method.needs_base else None, layout, plans, strengths)
+    space = MergeSpace(method, models, method.base_of(base), layout, plans, strengths, choices)
     if not space.genes:
         raise (at / "parameters").problem(
             "every parameter is fixed, so there is nothing to search.",

@@ -1,4 +1,7 @@
-"""The space of merges with one method: genes over parents, depth and modules, and the recipes they stand for."""
+"""The space of merges: genes over parents, depth and modules, and the recipes they stand for.
+
+The method is one for all, or itself a gene for each group of layers and modules.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from evomerge.space.base import CandidateSpace, Gene
 from evomerge.space.depth import DepthPlace, Share, Site, group_label, site_of, sites_of
 from evomerge.space.dimension import Dimension, Value, decode
 from evomerge.space.inject import encode_recipe
-from evomerge.space.plan import ParameterPlan, Slot, as_number, gene_name
+from evomerge.space.plan import METHOD_SLOT, ParameterPlan, Slot, as_number, gene_name
 from evomerge.space.space import SearchSpace
 from evomerge.types import Digest, Vector
 
@@ -28,15 +31,16 @@ from evomerge.types import Digest, Vector
 @final
 @dataclass(frozen=True)
 class MergeSpace(CandidateSpace):
-    """Merges of fixed parents with one method.
+    """Merges of fixed parents, with one method or several to choose among.
 
     Attributes:
-        method: what the method asks for.
+        method: what the method asks for; of a space that chooses among methods what they ask for together.
         models: names of the merged parents, in order.
         base: name of the parent that deltas are taken from; None for methods without one.
         layout: of the architecture; only layers and roles matter.
         plans: one per parameter of the method, in the method's order.
         strengths: of the task-arithmetic recipes in generation 0.
+        choices: the methods that a gene named `method` chooses among; empty for one method.
     """
 
     method: MethodSpec
@@ -45,6 +49,7 @@ class MergeSpace(CandidateSpace):
     layout: Layout
     plans: tuple[ParameterPlan, ...]
     strengths: tuple[float, ...] = ()
+    choices: tuple[MethodSpec, ...] = ()
 
     @property
     def n_layers(self) -> int:
@@ -61,6 +66,15 @@ class MergeSpace(CandidateSpace):
         """What rules can tell apart, and the site of each, in the order of `kinds_of`."""
         sites = {Kind(t.layer, t.role): site_of(t) for t in self.layout.tensors}
         return {kind: sites[kind] for kind in kinds_of(self.layout)}
+
+    @cached_property
+    def _plans_of(self) -> dict[str, dict[str, ParameterPlan]]:
+        """Method -> parameter -> its plan; what a space of several methods does not say has the method's default."""
+        said = {plan.name: plan for plan in self.plans}
+        return {
+            m.name: {n: said.get(n) or ParameterPlan(n, p.per_parent, fixed=p.default) for n, p in m.parameters.items()}
+            for m in self.choices or (self.method,)
+        }
 
     @property
     def starts(self) -> tuple[float, ...]:
@@ -107,7 +121,12 @@ class MergeSpace(CandidateSpace):
         plans = [
             {"parameter": p.name, "fixed": p.fixed, "depth": p.depth.describe(), "groups": p.groups} for p in self.plans
         ]
-        who = {"method": self.method.name, "models": self.models, "base": self.base, "n_layers": self.n_layers}
+        who: dict[str, object] = {
+            "method": self.method.name,
+            "models": self.models,
+            "base": self.base,
+            "n_layers": self.n_layers,
+        }
         return digest_json({**who, "sites": [list(s) for s in self.sites], "plans": plans, "space": self.space.digest})
 
     def assignments(self, values: Mapping[str, Value]) -> dict[Site, Assignment]:
@@ -122,11 +141,15 @@ class MergeSpace(CandidateSpace):
         result = {}
         for site in self.sites:
             numbers: dict[Slot, Number] = {}
+            method = self.method
             for slot, shares in self.controls(site):
                 if shares not in known:
                     known[shares] = self._mix(shares, genes, dimensions, values)
-                numbers[slot] = as_number(known[shares])
-            result[site] = self._assignment(numbers)
+                if slot == METHOD_SLOT:
+                    method = next(m for m in self.choices if m.name == known[shares])
+                else:
+                    numbers[slot] = as_number(known[shares])
+            result[site] = self._assignment(method, numbers)
         return result
 
     @staticmethod
@@ -141,25 +164,27 @@ class MergeSpace(CandidateSpace):
         gene = sum(s.part * genes[s.control] for s in shares)
         return decode(dimensions[shares[0].control], min(1.0, gene))
 
-    def _assignment(self, numbers: Mapping[Slot, Number]) -> Assignment:
-        """Searched numbers and fixed ones together, complete."""
+    def _assignment(self, method: MethodSpec, numbers: Mapping[Slot, Number]) -> Assignment:
+        """Searched numbers and fixed ones together, complete; of several methods each with its own defaults."""
         shared: dict[str, Number] = {}
         per_parent: dict[str, dict[str, Number]] = {m: {} for m in self.models}
-        for plan in self.plans:
+        for name in method.parameters:
+            plan = self._plans_of[method.name][name]
             for slot in self._slots(plan):
                 target = shared if slot.parent is None else per_parent[slot.parent]
-                target[plan.name] = numbers[slot] if plan.fixed is None else plan.fixed
-        if self.method.name in BUILTIN:
-            self._forget_what_does_not_matter(per_parent)
-        if self.method.name == "linear" and shared["normalize"]:
+                target[name] = numbers[slot] if plan.fixed is None else plan.fixed
+        if method.name in BUILTIN:
+            self._forget_what_does_not_matter(method, per_parent)
+        if method.name == "linear" and shared["normalize"]:
             self._avoid_zero_sum(per_parent)
-        return Assignment.of(shared, per_parent)
+        return Assignment.of(shared, per_parent, method.name if self.choices else "")
 
-    def _forget_what_does_not_matter(self, per_parent: Mapping[str, dict[str, Number]]) -> None:
+    @staticmethod
+    def _forget_what_does_not_matter(method: MethodSpec, per_parent: Mapping[str, dict[str, Number]]) -> None:
         """A model without weight changes nothing, whatever its density: such merges are one recipe."""
         for values in per_parent.values():
             if values.get("weight") == 0.0:
-                values |= {n: d for n in values if (d := self.method.parameters[n].default) is not None}
+                values |= {n: d for n in values if (d := method.parameters[n].default) is not None}
 
     @staticmethod
     def _avoid_zero_sum(per_parent: Mapping[str, dict[str, Number]]) -> None:
@@ -199,11 +224,13 @@ class MergeSpace(CandidateSpace):
         refs = self._refs(parents, base)
         assigned = self.assignments(values)
         stands_in = self._stand_ins(unused)
+        rules = rules_of(self.method.name, {k: assigned[stands_in[site]] for k, site in self.kinds.items()})
+        drawn = {m.name for m in self.choices or (self.method,) if m.random}
         recipe = Recipe(
             parents=tuple(refs.values()),
             base=self.base,
-            rules=rules_of(self.method.name, {k: assigned[stands_in[site]] for k, site in self.kinds.items()}),
-            seed=seed if self.method.random else 0,
+            rules=rules,
+            seed=seed if any(rule.method in drawn for rule in rules) else 0,
         )
         only = the_only_parent(recipe)
         return recipe if only is None else parent_recipe(refs[only])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from evomerge.recipe.recipe import Number
 from evomerge.space.depth import EVERYWHERE, Depth, Groups
@@ -48,6 +48,10 @@ class Slot(NamedTuple):
 
     parameter: str
     parent: str | None
+
+
+METHOD_SLOT: Final = Slot("method", None)
+"""What is chosen where a space chooses among methods; its gene holds a name, not a number."""
 
 
 def gene_name(slot: Slot, place: str, module: str) -> str:
