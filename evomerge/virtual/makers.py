@@ -12,7 +12,14 @@ MAKERS: Final = Registry(
     group="evomerge.makers",
     noun="maker of parents",
     builtin={
+        "iso_c": "evomerge.virtual.iso:ISO_C",
+        "iso_cts": "evomerge.virtual.iso:ISO_CTS",
+        "knots": "evomerge.virtual.knots:KNOTS",
+        "opcm": "evomerge.virtual.opcm:OPCM",
+        "star": "evomerge.virtual.star:STAR",
         "transplant": "evomerge.virtual.transplant:TRANSPLANT",
+        "tsv_m": "evomerge.virtual.tsv:TSV_M",
+        "wudi": "evomerge.virtual.wudi:WUDI",
     },
 )
 
