@@ -3,6 +3,10 @@
 The layers are the numbered list of modules (`model.layers.N.`, `transformer.h.N.`, ...) that is as long as the config
 says. A role is decided by words in the name: first whether the tensor belongs to a norm, then, inside a layer, by the
 outermost module that names attention or a feed-forward network.
+
+Of a mixture of experts, the experts are `mlp`, shared ones too. What decides which of them run, and how much each
+counts, is `other` (routers, their correction biases, the gate of a shared expert): it is small, it answers to changes
+unlike any other weight, and so a search can give it values of its own.
 """
 
 from __future__ import annotations
@@ -22,9 +26,10 @@ _FOREIGN = re.compile(r"vision|visual|image|audio|speech|multi_modal|mm_projecto
 _NORM = re.compile(r"norm|^ln|_ln$")
 _ATTENTION = re.compile(r"att(n|ention)|^att(_|$)|^w?(q|k|v|o|qkv|kv|qk)(_|$)|_(q|k|v|qkv)(_|$)|query|^key$|^value$")
 _MLP = re.compile(
-    r"mlp|ffn|^ff(_|$)|feed_?forward|moe|expert|router|^fc|_fc(_|\d|$)|^(gate|up|down|gate_up)(_proj)?$|^w[123]$"
+    r"mlp|ffn|^ff(_|$)|feed_?forward|moe|expert|^fc|_fc(_|\d|$)|^(gate|up|down|gate_up)(_proj)?$|^w[123]$"
     r"|h_to_4h|4h_to_h|^linear[12]$|^intermediate$"
 )
+_ROUTER = re.compile(r"^router$|expert_gate$|^expert_bias$|^e_score_correction_bias$|^moe_statics$")
 _HEAD = re.compile(r"^(lm_|output_)?head$|embed_out|^output(_layer)?$|unembed|^score$|final_logits_bias")
 _EMBEDDING = re.compile(r"embed|^w[tp]e$|^tok_|^shared$")
 
@@ -103,10 +108,29 @@ def _modules(parts: tuple[str, ...]) -> tuple[str, ...]:
     return lower[:-1] if len(lower) > 1 and lower[-1] in _LEAVES else lower
 
 
+def _mixtures(header: Mapping[str, HeaderEntry]) -> set[tuple[str, ...]]:
+    """The modules that hold experts, each as the parts of its name."""
+    found = set()
+    for name in header:
+        parts = tuple(name.split("."))
+        for i, part in enumerate(parts):
+            if "expert" in part:
+                found.add(parts[:i])
+            elif "moe" in part:
+                found.add(parts[: i + 1])
+    return found
+
+
+def _is_router(parts: tuple[str, ...], mixtures: set[tuple[str, ...]]) -> bool:
+    """Whether a tensor decides which experts run; a module `gate` does so only beside experts."""
+    return any(_ROUTER.search(p) or (p == "gate" and parts[:i] in mixtures) for i, p in enumerate(parts))
+
+
 def _role_inside(parts: tuple[str, ...]) -> Role:
-    """The role of a tensor of a layer; `parts` is its name behind the layer's number."""
+    """The role of a tensor of a layer, not of a router; `parts` is its name behind the layer's number."""
     modules = _modules(parts)
-    if _NORM.search(modules[-1]):
+    named = next((m for m in reversed(modules) if not m.isdigit()), modules[-1])
+    if _NORM.search(named):
         return "norm"
     for module in modules:
         if "rotary" in module or module == "inv_freq":
@@ -158,6 +182,7 @@ def infer_layout(header: Mapping[str, HeaderEntry], config: Mapping[str, Any]) -
         ModelError: when no numbered list of modules is as long as the config says.
     """
     stack = _find_stack(header, config)
+    mixtures = _mixtures(header)
     width = len(stack.prefix)
     tensors = []
     for name in sorted(header):
@@ -169,6 +194,8 @@ def infer_layout(header: Mapping[str, HeaderEntry], config: Mapping[str, Any]) -
             role: Role = "other"
         elif layer is None:
             role = _role_outside(parts)
+        elif _is_router(parts, mixtures):
+            role = "other"
         else:
             role = _role_inside(parts[width + 1 :])
         if layer is not None and layer >= stack.depth:  # multi-token prediction modules behind the last layer

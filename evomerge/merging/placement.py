@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, final
 
 import torch
 
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import ModelError
 from evomerge.layout import TensorInfo
 from evomerge.merging.placement_converted import Part, Parts, Unplaceable, converted_parts
@@ -26,12 +27,10 @@ class Place:
         shape: the checkpoint's.
         parts: views of the model's memory, together the whole tensor. Mostly one run of memory; several, or a turned
             one, where transformers splits or turns the tensor on loading.
-        converted: whether transformers does more than rename it.
     """
 
     shape: tuple[int, ...]
     parts: Parts
-    converted: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -172,7 +171,7 @@ def _converted(model: Any, conversion: _Conversion, held: Mapping[str, torch.Ten
     except Unplaceable as reason:
         first = next(iter(infos.values()))
         raise _unplaced(f"{first.name} {list(first.shape)} of {type(model).__name__}: {reason}") from reason
-    return {name: Place(infos[name].shape, found, converted=True) for name, found in parts.items()}
+    return {name: Place(infos[name].shape, found) for name, found in parts.items()}
 
 
 def _check_covered(model: Any, places: Iterable[Place]) -> None:
@@ -189,22 +188,24 @@ def _check_covered(model: Any, places: Iterable[Place]) -> None:
         raise _unplaced(f"{missing[0]} of {type(model).__name__} stands in no file ({len(missing)} such)")
 
 
-def check_places(places: Mapping[str, Place], stored: Callable[[str], torch.Tensor], model: Any) -> None:
-    """Refuse places that a freshly loaded model contradicts: there, too, transformers and this module must agree.
+def check_loaded(places: Mapping[str, Place], files: OpenParent, model: Any) -> None:
+    """Refuse a model that does not hold what its files do, or holds it elsewhere than `places` say.
 
-    Only a few elements are read of every tensor that transformers does not load as it is.
+    Only a few elements are read of every tensor, which tells a wrong order of experts or rows, and a tensor that
+    transformers initialised instead of loading it.
 
     Args:
         places: of a model as it was loaded, before any merge.
-        stored: the tensor of a name, as the loaded files hold it.
+        files: the checkpoint that it was loaded from.
         model: names the architecture in the message.
 
     Raises:
-        ModelError: naming the first tensor that is not where it should be.
+        ModelError: naming the first such tensor.
     """
+    shapes = {t.name: t.shape for t in files.layout.tensors}
     for name, place in places.items():
-        if place.converted and not place.agrees_with(stored(name)):
-            raise _unplaced(f"{name} {list(place.shape)} is not where {type(model).__name__} should hold it")
+        if shapes.get(name) == place.shape and not place.agrees_with(files.tensor(name)):
+            raise _unplaced(f"{name} {list(place.shape)}: {type(model).__name__} holds other values than its files")
 
 
 def _unplaced(got: str) -> ModelError:

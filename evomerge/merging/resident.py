@@ -15,7 +15,7 @@ from evomerge.layout import ROLES, Role
 from evomerge.merging.execute import Work, merge_into, new_tensor, prepare
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
-from evomerge.merging.placement import Place, check_places, own_memory, place
+from evomerge.merging.placement import Place, check_loaded, own_memory, place
 from evomerge.merging.plan import MergePlan, TensorPlan, plan_merge
 from evomerge.recipe.recipe import Recipe
 
@@ -54,9 +54,9 @@ def load_model(folder: str, dtype: str, device: str) -> Any:
     return model.eval()
 
 
-def _loaded(parent: OpenParent) -> OpenParent:
+def _files(parent: OpenParent) -> OpenParent:
     """The parent whose files transformers loads: what lies beneath all overlays."""
-    return _loaded(parent.under) if isinstance(parent, Overlay) else parent
+    return _files(parent.under) if isinstance(parent, Overlay) else parent
 
 
 @final
@@ -91,7 +91,7 @@ class ResidentModel:
         self._kernels = kernels
         self._layout = checkpoint.layout
         self._places = place(self.model, self._layout.tensors)
-        check_places(self._places, _loaded(checkpoint).tensor, self.model)
+        check_loaded(self._places, _files(checkpoint), self.model)
         self._applied: dict[str, Hashable] = {}
         self.n_merged = 0
 

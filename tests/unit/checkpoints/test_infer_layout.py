@@ -78,11 +78,17 @@ OTHER_ARCHITECTURES = [
     ("transformer.blocks.{}.norm_attn_norm.attn.Wqkv.weight", "attention"),  # DBRX
     ("transformer.blocks.{}.norm_attn_norm.norm_2.weight", "norm"),
     ("transformer.blocks.{}.ffn.experts.mlp.w1", "mlp"),
-    ("transformer.blocks.{}.ffn.router.layer.weight", "mlp"),
-    ("model.layers.{}.block_sparse_moe.gate.weight", "mlp"),  # Mixtral
+    ("transformer.blocks.{}.ffn.router.layer.weight", "other"),
+    ("model.layers.{}.block_sparse_moe.gate.weight", "other"),  # Mixtral
     ("model.layers.{}.block_sparse_moe.experts.3.w2.weight", "mlp"),
-    ("model.layers.{}.mlp.shared_expert_gate.weight", "mlp"),
-    ("model.layers.{}.mlp.gate.e_score_correction_bias", "mlp"),  # DeepSeek
+    ("model.layers.{}.mlp.shared_expert_gate.weight", "other"),
+    ("model.layers.{}.mlp.gate.e_score_correction_bias", "other"),  # DeepSeek
+    ("model.layers.{}.mlp.shared_experts.down_proj.weight", "mlp"),
+    ("model.layers.{}.feed_forward.expert_bias", "other"),  # LFM 2
+    ("model.layers.{}.self_attention.experts.router.layer.weight", "other"),  # JetMoE
+    ("model.layers.{}.mlp.gate.weight", "mlp"),  # of a dense network
+    ("model.layers.{}.input_layernorm.1.weight", "norm"),  # LongCat
+    ("model.layers.{}.post_attention_layernorm.0.weight", "norm"),
     ("model.layers.{}.self_attn.kv_a_proj_with_mqa.weight", "attention"),
     ("model.layers.{}.self_attn.kv_a_layernorm.weight", "norm"),
     ("model.layers.{}.self_attn.q_layernorm.weight", "norm"),
@@ -153,6 +159,13 @@ def test_a_vision_tower_of_equal_depth_is_not_the_language_model() -> None:
 def test_experts_inside_a_layer_are_not_layers() -> None:
     names = [f"model.layers.{i}.mlp.experts.{e}.w1.weight" for i in range(2) for e in range(4)]
     assert infer_layout(header(*names), {"num_hidden_layers": 2}).n_layers == 2
+
+
+def test_a_gate_beside_experts_is_their_router() -> None:
+    moe = ["mlp.gate.weight", "mlp.gate.wg.weight", "mlp.experts.0.gate_proj.weight", "self_attn.gate.weight"]
+    layout = infer_layout(header(*(f"model.layers.0.{n}" for n in moe)), {"num_hidden_layers": 1})
+    roles = {t.name.removeprefix("model.layers.0."): t.role for t in layout.tensors}
+    assert roles == dict(zip(moe, ("other", "other", "mlp", "attention"), strict=True))
 
 
 def test_without_a_depth_in_the_config_the_largest_complete_list_counts() -> None:
