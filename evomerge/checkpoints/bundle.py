@@ -82,4 +82,4 @@ def side_files(template: OpenParent, tokenizer: OpenParent, changes: Mapping[str
     generation = find_file(template.folder, GENERATION_CONFIG)
     if generation is not None:
         files[GENERATION_CONFIG] = read_bytes(generation)
-    return files | {name: read_bytes(path) for name, path in tokenizer_files(tokenizer.folder).items()}
+    return files | {name: read_bytes(path) for name, path in tokenizer_files(tokenizer.tokenizer_folder).items()}

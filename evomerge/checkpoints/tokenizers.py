@@ -12,6 +12,7 @@ from evomerge.checkpoints.bundle import tokenizer_files
 from evomerge.checkpoints.folder import find_file
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.strict_json import damaged, read_object
+from evomerge.checkpoints.token_rows import token_embedding
 from evomerge.digest import digest_file
 from evomerge.types import Digest
 
@@ -97,7 +98,7 @@ class VocabularyCache:
 
 def _unreadable(checkpoint: OpenParent) -> dict[str, Digest]:
     """Digests of vocabulary files in other formats, which are compared as a whole."""
-    files = tokenizer_files(checkpoint.folder)
+    files = tokenizer_files(checkpoint.tokenizer_folder)
     return {n: digest_file(p) for n, p in files.items() if n.endswith((".model", ".tiktoken")) or n == "tekken.json"}
 
 
@@ -136,7 +137,7 @@ def tokenizer_differences(
     Raises:
         ModelError: when a tokenizer's file is damaged.
     """
-    left, right = read(reference.folder), read(other.folder)
+    left, right = read(reference.tokenizer_folder), read(other.tokenizer_folder)
     if left is not None and left is right:
         return []
     if left is not None and right is not None:
@@ -152,12 +153,8 @@ def tokenizer_differences(
 
 def embedding_rows(checkpoint: OpenParent) -> int | None:
     """Rows of the token embedding, None when no tensor is recognised as one."""
-    rows = [
-        t.shape[0]
-        for t in checkpoint.layout.tensors
-        if t.role == "embedding" and len(t.shape) == 2 and "wpe" not in t.name and "position" not in t.name
-    ]
-    return max(rows, default=None)
+    embedding = token_embedding(checkpoint.layout)
+    return None if embedding is None else embedding.shape[0]
 
 
 def token_id_faults(checkpoint: OpenParent, read: ReadVocabulary = read_vocabulary) -> list[str]:
@@ -166,7 +163,7 @@ def token_id_faults(checkpoint: OpenParent, read: ReadVocabulary = read_vocabula
     Raises:
         ModelError: when the tokenizer's file is damaged.
     """
-    vocabulary, rows = read(checkpoint.folder), embedding_rows(checkpoint)
+    vocabulary, rows = read(checkpoint.tokenizer_folder), embedding_rows(checkpoint)
     if vocabulary is None or rows is None or vocabulary.max_id < rows:
         return []
     beyond = {t for t, i in vocabulary.ids.items() if i >= rows}

@@ -1,6 +1,7 @@
 """Write a checkpoint as a stream: headers first, then every tensor to its place as it comes, then the small files.
 
-At most one tensor is held at a time, in whatever order they come. The folder appears complete or not at all.
+At most one tensor, or a part of one, is held at a time, in whatever order they come. The folder appears complete or not
+at all.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from evomerge.checkpoints.bundle import dtype_change, side_files
 from evomerge.checkpoints.dtypes import FLOATING, safetensors_name
 from evomerge.checkpoints.folder import is_plain_name
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.parts import TensorPart
 from evomerge.checkpoints.sharding import ShardPlan, index_text, plan_shards
 from evomerge.checkpoints.shards import INDEX
 from evomerge.checkpoints.staging import check_target, staged_folder
@@ -57,6 +59,7 @@ class _ShardFiles:
     def __init__(self, folder: Path, plans: tuple[ShardPlan, ...], stack: ExitStack) -> None:
         self._plan_of = {name: plan for plan in plans for name in plan.entries}
         self._missing = set(self._plan_of)
+        self._begun: dict[str, int] = {}
         self._files: dict[str, BinaryIO] = {}
         for plan in plans:
             file = stack.enter_context((folder / plan.name).open("wb"))
@@ -64,24 +67,42 @@ class _ShardFiles:
             file.flush()
             self._files[plan.name] = file
 
-    def put(self, name: str, tensor: torch.Tensor) -> None:
-        """Write one tensor to its place."""
-        import torch
-
+    def put(self, name: str, tensor: torch.Tensor | TensorPart) -> None:
+        """Write one tensor, or its next part, to its place."""
         plan = self._plan_of.get(name)
         if plan is None or name not in self._missing:
             state = "not in the layout" if plan is None else "written before"
             raise _mismatch("A tensor cannot be written.", f"{name!r}, {state}", "every tensor of the layout, once")
         entry = plan.entries[name]
+        if isinstance(tensor, TensorPart):
+            self._put_part(name, tensor, plan)
+            return
         if (tuple(tensor.shape), safetensors_name(tensor.dtype)) != (entry.shape, entry.dtype):
             got = f"{name!r} of shape {tuple(tensor.shape)}, {tensor.dtype}"
             raise _mismatch("A tensor cannot be written.", got, f"shape {entry.shape}, {entry.dtype}")
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        view, position = flat.view(torch.uint8).numpy().data, entry.start
+        self._write(plan, tensor, entry.start)
+        self._missing.discard(name)
+
+    def _put_part(self, name: str, part: TensorPart, plan: ShardPlan) -> None:
+        entry, expected = plan.entries[name], self._begun.get(name, 0)
+        found = (part.start, part.numel, safetensors_name(part.values.dtype))
+        if found != (expected, entry.numel, entry.dtype) or part.start + part.values.numel() > part.numel:
+            got = f"{name!r} from element {part.start} of {part.numel}, {part.values.dtype}"
+            allowed = f"element {expected} of {entry.numel}, {entry.dtype}"
+            raise _mismatch("A part of a tensor cannot be written.", got, allowed)
+        self._write(plan, part.values, entry.start + part.start * part.values.element_size())
+        self._begun[name] = part.start + part.values.numel()
+        if part.is_last:
+            self._missing.discard(name)
+
+    def _write(self, plan: ShardPlan, values: torch.Tensor, position: int) -> None:
+        import torch
+
+        flat = values.detach().to("cpu").contiguous().reshape(-1)
+        view = flat.view(torch.uint8).numpy().data
         while view:
             written = os.pwrite(self._files[plan.name].fileno(), view, position)
             view, position = view[written:], position + written
-        self._missing.discard(name)
 
     def finish(self) -> None:
         """Check that nothing is missing and force the files to the disk."""
@@ -125,7 +146,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def write_checkpoint(
     folder: Path,
-    tensors: Iterable[tuple[str, torch.Tensor]],
+    tensors: Iterable[tuple[str, torch.Tensor | TensorPart]],
     *,
     template: OpenParent,
     metadata: Mapping[str, str] = _NOTHING,
@@ -140,7 +161,8 @@ def write_checkpoint(
 
     Args:
         folder: new or empty; appears complete or not at all.
-        tensors: (name, tensor) in any order, each tensor of the layout exactly once; consumed as a stream.
+        tensors: (name, tensor) in any order, each tensor of the layout exactly once, whole or in parts; consumed as a
+            stream.
         template: gives the layout, config.json and generation_config.json, byte for byte where nothing changes.
         metadata: text for the header of every weight file.
         max_shard_bytes: tensors' bytes per file.
@@ -180,6 +202,20 @@ def write_checkpoint(
             files.put(name, tensor)
         files.finish()
         _write_small(staged, small)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write nothing but small files.
+
+    Args:
+        folder: new or empty; appears complete or not at all.
+        files: plain name, or name in one folder inside -> content.
+
+    Raises:
+        ConfigError, DiskFull: as `write_checkpoint`.
+    """
+    with staged_folder(folder) as staged:
+        _write_small(staged, files)
 
 
 def write_tensors(folder: Path, layout: Layout, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

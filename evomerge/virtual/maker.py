@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +94,15 @@ class MadePlan:
         changed: tensors that are made, with shapes and dtypes (fp32 unless there is a reason); replaced or added.
         aliases: name in `under` -> tensor that has its values.
         config: keys of config.json that replace those of `under`.
+        tokenizer: the tokenizer's files where they are not those of `under`: their folder, or name -> content of
+            files that are written when the parent is planned, since comparing parents reads them.
     """
 
     under: OpenParent
     changed: tuple[TensorInfo, ...] = ()
     aliases: Mapping[str, TensorInfo] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Path | Mapping[str, bytes] | None = None
 
 
 class Maker(ABC):

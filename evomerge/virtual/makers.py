@@ -17,6 +17,7 @@ MAKERS: Final = Registry(
         "knots": "evomerge.virtual.knots:KNOTS",
         "opcm": "evomerge.virtual.opcm:OPCM",
         "star": "evomerge.virtual.star:STAR",
+        "adapter": "evomerge.virtual.adapter:ADAPTER",
         "transplant": "evomerge.virtual.transplant:TRANSPLANT",
         "tsv_m": "evomerge.virtual.tsv:TSV_M",
         "wudi": "evomerge.virtual.wudi:WUDI",

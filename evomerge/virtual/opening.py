@@ -13,7 +13,7 @@ from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.overlay import Overlay, OverlaySpec
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.checkpoints.shards import SINGLE
-from evomerge.checkpoints.writer import write_tensors
+from evomerge.checkpoints.writer import write_files, write_tensors
 from evomerge.digest import digest_json
 from evomerge.errors import NonFinite, RecipeError, suggest
 from evomerge.layout import Layout
@@ -88,7 +88,8 @@ class ParentOpener:
         plan = maker.plan(ingredients)
         content = _content(maker, ingredients, made.data)
         file = self.folder / content / SINGLE if plan.changed else None
-        spec = OverlaySpec(ref.source or ref.name, content, file, plan.changed, plan.aliases, plan.config)
+        tokenizer = self._tokenizer_of(plan)
+        spec = OverlaySpec(ref.source or ref.name, content, file, plan.changed, plan.aliases, plan.config, tokenizer)
         overlay = Overlay(plan.under, spec)
         self._planned.append(Pending(overlay, maker, ingredients, plan))
         return overlay
@@ -107,6 +108,16 @@ class ParentOpener:
             base = None if made.base is None else self.known(made.base)
             made = replace(made, of=tuple(self.known(p) for p in made.of), base=base)
         return replace(ref, revision=opened.revision or ref.revision, content=opened.content, made=made)
+
+    def _tokenizer_of(self, plan: MadePlan) -> Path | None:
+        """The folder of a planned parent's tokenizer, written if it is a new one; None for that of `plan.under`."""
+        if plan.tokenizer is None or isinstance(plan.tokenizer, Path):
+            return plan.tokenizer
+        digest = digest_json({name: content.decode() for name, content in plan.tokenizer.items()})
+        folder = (self.folder / f"tokenizer-{digest}").absolute()
+        if not folder.is_dir():
+            write_files(folder, plan.tokenizer)
+        return folder
 
     def _prompts_of(self, spec: MakerSpec, made: Making) -> Prompts:
         if not spec.needs_prompts:
