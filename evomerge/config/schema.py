@@ -218,6 +218,9 @@ class OptimizerChoice(Strict):
 
     name: StrictStr = Field("auto", description="auto, or a name of `evomerge ls optimizers`.")
     population: Annotated[StrictInt, Field(ge=2)] | None = Field(None, description="Candidates per generation.")
+    steps: Literal["norms", "space"] = Field(
+        "norms", description="First steps of weights: as the parents' task vectors are long, or as the space says."
+    )
     options: dict[StrictStr, Any] = Field(default={}, description="Settings of that optimizer.")
 
 
@@ -255,6 +258,12 @@ class Cluster(Strict):
     address: StrictStr | None = Field(None, description="Address of a running Ray cluster; a local one if unset.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the models live.")
     compile: Literal["auto", "always", "never"] = Field("auto", description="Compile the merge kernels.")
+    parents: Literal["auto", "device", "host", "disk"] = Field(
+        "auto", description="Where the parents live: on the device, copied into the host's memory, or mapped from disk."
+    )
+    task_vectors: Literal["exact", "int8"] = Field(
+        "exact", description="What a search merges: parents, or their differences from the base in eight bits."
+    )
     candidate_timeout_s: Annotated[Number, Field(gt=0)] = Field(3600, description="Limit for one candidate.")
     drain_s: Annotated[Number, Field(ge=0)] = Field(30, description="Time for running candidates after Ctrl-C.")
 
