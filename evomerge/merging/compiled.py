@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,11 +24,29 @@ import numpy.typing as npt
 import torch
 
 from evomerge.errors import EvomergeError
-from evomerge.merging.settings import DROP_NONE, KEEP_ALL, GtaParent, GtaSetting, LinearSetting, Setting
+from evomerge.merging.settings import (
+    DENSE_RAMP,
+    DROP_NONE,
+    KEEP_ALL,
+    GtaParent,
+    LinearSetting,
+    Setting,
+    VectorSetting,
+)
 
 TYPES: Final = {torch.bfloat16: 16, torch.float16: 17, torch.float32: 32}
 BINS: Final = 1 << 15
-_KINDS: Final = {"linear": 1, "delta": 2, "gta": 3, "histogram": 4, "collect": 5}
+_KINDS: Final = {
+    "linear": 1,
+    "delta": 2,
+    "gta": 3,
+    "histogram": 4,
+    "collect": 5,
+    "ranks": 6,
+    "lower_sums": 7,
+    "vectors": 8,
+    "delta_vectors": 9,
+}
 _FLAGS: Final = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
 _TIMEOUT_S: Final = 60
 
@@ -42,14 +60,16 @@ class Variant:
     """One compiled function: the macros of kernels.c.
 
     Attributes:
-        kind: linear, delta, gta, histogram or collect.
-        dtype: 16 bfloat16, 17 float16, 32 float32.
-        n: number of inputs; 1 for histogram and collect.
+        kind: a key of `_KINDS`.
+        dtype: 16 bfloat16, 17 float16, 32 float32: of the output.
+        n: number of inputs; 1 for what measures one delta.
         trim: some input has a low cut.
         cap: some input has a high cut.
-        mask: some input has a random mask.
+        mask: 1 when some input has a random mask, 2 when one has a mask by rank.
         elect: signs are elected.
-        norm: elected sums become means.
+        norm: sums become means.
+        mixed: the element types of base and inputs when they are not all the output's, else empty; a kernel that has
+            no base takes the output's type for it.
     """
 
     kind: str
@@ -57,23 +77,34 @@ class Variant:
     n: int = 1
     trim: bool = False
     cap: bool = False
-    mask: bool = False
+    mask: int = 0
     elect: bool = False
     norm: bool = False
+    mixed: tuple[int, ...] = ()
 
     def macros(self) -> list[str]:
         """The `-D` flags."""
-        kind, *rest = astuple(self)
+        kind, *rest, mixed = astuple(self)
         names = ("TYPE", "N", "TRIM", "CAP", "MASK", "ELECT", "NORM")
-        return [f"-DKIND={_KINDS[kind]}", *(f"-D{k}={int(v)}" for k, v in zip(names, rest, strict=True))]
+        flags = [f"-DKIND={_KINDS[kind]}", *(f"-D{k}={int(v)}" for k, v in zip(names, rest, strict=True))]
+        return [*flags, f"-DMIXED={','.join(str(t) for t in (self.dtype, *mixed))}"] if mixed else flags
 
 
-def variant_of(setting: Setting, dtype: int) -> Variant:
-    """The variant that runs a setting on elements of `dtype`."""
+def mixed_types(out: int, base: int | None, inputs: Sequence[int]) -> tuple[int, ...]:
+    """`Variant.mixed` for these element types."""
+    types = (out if base is None else base, *inputs)
+    return () if all(t == out for t in types) else types
+
+
+def variant_of(setting: Setting, dtype: int, mixed: tuple[int, ...] = ()) -> Variant:
+    """The variant that runs a setting and writes elements of `dtype`; `mixed` is that of the inputs that take part."""
     n = len(setting.inputs)
     if isinstance(setting, LinearSetting):
-        return Variant("delta" if setting.deltas else "linear", dtype, n)
-    return Variant("gta", dtype, n, setting.trimmed, setting.capped, setting.masked, setting.elect, setting.normalize)
+        return Variant("delta" if setting.deltas else "linear", dtype, n, mixed=mixed)
+    if isinstance(setting, VectorSetting):
+        return Variant("delta_vectors" if setting.deltas else "vectors", dtype, n, mixed=mixed)
+    mask = 2 if setting.ranked else int(setting.masked)
+    return Variant("gta", dtype, n, setting.trimmed, setting.capped, mask, setting.elect, setting.normalize, mixed)
 
 
 def find_compiler() -> str | None:
@@ -143,11 +174,32 @@ class _Parent(ctypes.Structure):
     """`struct parent` of kernels.c."""
 
     _fields_ = [
-        ("gain", ctypes.c_float),
-        ("weight", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("gain", "weight", "keep", "keep_step", "divisor", "divisor_step")),
         *((name, ctypes.c_uint32) for name in ("low", "low_bound", "high", "high_bound")),
         *((name, ctypes.c_uint32) for name in ("tie_salt", "mask_bound", "mask_salt")),
     ]
+
+
+_POINTER: Final = ctypes.c_void_p
+_COUNT: Final = ctypes.c_int64
+_LINEAR: Final = ([_POINTER] * 4 + [_COUNT], ctypes.c_int)
+_VECTORS: Final = ([_POINTER] * 3 + [_COUNT, _COUNT, ctypes.c_int, _POINTER, _COUNT, _COUNT], ctypes.c_int)
+_GTA: Final = (
+    [_POINTER] * 4 + [ctypes.c_uint32, ctypes.c_float, _POINTER, _COUNT, _COUNT],
+    ctypes.c_int,
+)
+_SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
+    "linear": _LINEAR,
+    "delta": _LINEAR,
+    "vectors": _VECTORS,
+    "delta_vectors": _VECTORS,
+    "gta": _GTA,
+    "histogram": ([_POINTER, _POINTER, _COUNT, _POINTER, _POINTER], None),
+    "collect": ([_POINTER, _POINTER, _COUNT, ctypes.c_uint32, _POINTER, _POINTER], _COUNT),
+    "ranks": ([_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER], None),
+    "lower_sums": ([_POINTER, _POINTER, _COUNT, _POINTER], None),
+}
+_NAMES: Final = {"histogram": "histogram", "collect": "collect", "ranks": "row_ranks", "lower_sums": "lower_sums"}
 
 
 def load(variant: Variant, folder: Path) -> Any:
@@ -161,20 +213,8 @@ def load(variant: Variant, folder: Path) -> Any:
         opened = ctypes.CDLL(str(library))
     except OSError as error:
         raise _failed(f"{library}: {error}") from error
-    pointer, count = ctypes.c_void_p, ctypes.c_int64
-    if variant.kind == "histogram":
-        function = opened.histogram
-        function.argtypes, function.restype = [pointer, pointer, count, pointer, pointer], None
-    elif variant.kind == "collect":
-        function = opened.collect
-        function.argtypes = [pointer, pointer, count, ctypes.c_uint32, pointer, pointer]
-        function.restype = count
-    else:
-        function = opened.merge
-        gta = variant.kind == "gta"
-        scalars: list[Any] = [ctypes.c_uint32, ctypes.c_float] if gta else []
-        function.argtypes = [pointer, pointer, pointer, *scalars, pointer, count, *([count] if gta else [])]
-        function.restype = ctypes.c_int
+    function = getattr(opened, _NAMES.get(variant.kind, "merge"))
+    function.argtypes, function.restype = _SIGNATURES[variant.kind]
     return function
 
 
@@ -185,27 +225,50 @@ def call_merge(
     inputs: Sequence[torch.Tensor],
     out: torch.Tensor,
     *,
-    first: int = 0,
+    ranks: Mapping[int, torch.Tensor],
+    first: int,
 ) -> bool:
-    """Run a compiled merge on flat contiguous tensors of one dtype; whether every entry of `out` is finite.
-
-    `first` is the index of the first element in its tensor, where the tensors are parts of larger ones.
-    """
-    pointers = (ctypes.c_void_p * len(inputs))(*(x.data_ptr() for x in inputs))
+    """Run a compiled merge on flat contiguous tensors; whether every entry of `out` is finite."""
+    pointers = _pointers(inputs)
     origin = base.data_ptr() if base is not None else None
-    if isinstance(setting, GtaSetting):
-        parents = (_Parent * len(inputs))(*(_parent(p) for p in setting.parents))
-        scalars = (setting.tie_salt, setting.scale)
-        return bool(function(origin, pointers, parents, *scalars, out.data_ptr(), out.numel(), first))
-    coefficients = (ctypes.c_float * len(inputs))(*setting.coefficients)
-    return bool(function(origin, pointers, coefficients, out.data_ptr(), out.numel()))
+    target, n = out.data_ptr(), out.numel()
+    if isinstance(setting, LinearSetting):
+        coefficients = (ctypes.c_float * len(inputs))(*setting.coefficients)
+        return bool(function(origin, pointers, coefficients, target, n))
+    if isinstance(setting, VectorSetting):
+        size = (setting.vectors, setting.length, int(setting.by == "columns"))
+        return bool(function(origin, pointers, setting.table, *size, target, first, n))
+    parents = (_Parent * len(inputs))(*(_parent(p) for p in setting.parents))
+    # an input without mask reads some ranks too, and its ramp does not depend on them
+    chosen = _pointers([ranks.get(i, ranks[setting.ranked[0]]) for i in setting.inputs]) if setting.ranked else None
+    return bool(function(origin, pointers, chosen, parents, setting.tie_salt, setting.scale, target, first, n))
+
+
+def _pointers(tensors: Sequence[torch.Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
 
 def _parent(parent: GtaParent) -> _Parent:
     low, high = parent.low or KEEP_ALL, parent.high or DROP_NONE
+    ramp = parent.ramp or DENSE_RAMP
     mask = 0xFFFFFFFF if parent.mask_bound is None else parent.mask_bound
+    reals = (parent.gain, parent.weight, ramp.keep, ramp.keep_step, ramp.divisor, ramp.divisor_step)
     cuts = (low.bits, low.bound, high.bits, high.bound)
-    return _Parent(parent.gain, parent.weight, *cuts, parent.tie_salt, mask, parent.mask_salt)
+    return _Parent(*reals, *cuts, parent.tie_salt, mask, parent.mask_salt)
+
+
+def call_lower_sums(function: Any, base: torch.Tensor, x: torch.Tensor) -> npt.NDArray[np.int64]:
+    """Sums of the lower 16 bits of the patterns of `|x - base|` by its upper 16 bits, shape `(32768,)`."""
+    sums = np.empty(BINS, np.int64)
+    function(base.data_ptr(), x.data_ptr(), x.numel(), sums.ctypes.data)
+    return sums
+
+
+def call_ranks(function: Any, base: torch.Tensor, x: torch.Tensor, length: int) -> torch.Tensor:
+    """See `Kernels.ranks`."""
+    out, pairs = torch.empty(x.numel(), dtype=torch.uint8), np.empty(2 * length, np.uint64)
+    function(base.data_ptr(), x.data_ptr(), x.numel() // length, length, out.data_ptr(), pairs.ctypes.data)
+    return out
 
 
 def call_histogram(function: Any, base: torch.Tensor, x: torch.Tensor) -> npt.NDArray[np.int64]:

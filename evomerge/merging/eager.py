@@ -1,4 +1,4 @@
-"""Both kernels in plain torch, chunk by chunk: needs no compiler, runs on every device, defines the bits.
+"""All kernels in plain torch, chunk by chunk: needs no compiler, runs on every device, defines the bits.
 
 All sums are fp32, in the order of the inputs. Multiply and add are separate operations on purpose: torch's fused
 `add(alpha=)` and `addcmul` round once where two operations round twice, and not everywhere alike.
@@ -6,12 +6,14 @@ All sums are fp32, in the order of the inputs. Multiply and add are separate ope
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+import numpy as np
 import torch
 
 from evomerge.merging.elements import at_most, hash_range, signed
-from evomerge.merging.settings import Cut, GtaParent, GtaSetting, LinearSetting, Setting
+from evomerge.merging.settings import Cut, GtaParent, GtaSetting, LinearSetting, Ramp, Setting, VectorSetting
 
 CHUNK = 1 << 17
 """Elements per step: a few fp32 buffers of this size stay in the second-level cache."""
@@ -27,16 +29,29 @@ def _widen(chunk: torch.Tensor, device: torch.device) -> torch.Tensor:
     return chunk.to(device=device, dtype=torch.float32)
 
 
-def _linear(setting: LinearSetting, base: torch.Tensor | None, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+def _vector_coefficients(setting: VectorSetting, like: torch.Tensor, first: int) -> Sequence[torch.Tensor]:
+    """The coefficients of each input for the elements `first, first + 1, ...`, as many as `like` has."""
+    table = np.frombuffer(setting.table, np.float32).reshape(len(setting.inputs), setting.vectors).copy()
+    elements = torch.arange(first, first + like.numel(), device=like.device)
+    vectors = elements % setting.vectors if setting.by == "columns" else elements // setting.length
+    return list(torch.from_numpy(table).to(like.device)[:, vectors])
+
+
+def _linear(
+    deltas: bool,
+    coefficients: Sequence[float | torch.Tensor],
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+) -> torch.Tensor:
     total: torch.Tensor | None = None
-    for x, coefficient in zip(inputs, setting.coefficients, strict=True):
-        term = (x - base if setting.deltas and base is not None else x) * coefficient
+    for x, coefficient in zip(inputs, coefficients, strict=True):
+        term = (x - base if deltas and base is not None else x) * coefficient
         total = term if total is None else total.add_(term)
-    if base is None or not setting.deltas:
-        if total is None:
-            raise ValueError("a sum without base needs at least one input")
-        return total
-    return base if total is None else total.add_(base)
+    if deltas and base is not None:
+        return base if total is None else total.add_(base)
+    if total is None:
+        raise ValueError("a sum without base needs at least one input")
+    return total
 
 
 def _masked(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -79,20 +94,42 @@ def _kept(delta: torch.Tensor, parent: GtaParent, common: torch.Tensor | None, f
     return keep
 
 
-def _gta(setting: GtaSetting, base: torch.Tensor, inputs: Sequence[torch.Tensor], first: int) -> torch.Tensor:
+def _drawn_by_rank(parent: GtaParent, ramp: Ramp, delta: torch.Tensor, ranks: torch.Tensor, first: int) -> torch.Tensor:
+    """Which entries a mask by rank keeps; divides `delta` by what its ramp says."""
+    at = ranks.to(device=delta.device, dtype=torch.float32)
+    drawn = hash_range(first, delta, parent.mask_salt).bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)
+    keep = drawn.to(torch.float32).mul_(2.0**-24) < at.mul(ramp.keep_step).add_(ramp.keep)
+    delta.div_(at.mul_(ramp.divisor_step).add_(ramp.divisor))
+    return keep
+
+
+def _gta(
+    setting: GtaSetting,
+    base: torch.Tensor,
+    inputs: Sequence[torch.Tensor],
+    ranks: Mapping[int, torch.Tensor],
+    first: int,
+) -> torch.Tensor:
     values: list[torch.Tensor] = []
-    total = torch.zeros_like(base)
+    total, divisor = torch.zeros_like(base), torch.zeros_like(base)
     common = hash_range(first, base, setting.tie_salt) if setting.trimmed or setting.capped else None
-    for x, parent in zip(inputs, setting.parents, strict=True):
+    for i, x, parent in zip(setting.inputs, inputs, setting.parents, strict=True):
         delta = x - base
         keep = _kept(delta, parent, common, first)
         delta.mul_(parent.gain)
+        if parent.ramp is not None:
+            drawn = _drawn_by_rank(parent, parent.ramp, delta, ranks[i], first)
+            keep = drawn if keep is None else keep & drawn
         if keep is not None:
             _masked(delta, keep)
         total.add_(delta)
         values.append(delta)
+        if setting.normalize and not setting.elect:
+            divisor.add_(parent.weight if keep is None else keep.to(torch.float32).mul_(parent.weight))
     if setting.elect:
         total = _elected(setting, values, total)
+    elif setting.normalize:
+        total.div_(divisor.add_(divisor == 0))
     return total.mul_(setting.scale).add_(base)
 
 
@@ -117,11 +154,12 @@ def merge_eager(
     base: torch.Tensor | None,
     inputs: Sequence[torch.Tensor],
     out: torch.Tensor,
-    *,
     chunk: int = 0,
+    *,
+    ranks: Mapping[int, torch.Tensor] = MappingProxyType({}),
     first: int = 0,
 ) -> bool:
-    """Merge one tensor into `out`, which is rounded once, to its own dtype.
+    """Merge one tensor, or a part of it, into `out`, which is rounded once, to its own dtype.
 
     Args:
         setting: the kernel's numbers.
@@ -129,28 +167,42 @@ def merge_eager(
         inputs: flat tensors `(n,)`, aligned with `setting.inputs`.
         out: flat tensor `(n,)`, written; may be on another device than the inputs.
         chunk: elements per step, 0 for what suits the device; the bits do not depend on it.
-        first: index of the first element in its tensor, where all of these are parts of larger tensors.
+        ranks: row ranks `(n,)`, uint8, of the plan's inputs that `settings.ranked_inputs` names.
+        first: index in the tensor of the first element given.
 
     Returns:
         Whether every entry of `out` is finite; where it is not, its contents mean nothing.
     """
+    if not inputs and not isinstance(setting, GtaSetting) and not setting.deltas:
+        out.zero_()
+        return True
     finite = True
     step = chunk or (CHUNK if out.device.type == "cpu" else DEVICE_CHUNK)
     for start in range(0, out.numel(), step):
         part = slice(start, min(start + step, out.numel()))
         origin = None if base is None else _widen(base[part], out.device)
         wide = [_widen(x[part], out.device) for x in inputs]
-        if isinstance(setting, GtaSetting):
-            if origin is None:
-                raise ValueError("generalised task arithmetic needs a base")
-            result = _gta(setting, origin, wide, first + start)
-        elif wide or setting.deltas:
-            result = _linear(setting, origin, wide)
-        else:
-            result = torch.zeros(part.stop - part.start, device=out.device)
-        out[part].copy_(result)
+        places = {i: r[part] for i, r in ranks.items()}
+        out[part].copy_(_chunk(setting, origin, wide, places, first + start))
         finite = finite and all_finite(out[part])
     return finite
+
+
+def _chunk(
+    setting: Setting,
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+    ranks: Mapping[int, torch.Tensor],
+    first: int,
+) -> torch.Tensor:
+    """One step's result in fp32."""
+    if isinstance(setting, GtaSetting):
+        if base is None:
+            raise ValueError("generalised task arithmetic needs a base")
+        return _gta(setting, base, inputs, ranks, first)
+    if isinstance(setting, LinearSetting):
+        return _linear(setting.deltas, setting.coefficients, base, inputs)
+    return _linear(setting.deltas, _vector_coefficients(setting, inputs[0], first), base, inputs)
 
 
 def all_finite(values: torch.Tensor) -> bool:

@@ -8,15 +8,17 @@ from typing import Final, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from evomerge.checkpoints.dtypes import torch_dtype
-from evomerge.merging.compiled import TYPES, Variant, variant_of
+from evomerge.merging.compiled import TYPES, Variant, mixed_types, variant_of
+from evomerge.merging.gram import vector_length
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
 from evomerge.merging.measures import Measurement
 from evomerge.merging.methods import Facts, KernelMethod
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.plan import TensorPlan, plan_merge, template_of
-from evomerge.merging.settings import Cut
+from evomerge.merging.settings import Cut, GtaSetting
 from evomerge.recipe.recipe import Recipe
 
 _T = TypeVar("_T")
@@ -36,13 +38,36 @@ class _Guess(Facts):
         """See `Facts.shape`."""
         return self._shape
 
-    def gram(self) -> npt.NDArray[np.float64]:
+    def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
         """Orthonormal inputs."""
+        del deltas
+        return np.eye(self._n)
+
+    def vector_grams(self, *, deltas: bool, columns: bool) -> npt.NDArray[np.float64]:
+        """Orthonormal inputs."""
+        del deltas
+        vectors = self.numel // max(vector_length(self._shape, columns=columns), 1)
+        return np.broadcast_to(np.eye(self._n), (vectors, self._n, self._n))
+
+    def model_gram(self) -> npt.NDArray[np.float64]:
+        """Orthonormal deltas."""
         return np.eye(self._n)
 
     def cut(self, index: int, count: int) -> Cut:
         """Some cut."""
         return _ANY_CUT
+
+    def model_cut(self, index: int, density: float) -> Cut:
+        """Some cut."""
+        return _ANY_CUT
+
+    def norm(self, index: int, count: int) -> float:
+        """Magnitudes of one."""
+        return float(count)
+
+    def ranks(self, index: int) -> torch.Tensor:
+        """Nobody's."""
+        raise ValueError("ranks are measured when a kernel runs")
 
     def measure(self, measurement: Measurement[_T]) -> _T:
         """What the measurement guesses."""
@@ -50,14 +75,22 @@ class _Guess(Facts):
 
 
 def _variants(tensor: TensorPlan, pool: ParentPool) -> set[Variant]:
-    dtypes = {pool.flat(p, tensor.info.name).dtype for p in tensor.sources} | {torch_dtype(tensor.dtype)}
-    if not isinstance(tensor.rule.method, KernelMethod) or len(dtypes) > 1 or not dtypes <= TYPES.keys():
+    dtypes = [torch_dtype(tensor.dtype), *(pool.flat(p, tensor.info.name).dtype for p in tensor.sources)]
+    if not isinstance(tensor.rule.method, KernelMethod) or not TYPES.keys() >= set(dtypes):
         return set()
+    out, *sources = (TYPES[d] for d in dtypes)
+    base = sources.pop(0) if tensor.rule.base is not None else None
     setting = tensor.rule.method.compile(tensor.parameters, _Guess(tensor.info.shape, len(tensor.rule.inputs)))
-    dtype = TYPES[dtypes.pop()]
-    variants = {variant_of(setting, dtype)} if setting.inputs else set()
-    if any(v.trim or v.cap for v in variants):
-        variants |= {Variant("histogram", dtype), Variant("collect", dtype)}
+    if not setting.inputs:
+        return set()
+    mixed = mixed_types(out, base, [sources[i] for i in setting.inputs])
+    variants = {variant_of(setting, out, mixed)}
+    if isinstance(setting, GtaSetting) and base is not None:
+        kinds = ["histogram", "collect"] if setting.trimmed or setting.capped else []
+        kinds += ["lower_sums"] if kinds and tensor.rule.shared.get("rescale") else []
+        kinds += ["ranks"] if setting.ranked else []
+        pairs = {sources[i]: mixed_types(sources[i], base, [sources[i]]) for i in setting.inputs}
+        variants |= {Variant(kind, x, mixed=types) for kind in kinds for x, types in pairs.items()}
     return variants
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from evomerge.merging import compiled
-from evomerge.merging.compiled import BINS, TYPES, CompilerError, Variant
+from evomerge.merging.compiled import BINS, TYPES, CompilerError, Variant, mixed_types
 from evomerge.merging.eager import merge_eager
 from evomerge.merging.settings import Setting
 
@@ -19,7 +20,7 @@ _HISTOGRAM_CHUNK: Final = 1 << 22
 _COMPILE_S: Final = 0.3
 """Seconds per variant, measured with gcc 12."""
 
-_EAGER_NS: Final = {"linear": 1.0, "delta": 1.3, "gta": 15.0}
+_EAGER_NS: Final = {"linear": 1.0, "delta": 1.3, "vectors": 3.0, "delta_vectors": 3.0, "gta": 15.0}
 """Nanoseconds per parameter that compiling saves, measured on one thread with three bf16 parents."""
 
 
@@ -74,10 +75,10 @@ class Kernels:
                 self._functions[variant] = None
         return self._functions.get(variant)
 
-    def _usable(self, tensors: Sequence[torch.Tensor]) -> bool:
-        first = tensors[0].dtype
-        alike = all(t.dtype == first and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
-        return self.folder is not None and alike and first in TYPES
+    def _types(self, tensors: Sequence[torch.Tensor]) -> list[int] | None:
+        """Element types of tensors that compiled functions can read; None for others."""
+        readable = all(t.dtype in TYPES and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
+        return [TYPES[t.dtype] for t in tensors] if self.folder is not None and readable else None
 
     def merge(
         self,
@@ -85,29 +86,38 @@ class Kernels:
         base: torch.Tensor | None,
         inputs: Sequence[torch.Tensor],
         out: torch.Tensor,
+        *,
+        ranks: Mapping[int, torch.Tensor] = MappingProxyType({}),
         first: int = 0,
     ) -> bool:
-        """Merge one tensor into `out`.
+        """Merge one tensor, or a part of it, into `out`.
 
         Args:
             setting: the kernel's numbers.
             base: flat `(n,)`; None for sums without base.
             inputs: all inputs of the plan, flat `(n,)`; the setting picks those that take part.
             out: flat contiguous `(n,)`, overwritten; rounded once to its dtype.
-            first: index of the first element in its tensor, where all of these are parts of larger tensors: the bits
-                do not depend on how a tensor is cut.
+            ranks: row ranks `(n,)`, uint8, of the inputs that `settings.ranked_inputs` names.
+            first: index in the tensor of the first element given.
 
         Returns:
             Whether every entry of `out` is finite.
         """
         chosen = [inputs[i] for i in setting.inputs]
-        if chosen:
-            tensors = [out, *chosen] if base is None else [out, base, *chosen]
-            if self._usable(tensors):
-                function = self._function(compiled.variant_of(setting, TYPES[out.dtype]))
-                if function is not None:
-                    return compiled.call_merge(function, setting, base, chosen, out, first=first)
-        return merge_eager(setting, base, chosen, out, first=first)
+        types = self._types([out, *([] if base is None else [base]), *chosen]) if chosen else None
+        if types is not None:
+            mixed = mixed_types(types[0], None if base is None else types[1], types[len(types) - len(chosen) :])
+            function = self._function(compiled.variant_of(setting, types[0], mixed))
+            if function is not None:
+                return compiled.call_merge(function, setting, base, chosen, out, ranks=ranks, first=first)
+        return merge_eager(setting, base, chosen, out, ranks=ranks, first=first)
+
+    def _measuring(self, kind: str, base: torch.Tensor, x: torch.Tensor) -> Any | None:
+        """The compiled function that measures one delta; None where there is none."""
+        types = self._types([base, x])
+        if types is None:
+            return None
+        return self._function(Variant(kind, types[1], mixed=mixed_types(types[1], types[0], types[1:])))
 
     def histogram(self, base: torch.Tensor, x: torch.Tensor) -> npt.NDArray[np.int64]:
         """How many entries of `|x - base|` fall in each bin.
@@ -120,10 +130,9 @@ class Kernels:
             Counts, shape `(32768,)`: bin b holds the fp32 patterns (sign removed) whose upper 16 bits are b, so that
             bins are ordered by magnitude.
         """
-        if self._usable([base, x]):
-            function = self._function(Variant("histogram", TYPES[x.dtype]))
-            if function is not None:
-                return compiled.call_histogram(function, base, x)
+        function = self._measuring("histogram", base, x)
+        if function is not None:
+            return compiled.call_histogram(function, base, x)
         counts = torch.zeros(BINS, dtype=torch.int64)
         for start in range(0, x.numel(), _HISTOGRAM_CHUNK):
             bins = _patterns(base, x, start) >> 16
@@ -139,10 +148,9 @@ class Kernels:
             bin_index: which bin.
             size: how many entries it has.
         """
-        if self._usable([base, x]):
-            function = self._function(Variant("collect", TYPES[x.dtype]))
-            if function is not None:
-                return BinEntries(*compiled.call_collect(function, base, x, bin_index, size))
+        function = self._measuring("collect", base, x)
+        if function is not None:
+            return BinEntries(*compiled.call_collect(function, base, x, bin_index, size))
         indices, low = [], []
         for start in range(0, x.numel(), _HISTOGRAM_CHUNK):
             patterns = _patterns(base, x, start)
@@ -151,10 +159,50 @@ class Kernels:
             low.append((patterns[found] & 0xFFFF).cpu().numpy().astype(np.uint16))
         return BinEntries(np.concatenate(indices), np.concatenate(low))
 
+    def lower_sums(self, base: torch.Tensor, x: torch.Tensor) -> npt.NDArray[np.int64]:
+        """Sums of the lower 16 bits of the patterns in each bin of `histogram`, shape `(32768,)`, exact.
 
-def _patterns(base: torch.Tensor, x: torch.Tensor, start: int) -> torch.Tensor:
+        With the counts they give the exact sum of the magnitudes of a bin, in any order of the elements.
+        """
+        function = self._measuring("lower_sums", base, x)
+        if function is not None:
+            return compiled.call_lower_sums(function, base, x)
+        sums = torch.zeros(BINS, dtype=torch.int64)
+        for start in range(0, x.numel(), _HISTOGRAM_CHUNK):
+            patterns = _patterns(base, x, start).cpu().long()
+            sums.index_add_(0, patterns >> 16, patterns & 0xFFFF)
+        return sums.numpy()
+
+    def ranks(self, base: torch.Tensor, x: torch.Tensor, length: int) -> torch.Tensor:
+        """The rank of every `|x - base|` in its row, in 255ths of the highest rank, rounded.
+
+        Equal magnitudes have their mean rank. Rows of one element have rank 0.
+
+        Args:
+            base: flat `(n,)`.
+            x: flat `(n,)`.
+            length: of a row, which divides n.
+
+        Returns:
+            uint8, shape `(n,)`, on the device of `x`.
+        """
+        function = self._measuring("ranks", base, x)
+        if function is not None:
+            return compiled.call_ranks(function, base, x, length)
+        out = torch.empty(x.numel(), dtype=torch.uint8, device=x.device)
+        step = max(_HISTOGRAM_CHUNK // length, 1) * length
+        top = max(length - 1, 1)
+        for start in range(0, x.numel(), step):
+            sizes = _patterns(base, x, start, step).view(-1, length)
+            ordered = sizes.sort(dim=1).values
+            twice = torch.searchsorted(ordered, sizes) + torch.searchsorted(ordered, sizes, right=True) - 1
+            out[start : start + step] = twice.mul_(255).add_(top).floor_divide_(2 * top).view(-1)
+        return out
+
+
+def _patterns(base: torch.Tensor, x: torch.Tensor, start: int, size: int = 0) -> torch.Tensor:
     """int32 patterns of `|x - base|` in fp32, for the chunk that begins at `start`."""
-    part = slice(start, start + _HISTOGRAM_CHUNK)
+    part = slice(start, start + (size or _HISTOGRAM_CHUNK))
     delta = x[part].to(torch.float32) - base[part].to(torch.float32)
     return delta.view(torch.int32) & 0x7FFFFFFF
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 
 from evomerge.errors import PluginError
-from evomerge.merging.gram import gram_matrix
+from evomerge.merging.gram import gram_matrix, vector_grams, vector_length
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.measures import Deltas, Measurement
-from evomerge.merging.settings import Cut, Setting
-from evomerge.merging.thresholds import Magnitudes
+from evomerge.merging.settings import Cut, Setting, ranked_inputs
+from evomerge.merging.thresholds import Magnitudes, Part, density_count, joint_cut
 from evomerge.recipe.method_spec import MethodSpec
 from evomerge.recipe.recipe import Number
 from evomerge.registry import GROUP_METHODS, Registry
@@ -38,6 +38,8 @@ class Parameters:
         shared: parameter name -> value common to all.
         per_parent: aligned with `parents`: parameter name -> value.
         seed: the recipe's.
+        layer: the layer the tensor belongs to; None outside the layers.
+        n_layers: how many layers the model has; 0 when that is not known.
     """
 
     tensor: str
@@ -45,6 +47,8 @@ class Parameters:
     shared: Mapping[str, Number]
     per_parent: tuple[Mapping[str, Number], ...]
     seed: int = 0
+    layer: int | None = None
+    n_layers: int = 0
 
     def column(self, name: str) -> tuple[float, ...]:
         """A per-parent parameter, aligned with `parents`."""
@@ -53,11 +57,15 @@ class Parameters:
     def key(self) -> tuple[object, ...]:
         """A hashable value that is equal exactly when the parameters are."""
         columns = tuple(tuple(sorted(v.items())) for v in self.per_parent)
-        return (self.tensor, self.parents, tuple(sorted(self.shared.items())), columns, self.seed)
+        place = (self.seed, self.layer, self.n_layers)
+        return (self.tensor, self.parents, tuple(sorted(self.shared.items())), columns, place)
 
 
 class Facts(ABC):
-    """What a kernel method may ask about the tensors it merges; answers are cached by whoever implements it."""
+    """What a kernel method may ask about the tensors it merges; answers are cached by whoever implements it.
+
+    Sums are fp64 in a fixed order, so that every machine gives the same numbers. What is said of deltas needs a base.
+    """
 
     @property
     @abstractmethod
@@ -65,12 +73,45 @@ class Facts(ABC):
         """Shape of the tensor."""
 
     @abstractmethod
-    def gram(self) -> npt.NDArray[np.float64]:
-        """Inner products of the inputs themselves, shape `(n, n)`, accumulated in fp64."""
+    def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
+        """Inner products of the inputs themselves, or of their deltas, shape `(n, n)`."""
+
+    @abstractmethod
+    def vector_grams(self, *, deltas: bool, columns: bool) -> npt.NDArray[np.float64]:
+        """The same for every vector apart, shape `(vectors, n, n)`.
+
+        Args:
+            deltas: of the deltas instead of the inputs.
+            columns: a vector runs along the first axis, else along the last.
+        """
+
+    @abstractmethod
+    def model_gram(self) -> npt.NDArray[np.float64]:
+        """Inner products of the deltas of the whole model, shape `(n, n)`."""
 
     @abstractmethod
     def cut(self, index: int, count: int) -> Cut:
         """The threshold above which exactly `count` entries of input `index`'s delta lie; 0 < count <= numel."""
+
+    @abstractmethod
+    def model_cut(self, index: int, density: float) -> Cut:
+        """The threshold above which this share of input `index`'s entries lies, of all tensors with two axes or more.
+
+        Args:
+            index: an input.
+            density: in (0, 1).
+        """
+
+    @abstractmethod
+    def norm(self, index: int, count: int) -> float:
+        """The sum of the `count` largest magnitudes of input `index`'s delta; 0 < count <= numel."""
+
+    @abstractmethod
+    def ranks(self, index: int) -> torch.Tensor:
+        """The rank of every magnitude of input `index`'s delta in its row (last axis), flat; see `Kernels.ranks`.
+
+        Not for `KernelMethod.compile`: a kernel asks for them when it runs.
+        """
 
     @abstractmethod
     def measure(self, measurement: Measurement[_T]) -> _T:
@@ -126,7 +167,8 @@ class KernelMethod(MergeMethod):
         origin = base.detach().contiguous().view(-1) if base is not None else None
         facts = TensorFacts(parameters, origin, flat, tuple(parents[0].shape), kernels)
         out = torch.empty(flat[0].shape, dtype=torch.float32)
-        kernels.merge(self.compile(parameters, facts), origin, flat, out)
+        setting = self.compile(parameters, facts)
+        kernels.merge(setting, origin, flat, out, ranks={i: facts.ranks(i) for i in ranked_inputs(setting)})
         return out.view(parents[0].shape)
 
 
@@ -153,23 +195,50 @@ class TensorFacts(Facts):
         """See `Facts.shape`."""
         return self._shape
 
-    def gram(self) -> npt.NDArray[np.float64]:
+    def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
         """See `Facts.gram`."""
-        return gram_matrix(self._inputs)
+        return gram_matrix(self._inputs, self._origin() if deltas else None)
+
+    def vector_grams(self, *, deltas: bool, columns: bool) -> npt.NDArray[np.float64]:
+        """See `Facts.vector_grams`."""
+        length = vector_length(self._shape, columns=columns)
+        return vector_grams(self._inputs, self._origin() if deltas else None, length, columns=columns)
+
+    def model_gram(self) -> npt.NDArray[np.float64]:
+        """See `Facts.model_gram`: this tensor is the model."""
+        return self.gram(deltas=True)
 
     def cut(self, index: int, count: int) -> Cut:
         """See `Facts.cut`."""
-        if self._base is None:
-            raise ValueError("a threshold needs a base")
-        x = self._inputs[index]
-        magnitudes = Magnitudes.measure(self._base, x, self._kernels)
-        return magnitudes.cut(count, self._base, x, (self._parameters.tensor, self._parameters.parents[index]))
+        return self._magnitudes(index).cut(count, self._origin(), self._inputs[index], self._names(index))
+
+    def model_cut(self, index: int, density: float) -> Cut:
+        """See `Facts.model_cut`: this tensor is the model."""
+        part = Part(self._magnitudes(index), lambda: (self._origin(), self._inputs[index]), self._names(index))
+        return joint_cut(density_count(density, self.numel), [part], self._kernels)
+
+    def norm(self, index: int, count: int) -> float:
+        """See `Facts.norm`."""
+        return self._magnitudes(index).norm(count, self._origin(), self._inputs[index])
+
+    def ranks(self, index: int) -> torch.Tensor:
+        """See `Facts.ranks`."""
+        return self._kernels.ranks(self._origin(), self._inputs[index], vector_length(self._shape, columns=False))
 
     def measure(self, measurement: Measurement[_T]) -> _T:
         """See `Facts.measure`; the tensor at hand is the whole model."""
+        return measurement.take([Deltas(self._parameters.tensor, self._shape, self._origin(), tuple(self._inputs))])
+
+    def _magnitudes(self, index: int) -> Magnitudes:
+        return Magnitudes.measure(self._origin(), self._inputs[index], self._kernels)
+
+    def _names(self, index: int) -> tuple[str, str]:
+        return self._parameters.tensor, self._parameters.parents[index]
+
+    def _origin(self) -> torch.Tensor:
         if self._base is None:
-            raise ValueError("a measurement needs a base")
-        return measurement.take([Deltas(self._parameters.tensor, self._shape, self._base, tuple(self._inputs))])
+            raise ValueError("deltas need a base")
+        return self._base
 
 
 METHODS: Final = Registry(

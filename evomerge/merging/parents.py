@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar, final
 
@@ -13,12 +14,13 @@ import torch
 from evomerge.checkpoints.dtypes import FLOATING
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import MergeError, suggest
-from evomerge.merging.gram import gram_matrix
+from evomerge.merging.gram import gram_matrix, vector_grams, vector_length
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.measures import Deltas, Measurement
 from evomerge.merging.methods import Facts
 from evomerge.merging.settings import Cut
-from evomerge.merging.thresholds import Magnitudes
+from evomerge.merging.thresholds import Magnitudes, density_count, joint_cut
+from evomerge.merging.thresholds import Part as MagnitudePart
 
 _T = TypeVar("_T")
 
@@ -142,15 +144,102 @@ class PoolFacts(Facts):
         """See `Facts.shape`."""
         return self._shape
 
-    def gram(self) -> npt.NDArray[np.float64]:
+    def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
         """See `Facts.gram`."""
-        return self._pool.gram(self._tensor, self._parents)
+        return self._gram(self._tensor) if deltas else self._pool.gram(self._tensor, self._parents)
+
+    def _gram(self, tensor: str) -> npt.NDArray[np.float64]:
+        def measure() -> npt.NDArray[np.float64]:
+            return gram_matrix(
+                [self._pool.flat(p, tensor) for p in self._parents], self._pool.flat(self._origin, tensor)
+            )
+
+        return self._pool.measured(tensor, ("delta gram", self._parents, self._origin), measure)
+
+    def vector_grams(self, *, deltas: bool, columns: bool) -> npt.NDArray[np.float64]:
+        """See `Facts.vector_grams`."""
+        origin = self._origin if deltas else None
+        length = vector_length(self._shape, columns=columns)
+
+        def measure() -> npt.NDArray[np.float64]:
+            base = None if origin is None else self._pool.flat(origin, self._tensor)
+            inputs = [self._pool.flat(p, self._tensor) for p in self._parents]
+            return vector_grams(inputs, base, length, columns=columns)
+
+        return self._pool.measured(self._tensor, ("vector grams", self._parents, origin, length, columns), measure)
+
+    def model_gram(self) -> npt.NDArray[np.float64]:
+        """See `Facts.model_gram`."""
+
+        def measure() -> npt.NDArray[np.float64]:
+            grams = [
+                self._gram(t.name) for t in self._pool.checkpoint(self._origin).layout.tensors if t.dtype in FLOATING
+            ]
+            return np.asarray(np.sum(grams, axis=0), np.float64)
+
+        return self._pool.measured("", ("model gram", self._parents, self._origin), measure)
 
     def cut(self, index: int, count: int) -> Cut:
         """See `Facts.cut`."""
+        return self._pool.cut(self._tensor, self._parents[index], self._origin, count, self._kernels)
+
+    def model_cut(self, index: int, density: float) -> Cut:
+        """See `Facts.model_cut`."""
+        parent = self._parents[index]
+        tensors = self._pool.checkpoint(self._origin).layout.tensors
+        names = [t.name for t in tensors if t.dtype in FLOATING and len(t.shape) > 1]
+
+        def measure() -> Cut:
+            parts = [
+                MagnitudePart(self._magnitudes(parent, n), partial(self._pair, parent, n), (n, parent)) for n in names
+            ]
+            count = density_count(density, sum(p.magnitudes.numel for p in parts))
+            return joint_cut(count, parts, self._kernels)
+
+        return self._pool.measured("", ("model cut", parent, self._origin, density), measure)
+
+    def norm(self, index: int, count: int) -> float:
+        """See `Facts.norm`."""
+        parent = self._parents[index]
+        return self._magnitudes(parent, self._tensor).norm(count, *self._pair(parent, self._tensor))
+
+    def ranks(self, index: int) -> torch.Tensor:
+        """See `Facts.ranks`."""
+        parent, length = self._parents[index], vector_length(self._shape, columns=False)
+        pair = self._pair(parent, self._tensor)
+        return self._pool.measured(
+            self._tensor, ("ranks", parent, self._origin), lambda: self._kernels.ranks(*pair, length)
+        )
+
+    def ranks_within(self, index: int, start: int, stop: int) -> torch.Tensor:
+        """The ranks of elements `[start, stop)`; those of the whole tensor are kept."""
+        return self.ranks(index)[start:stop]
+
+    def ranks_between(self, index: int, start: int, stop: int) -> torch.Tensor:
+        """The ranks of elements `[start, stop)`, from their rows alone and not kept: for merges that stream."""
+        length = max(vector_length(self._shape, columns=False), 1)
+        first, last = start // length * length, -(-stop // length) * length
+        base, x = (t[first:last] for t in self._pair(self._parents[index], self._tensor))
+        return self._kernels.ranks(base, x, length)[start - first : stop - first]
+
+    @property
+    def pool(self) -> ParentPool:
+        """The pool that is asked."""
+        return self._pool
+
+    @property
+    def _origin(self) -> str:
         if self._base is None:
-            raise ValueError("a threshold needs a base")
-        return self._pool.cut(self._tensor, self._parents[index], self._base, count, self._kernels)
+            raise ValueError("deltas need a base")
+        return self._base
+
+    def _pair(self, parent: str, tensor: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._pool.flat(self._origin, tensor), self._pool.flat(parent, tensor)
+
+    def _magnitudes(self, parent: str, tensor: str) -> Magnitudes:
+        pair = self._pair(parent, tensor)
+        key = ("magnitudes", parent, self._origin)
+        return self._pool.measured(tensor, key, lambda: Magnitudes.measure(*pair, self._kernels))
 
     def measure(self, measurement: Measurement[_T]) -> _T:
         """See `Facts.measure`; the whole model is all its floating tensors with two axes or more."""

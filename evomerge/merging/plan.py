@@ -54,12 +54,14 @@ class TensorPlan:
         dtype: of the result, safetensors spelling.
         rule: how it is merged; a tensor that is not floating is copied from the first of `sources` instead.
         seed: the recipe's.
+        n_layers: of the model.
     """
 
     info: TensorInfo
     dtype: str
     rule: RulePlan
     seed: int
+    n_layers: int = 0
 
     @property
     def copied(self) -> bool:
@@ -74,7 +76,8 @@ class TensorPlan:
     @property
     def parameters(self) -> Parameters:
         """The method's parameters for this tensor."""
-        return Parameters(self.info.name, self.rule.inputs, self.rule.shared, self.rule.per_parent, self.seed)
+        rule, place = self.rule, (self.seed, self.info.layer, self.n_layers)
+        return Parameters(self.info.name, rule.inputs, rule.shared, rule.per_parent, *place)
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ def plan_merge(recipe: Recipe, pool: ParentPool) -> MergePlan:
         if place not in decided:
             decided[place] = plans[id(recipe.rule_for(info))]
         dtype = _stored(recipe, info, decided[place], stored)
-        tensors.append(TensorPlan(info, dtype, decided[place], recipe.seed))
+        tensors.append(TensorPlan(info, dtype, decided[place], recipe.seed, layout.n_layers))
         _check_size(info)
     return MergePlan(recipe, template_of(recipe), tuple(tensors))
 

@@ -1,13 +1,14 @@
-"""What a kernel is told about one tensor: plain numbers that two kernels turn into all element-wise methods.
+"""What a kernel is told about one tensor: plain numbers that a few kernels turn into all element-wise methods.
 
-Both kernels compute in fp32, in the order of the inputs, without fused multiply-add, and round once at the end. The
-formulas stand with `LinearSetting` and `GtaSetting`; the eager and the compiled implementation give equal bits.
+All kernels compute in fp32, in the order of the inputs, without fused multiply-add, and round once at the end. The
+formulas stand with the settings; the eager and the compiled implementation give equal bits.
 """
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Literal
 
 from evomerge.merging.elements import FULL
 
@@ -57,6 +58,45 @@ class LinearSetting:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorSetting:
+    """Linear kernel with coefficients of their own for every row or column of a tensor.
+
+    Attributes:
+        inputs: which of the plan's inputs take part.
+        table: `c_iv`, fp32, shape `(len(inputs), vectors)`, as bytes in C order and the machine's byte order.
+        vectors: how many rows or columns.
+        length: elements per vector.
+        by: `"rows"`: element e lies in vector `e // length`; `"columns"`: in vector `e % vectors`.
+        deltas: whether the base's differences are summed.
+    """
+
+    inputs: tuple[int, ...]
+    table: bytes
+    vectors: int
+    length: int
+    by: Literal["rows", "columns"]
+    deltas: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A random mask whose probability rises with the rank of the magnitude in its row (DELLA), fp32 values.
+
+    With the rank r in 0..255 (see `ranks`) and u the mask hash's upper 24 bits over 2**24, an entry is kept when
+    `u < keep + keep_step r`, and then divided by `divisor + divisor_step r`.
+    """
+
+    keep: float
+    keep_step: float
+    divisor: float
+    divisor_step: float
+
+
+DENSE_RAMP = Ramp(1.0, 0.0, 1.0, 0.0)
+"""Keeps everything and divides by one."""
+
+
+@dataclass(frozen=True, slots=True)
 class GtaParent:
     """How one parent's delta enters generalised task arithmetic.
 
@@ -68,6 +108,7 @@ class GtaParent:
         tie_salt: the parent's part of the hash that breaks ties at `low` and `high`.
         mask_bound: largest mask hash that is kept; None keeps all.
         mask_salt: of the random mask's hash.
+        ramp: a mask by rank in the row instead of `mask_bound`; None without.
     """
 
     gain: float
@@ -77,6 +118,7 @@ class GtaParent:
     tie_salt: int = 0
     mask_bound: int | None = None
     mask_salt: int = 0
+    ramp: Ramp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +130,8 @@ class GtaSetting:
     ```
     v_i = gain_i d_i where kept, else 0;   s = sum_i v_i
     elect:  m = sum of the v_i whose sign is that of s (none when s = 0);  divisor = sum of their weights
-            if normalize and divisor > 0: m = m / divisor
-    else:   m = s
+    else:   m = s;   divisor = sum of the weights of the kept
+    if normalize and divisor > 0: m = m / divisor
     out = base + scale m
     ```
 
@@ -97,7 +139,7 @@ class GtaSetting:
         inputs: which of the plan's inputs take part.
         parents: aligned with `inputs`.
         elect: whether signs are elected.
-        normalize: whether an elected sum becomes a weighted mean; False without election.
+        normalize: whether the sum becomes a weighted mean, of what was elected or else of what was kept.
         scale: lambda, fp32 value.
         tie_salt: the tensor's part of the tie-breaking hash `mix32(element ^ tensor's salt) ^ parent's salt`; hashing
             once for all parents is a fifth of the kernel's time.
@@ -122,8 +164,18 @@ class GtaSetting:
 
     @property
     def masked(self) -> bool:
-        """Whether any parent has a random mask."""
+        """Whether any parent has a random mask of one probability."""
         return any(p.mask_bound is not None for p in self.parents)
 
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """The inputs whose row ranks the kernel reads."""
+        return tuple(i for i, p in zip(self.inputs, self.parents, strict=True) if p.ramp is not None)
 
-Setting = LinearSetting | GtaSetting
+
+Setting = LinearSetting | VectorSetting | GtaSetting
+
+
+def ranked_inputs(setting: Setting) -> tuple[int, ...]:
+    """The inputs whose row ranks a kernel needs to run the setting."""
+    return setting.ranked if isinstance(setting, GtaSetting) else ()

@@ -32,7 +32,7 @@ def test_defaults_are_filled_in_and_inputs_are_in_the_recipes_order(pool):
     plan = plan_merge(recipe(Rule("ties", {"lambda": 2}, dict(reversed(WEIGHTS.items())))), pool)
     rule = plan.tensors[0].rule
     assert (rule.base, rule.inputs) == ("b", ("x", "y"))
-    assert rule.shared == {"normalize": True, "lambda": 2.0}
+    assert rule.shared == {"normalize": True, "rescale": False, "lambda": 2.0}
     assert rule.per_parent == ({"weight": 0.5, "density": 1.0}, {"weight": 0.25, "density": 1.0})
     assert plan.template == "b"
     assert {t.dtype for t in plan.tensors} == {"BF16"}
