@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -20,26 +21,55 @@ from evomerge.merging.plan import MergePlan, TensorPlan, plan_merge
 from evomerge.recipe.recipe import Recipe
 
 
-def load_model(folder: str, dtype: str, device: str) -> Any:
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars, and no warnings about weights that a changed config makes new: the first merge writes them."""
+    from transformers.utils import logging as words
+
+    shown, level = words.is_progress_bar_enabled(), words.get_verbosity()
+    words.disable_progress_bar()
+    words.set_verbosity_error()
+    try:
+        yield
+    finally:
+        words.set_verbosity(level)
+        if shown:
+            words.enable_progress_bar()
+
+
+def _other_config(folder: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `from_pretrained` is told so that the model is built after `config` instead of the folder's config.json."""
+    from transformers import AutoConfig
+
+    own = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return {"config": type(own).from_dict(dict(config)), "ignore_mismatched_sizes": True}
+
+
+def load_model(folder: str, dtype: str, device: str, config: Mapping[str, Any] | None = None) -> Any:
     """A transformers model in eval mode whose weights lie in memory of their own and need no gradients.
 
     Args:
         folder: a checkpoint folder.
         dtype: `"auto"` for the checkpoint's, or torch's spelling.
         device: torch's spelling.
+        config: what the model is built after, where that is not the folder's config.json; tensors that the folder
+            lacks, or has in another shape, then hold anything until something is merged into them.
 
     Raises:
         ModelError: when transformers cannot load it.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as progress
 
-    shown = progress.is_progress_bar_enabled()
-    progress.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
+        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                **({} if config is None else _other_config(folder, config)),
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(
             "transformers cannot load the model that candidates are merged into.",
@@ -47,9 +77,6 @@ def load_model(folder: str, dtype: str, device: str) -> Any:
             allowed="a causal language model that transformers knows, without code of its own",
             fix="check that AutoModelForCausalLM.from_pretrained loads the folder.",
         ) from error
-    finally:
-        if shown:
-            progress.enable_progress_bar()
     own_memory(model, device)
     return model.eval()
 
@@ -86,12 +113,14 @@ class ResidentModel:
         self, pool: ParentPool, template: str, *, dtype: str = "auto", kernels: Kernels, device: str = "cpu"
     ) -> None:
         checkpoint = pool.checkpoint(template)
-        self.model = load_model(str(checkpoint.folder), dtype, device)
+        files = _files(checkpoint)
+        config = None if checkpoint.config == files.config else checkpoint.config
+        self.model = load_model(str(checkpoint.folder), dtype, device, config)
         self._pool = pool
         self._kernels = kernels
         self._layout = checkpoint.layout
         self._places = place(self.model, self._layout.tensors)
-        check_loaded(self._places, _files(checkpoint), self.model)
+        check_loaded(self._places, files, self.model)
         self._applied: dict[str, Hashable] = {}
         self.n_merged = 0
 

@@ -19,6 +19,7 @@ MAKERS: Final = Registry(
         "star": "evomerge.virtual.star:STAR",
         "adapter": "evomerge.virtual.adapter:ADAPTER",
         "transplant": "evomerge.virtual.transplant:TRANSPLANT",
+        "untied": "evomerge.virtual.untied:UNTIED",
         "tsv_m": "evomerge.virtual.tsv:TSV_M",
         "wudi": "evomerge.virtual.wudi:WUDI",
     },
