@@ -1,10 +1,11 @@
 # Two commands: `make demo` runs the main job, `make test` runs the tests. Each does all set-up by itself.
+# `make long` runs the long matrices, which `make test` leaves out, and writes their tables.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test long lint types install clean
 
 demo: $(READY)
 	$(BIN)/evomerge demo
@@ -14,6 +15,10 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+long: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py --measured .cache/parity --write docs/parity.md
 
 lint: $(READY)
 	$(BIN)/ruff check .
