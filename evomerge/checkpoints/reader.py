@@ -177,7 +177,7 @@ class Checkpoint(OpenParent):
 
     def release(self, name: str) -> None:
         """See `OpenParent.release`."""
-        if self._shards.files[name] in self._maps:
+        if self._shards.files.get(name) in self._maps:
             release(self._bytes(name))
 
     @property

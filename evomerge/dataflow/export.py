@@ -14,13 +14,14 @@ from types import MappingProxyType
 
 import torch
 
+from evomerge.checkpoints.parts import TensorPart
 from evomerge.checkpoints.writer import write_checkpoint
-from evomerge.dataflow.export_plan import ExportPlan, plan_export
+from evomerge.dataflow.export_plan import ExportPlan, Piece, Target, plan_export
 from evomerge.dataflow.fold import fold_gain
 from evomerge.digest import canonical_json
 from evomerge.errors import NonFinite
 from evomerge.merging.execute import merge_into, new_tensor, prepare
-from evomerge.merging.export import METADATA_KEY, merge_tensors
+from evomerge.merging.export import METADATA_KEY, merge_tensors, stream_merge, stream_tensor
 from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
@@ -85,15 +86,32 @@ def _path_tensors(plan: ExportPlan, pool: ParentPool, kernels: Kernels) -> Itera
         merged = new_tensor(piece.tensor)
         merge_into(piece.tensor, prepare(piece.plan, piece.tensor, pool, kernels), merged.view(-1))
         for target in piece.targets:
-            folded = fold_gain(merged, target.gain, target.offset)
-            if folded is not merged and not bool(torch.isfinite(folded).all()):
-                raise NonFinite(
-                    "A gain takes a tensor out of the range of its dtype.",
-                    got=f"{target.name} ({piece.tensor.dtype}) times {target.gain:g}",
-                    allowed="finite values",
-                    fix="export with a wider dtype (`dtype: float32` in the recipe), or use smaller gains.",
-                )
-            yield target.name, folded
+            yield target.name, _folded(merged, piece, target)
+
+
+def _path_parts(plan: ExportPlan, pool: ParentPool, kernels: Kernels) -> Iterator[tuple[str, TensorPart]]:
+    """What `_path_tensors` gives, part by part; those of a repeated layer's tensors in turns."""
+    for piece in plan.pieces:
+        for part in stream_tensor(piece.plan, piece.tensor, pool, kernels):
+            for target in piece.targets:
+                yield target.name, part._replace(values=_folded(part.values, piece, target))
+
+
+def _folded(merged: torch.Tensor, piece: Piece, target: Target) -> torch.Tensor:
+    """A merged tensor, or a part of it, with a target's gain.
+
+    Raises:
+        NonFinite: when the gain takes it out of the range of its dtype.
+    """
+    folded = fold_gain(merged, target.gain, target.offset)
+    if folded is not merged and not bool(torch.isfinite(folded).all()):
+        raise NonFinite(
+            "A gain takes a tensor out of the range of its dtype.",
+            got=f"{target.name} ({piece.tensor.dtype}) times {target.gain:g}",
+            allowed="finite values",
+            fix="export with a wider dtype (`dtype: float32` in the recipe), or use smaller gains.",
+        )
+    return folded
 
 
 def write_recipe(
@@ -105,6 +123,8 @@ def write_recipe(
     kernels: Kernels | None = None,
 ) -> None:
     """Write a recipe, with a path or without, as a checkpoint that stock transformers loads.
+
+    Tensors are merged and written part by part; the pool forgets what it measured.
 
     Args:
         recipe: its canonical JSON goes into the metadata of the weight files.
@@ -127,11 +147,12 @@ def write_recipe(
             kernels = kernels_for_merge(recipe, pool, Path(cache))
         write_checkpoint(
             folder,
-            merge_tensors(recipe, pool, kernels) if plan is None else _path_tensors(plan, pool, kernels),
+            stream_merge(recipe, pool, kernels) if plan is None else _path_parts(plan, pool, kernels),
             template=pool.checkpoint(template_of(recipe) if plan is None else plan.template),
             metadata={"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))},
             extra_files=extra_files,
             dtype=recipe.dtype,
             layout=None if plan is None else plan.layout,
             config_changes={} if plan is None else plan.config_changes,
+            chat_template=recipe.chat_template,
         )

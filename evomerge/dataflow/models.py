@@ -49,16 +49,17 @@ class PathModel(NamedTuple):
 
 @dataclass
 class _Source:
-    """A parent in memory: the recipe that was applied, and the layers of it that were merged."""
+    """A parent in memory: the recipe that was applied, from packed parents or not, and the layers that were merged."""
 
     resident: ResidentModel
-    recipe: Recipe | None = None
+    applied: tuple[Recipe, bool] | None = None
     layers: set[int] = field(default_factory=set)
 
     def hold(self, recipe: Recipe, layers: Collection[int]) -> None:
         """Have the layers of a recipe merged."""
-        if self.recipe != recipe:
-            self.recipe, self.layers = recipe, set()
+        wanted = (recipe, self.resident.packs)
+        if self.applied != wanted:
+            self.applied, self.layers = wanted, set()
         if not self.layers.issuperset(layers):
             self.resident.apply(recipe, layers)
             self.layers.update(layers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -18,9 +18,11 @@ from evomerge.evaluation.evaluator import PlanEvaluator
 from evomerge.evaluation.packed import packable
 from evomerge.evaluation.plan import EvalPlan
 from evomerge.evaluation.scorer import Passes
+from evomerge.execution.memory import measure_sizes
 from evomerge.execution.worker import failure_kind
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
+from evomerge.merging.residence import Holding, Storage, choose_residence
 from evomerge.merging.resident import ResidentModel
 from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.recipe import ParentRef, Recipe
@@ -42,6 +44,7 @@ class ScoringSpec:
         self_check: whether the worker proves at its start that its numbers are lm-eval's.
         prefix_bytes: of hidden states that paths share, on the worker; None chooses by the memory there is.
         costs: what is told of a model besides its answers, names of `evaluation.costs`.
+        storage: where the parents live, and in what form a search reads them.
     """
 
     checkpoints: Mapping[str, OpenParent]
@@ -53,6 +56,7 @@ class ScoringSpec:
     self_check: bool = True
     prefix_bytes: int | None = None
     costs: tuple[str, ...] = ()
+    storage: Storage = field(default_factory=Storage)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, f.name) for f in fields(self)]
@@ -79,8 +83,10 @@ class MergeScorer:
     def __init__(self, spec: ScoringSpec, device: str) -> None:
         self._template = spec.checkpoints[spec.template]
         self._costs = spec.costs
-        pool = ParentPool(spec.checkpoints, device=device)
-        new_model = partial(ResidentModel, pool, spec.template, dtype=spec.dtype, kernels=spec.kernels, device=device)
+        self._pool = ParentPool(spec.checkpoints, device, _holding(spec, device))
+        new_model = partial(
+            ResidentModel, self._pool, spec.template, dtype=spec.dtype, kernels=spec.kernels, device=device
+        )
         self.resident: ResidentModel = new_model()
         self.evaluator = PlanEvaluator(spec.plan, Path(self._template.folder), pack=packable(self.resident.model))
         self.memory = PrefixMemory(default_budget(device) if spec.prefix_bytes is None else spec.prefix_bytes)
@@ -90,6 +96,7 @@ class MergeScorer:
     def __call__(self, task: EvalTask) -> Evaluation:
         """See `Scorer`."""
         recipe = recipe_from_json(task.recipe)
+        self._pool.pack_when(task.set_name == "search")
         try:
             return self._score(recipe, task)
         except (MemoryError, RuntimeError) as error:
@@ -120,6 +127,15 @@ class MergeScorer:
     def _costs_of(self, recipe: Recipe, model: Any) -> dict[str, tuple[float, float]]:
         layout, tied = self._template.layout, self._template.tied_embeddings
         return wanted_costs(self._costs, recipe, layout, tied, lambda: model)
+
+
+def _holding(spec: ScoringSpec, device: str) -> Holding:
+    """Where this worker's parents live: what the job says, or what this machine has room for."""
+    storage = spec.storage
+    if storage.place is not None:
+        return Holding(storage.place, storage.packed_from)
+    sizes = measure_sizes(spec.checkpoints, spec.template, spec.dtype, device, storage)
+    return Holding(choose_residence(sizes).place, storage.packed_from)
 
 
 def choose_device(wanted: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from functools import reduce
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
 
 from evomerge.checkpoints.dtypes import safetensors_name, torch_dtype
+from evomerge.checkpoints.parts import TensorPart
 from evomerge.errors import MergeError, NonFinite
 from evomerge.merging.compat import merge_compat
 from evomerge.merging.eager import all_finite
@@ -16,6 +18,7 @@ from evomerge.merging.kernels import Kernels
 from evomerge.merging.methods import KernelMethod
 from evomerge.merging.parents import ParentPool, PoolFacts
 from evomerge.merging.plan import MergePlan, TensorPlan
+from evomerge.merging.settings import Setting, ranked_inputs
 
 
 class Work(NamedTuple):
@@ -24,18 +27,21 @@ class Work(NamedTuple):
     Attributes:
         key: equal keys write equal bits, so a tensor whose key did not change needs no merge.
         run: writes a flat tensor `(n,)` of the planned dtype and says whether it is finite.
+        part: writes the elements from an index on, as many as it is given memory for, and says whether they are
+            finite; None where the whole tensor has to be merged at once.
     """
 
     key: Hashable
     run: Callable[[torch.Tensor], bool]
+    part: Callable[[int, torch.Tensor], bool] | None = None
 
 
 def prepare(plan: MergePlan, tensor: TensorPlan, pool: ParentPool, kernels: Kernels) -> Work:
     """Compile one tensor of a plan to work; reads parents only for thresholds and inner products."""
     rule = tensor.rule
-    where = (tensor.sources, tensor.dtype)
+    where = (tensor.sources, tensor.dtype, pool.packs)
     if tensor.copied:
-        return Work(("copy", *where), lambda out: _copy(tensor, pool, out))
+        return Work(("copy", *where), partial(_copy, tensor, pool, 0), partial(_copy, tensor, pool))
     parameters = tensor.parameters
     if plan.compat == "mergekit":
         key = ("mergekit", rule.name, plan.recipe.dtype, plan.recipe.arithmetic, where, parameters.key())
@@ -46,12 +52,36 @@ def prepare(plan: MergePlan, tensor: TensorPlan, pool: ParentPool, kernels: Kern
         )
         setting = rule.method.compile(parameters, facts)
 
-        def run(out: torch.Tensor) -> bool:
-            base = pool.flat(rule.base, tensor.info.name) if rule.base is not None else None
-            return kernels.merge(setting, base, [pool.flat(p, tensor.info.name) for p in rule.inputs], out)
+        def part(start: int, out: torch.Tensor) -> bool:
+            return _merge_part(tensor, setting, facts, kernels, Span(start, out))
 
-        return Work(("kernel", setting, where), run)
+        return Work(("kernel", setting, where), partial(part, 0), part)
     return Work(("plain", rule.name, where, parameters.key()), lambda out: _merge_plain(tensor, pool, out))
+
+
+class Span(NamedTuple):
+    """Elements of a tensor that are to be written.
+
+    Attributes:
+        start: index of the first.
+        out: flat memory for them.
+    """
+
+    start: int
+    out: torch.Tensor
+
+
+def _merge_part(tensor: TensorPlan, setting: Setting, facts: PoolFacts, kernels: Kernels, span: Span) -> bool:
+    """Merge some elements of a tensor by a kernel; whether they are finite."""
+    finite, ranked = True, ranked_inputs(setting)
+    # ranks of a whole tensor are kept for the next candidate, those of parts would fill the memory of a stream
+    ranks_of = facts.ranks_between if span.out.numel() < facts.numel else facts.ranks_within
+    for part in facts.pool.feed(tensor.sources, tensor.info.name, span.start, span.start + span.out.numel()):
+        base, inputs = (None, part.values) if tensor.rule.base is None else (part.values[0], part.values[1:])
+        target = span.out[part.start - span.start :][: part.values[0].numel()]
+        ranks = {i: ranks_of(i, part.start, part.start + target.numel()) for i in ranked}
+        finite = kernels.merge(setting, base, inputs, target, ranks=ranks, first=part.start) and finite
+    return finite
 
 
 def merge_into(tensor: TensorPlan, work: Work, out: torch.Tensor) -> None:
@@ -61,12 +91,40 @@ def merge_into(tensor: TensorPlan, work: Work, out: torch.Tensor) -> None:
         NonFinite: naming the tensor; `out` is then undefined.
     """
     if not work.run(out):
-        raise NonFinite(
-            "A merged tensor holds NaN or infinity.",
-            got=f"{tensor.info.name} ({tensor.rule.name}, {tensor.dtype})",
-            allowed="finite values",
-            fix="use smaller weights, or a wider dtype.",
-        )
+        raise _not_finite(tensor)
+
+
+def merge_parts(tensor: TensorPlan, work: Work, size: int) -> Iterator[TensorPart]:
+    """Run work part by part, with the bits of `merge_into`, and refuse results that are not finite.
+
+    Args:
+        tensor: what is merged.
+        work: of the same tensor.
+        size: elements of a part; a tensor that has to be merged at once is one part.
+
+    Yields:
+        The parts in order, at least one; each is good until the next is asked for.
+
+    Raises:
+        NonFinite: naming the tensor.
+    """
+    numel = math.prod(tensor.info.shape)
+    step = numel if work.part is None else min(size, numel)
+    memory = torch.empty(step, dtype=torch_dtype(tensor.dtype))
+    for start in range(0, max(numel, 1), max(step, 1)):
+        values = memory[: numel - start]
+        if not (work.run(values) if work.part is None else work.part(start, values)):
+            raise _not_finite(tensor)
+        yield TensorPart(start, values, numel)
+
+
+def _not_finite(tensor: TensorPlan) -> NonFinite:
+    return NonFinite(
+        "A merged tensor holds NaN or infinity.",
+        got=f"{tensor.info.name} ({tensor.rule.name}, {tensor.dtype})",
+        allowed="finite values",
+        fix="use smaller weights, or a wider dtype.",
+    )
 
 
 def new_tensor(tensor: TensorPlan) -> torch.Tensor:
@@ -74,13 +132,14 @@ def new_tensor(tensor: TensorPlan) -> torch.Tensor:
     return torch.empty(tensor.info.shape, dtype=torch_dtype(tensor.dtype))
 
 
-def _copy(tensor: TensorPlan, pool: ParentPool, out: torch.Tensor) -> bool:
-    """Copy what cannot be averaged.
+def _copy(tensor: TensorPlan, pool: ParentPool, start: int, out: torch.Tensor) -> bool:
+    """Copy what cannot be averaged: the elements from `start` on, as many as `out` has.
 
     Raises:
         MergeError: when the parents disagree.
     """
-    first, *others = (pool.flat(p, tensor.info.name) for p in tensor.sources)
+    part = slice(start, start + out.numel())
+    first, *others = (pool.flat(p, tensor.info.name)[part] for p in tensor.sources)
     for parent, other in zip(tensor.sources[1:], others, strict=True):
         if first.dtype != other.dtype or not torch.equal(first, other):
             raise MergeError(
@@ -95,7 +154,7 @@ def _copy(tensor: TensorPlan, pool: ParentPool, out: torch.Tensor) -> bool:
 
 def _shaped(tensor: TensorPlan, pool: ParentPool, parent: str, dtype: torch.dtype) -> torch.Tensor:
     """A parent's tensor in its shape, on the CPU, in `dtype`; not to be written to."""
-    return pool.flat(parent, tensor.info.name).cpu().to(dtype).view(tensor.info.shape)
+    return pool.read(parent, tensor.info.name).cpu().to(dtype).view(tensor.info.shape)
 
 
 def _merge_compat(plan: MergePlan, tensor: TensorPlan, pool: ParentPool, out: torch.Tensor) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,21 @@ import torch
 from evomerge.checkpoints.dtypes import FLOATING
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import MergeError, suggest
+from evomerge.merging.feeding import Part, feed
 from evomerge.merging.gram import gram_matrix, vector_grams, vector_length
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.measures import Deltas, Measurement
 from evomerge.merging.methods import Facts
+from evomerge.merging.packed8 import Packed, pack, unpack
+from evomerge.merging.residence import DEVICE, DISK, Holding
 from evomerge.merging.settings import Cut
 from evomerge.merging.thresholds import Magnitudes, density_count, joint_cut
 from evomerge.merging.thresholds import Part as MagnitudePart
 
 _T = TypeVar("_T")
+
+WHOLE_MODEL: Final = ""
+"""Stands for all tensors where a measurement looks at all of them."""
 
 
 @final
@@ -34,13 +40,19 @@ class ParentPool:
 
     Args:
         checkpoints: name -> checkpoint; compatible with each other (see `checkpoints.compatible`).
-        device: where `flat` puts tensors; anything but `"cpu"` holds copies of all that is asked for.
+        device: where merges run, torch's spelling.
+        holding: where the parents live meanwhile, and in what form.
 
     Raises:
         MergeError: without checkpoints.
+
+    Attributes:
+        packs: whether merges read task vectors of eight bits; measurements always read the originals.
     """
 
-    def __init__(self, checkpoints: Mapping[str, OpenParent], device: str = "cpu") -> None:
+    def __init__(
+        self, checkpoints: Mapping[str, OpenParent], device: str = "cpu", holding: Holding | None = None
+    ) -> None:
         if not checkpoints:
             raise MergeError(
                 "There is nothing to merge.",
@@ -50,11 +62,14 @@ class ParentPool:
             )
         self.checkpoints: Mapping[str, OpenParent] = MappingProxyType(dict(checkpoints))
         self.device = device
+        self._holding = holding or Holding(DISK if device == "cpu" else DEVICE)
+        self.packs = self._holding.packed_from is not None
         self._flat: dict[tuple[str, str], torch.Tensor] = {}
+        self._packed: dict[tuple[str, str], Packed] = {}
         self._measured: dict[str, dict[Hashable, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (ParentPool, (dict(self.checkpoints), self.device))
+        return (ParentPool, (dict(self.checkpoints), self.device, self._holding))
 
     def checkpoint(self, parent: str) -> OpenParent:
         """The checkpoint of a parent.
@@ -72,12 +87,77 @@ class ParentPool:
         return self.checkpoints[parent]
 
     def flat(self, parent: str, tensor: str) -> torch.Tensor:
-        """A parent's tensor as one axis, mapped from its file; never written to."""
+        """A parent's own tensor as one axis, where it lives: a view of its file unless copies are held; read only."""
         key = (parent, tensor)
         if key not in self._flat:
-            stored = self.checkpoint(parent).tensor(tensor)
-            self._flat[key] = stored.contiguous().view(-1).to(self.device)
+            stored = self.checkpoint(parent).tensor(tensor).contiguous().view(-1)
+            self._flat[key] = stored if self._is_packed(parent) else self._at_home(stored)
         return self._flat[key]
+
+    def pack_when(self, searching: bool) -> None:
+        """Have merges read packed task vectors, where the pool holds them, or the originals.
+
+        Args:
+            searching: whether the next candidates only have to be told apart; what is chosen is scored as it is.
+        """
+        self.packs = searching and self._holding.packed_from is not None
+
+    def _at_home(self, stored: torch.Tensor) -> torch.Tensor:
+        if self._holding.place == DEVICE:
+            return stored.to(self.device)
+        if self._holding.place == DISK:
+            return stored
+        return stored.clone() if self.device == "cpu" else stored.pin_memory()
+
+    def _is_packed(self, parent: str) -> bool:
+        return self._holding.packed_from not in (None, parent)
+
+    def _pack(self, parent: str, tensor: str) -> Packed | None:
+        """The packed form of a tensor; None where merges read the original."""
+        base = self._holding.packed_from
+        if not self.packs or base is None or base == parent:
+            return None
+        key = (parent, tensor)
+        if key not in self._packed:
+            origin, x = self.flat(base, tensor), self.flat(parent, tensor)
+            packed = pack(origin, x, self.device if self._holding.place == DEVICE else "cpu")
+            pinned = self.device != "cpu" and self._holding.place != DEVICE
+            self._packed[key] = packed.pinned() if pinned else packed
+            self.checkpoint(parent).release(tensor)
+        return self._packed[key]
+
+    def read(self, parent: str, tensor: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """What a merge reads of a parent's floating tensor: elements `[start, stop)`, on the device; read only.
+
+        Args:
+            parent: its name.
+            tensor: its name.
+            start: first element.
+            stop: behind the last element; None reads to the end.
+        """
+        packed = self._pack(parent, tensor)
+        if packed is None:
+            return self.flat(parent, tensor)[start:stop].to(self.device, non_blocking=True)
+        until = packed.codes.numel() if stop is None else stop
+        origin = self.flat(self._holding.packed_from or "", tensor)[start:until]
+        return unpack(packed, origin.to(self.device, non_blocking=True), start, until)
+
+    def feed(self, parents: Sequence[str], tensor: str, start: int, stop: int) -> Iterator[Part]:
+        """What a merge reads of some parents, in parts that follow each other.
+
+        Args:
+            parents: their names.
+            tensor: a floating one.
+            start: first element.
+            stop: behind the last element.
+        """
+        if all(self._is_at_hand(p, tensor) for p in parents):
+            return iter([Part(start, [self.flat(p, tensor)[start:stop] for p in parents])])
+        return feed(lambda a, b: [self.read(p, tensor, a, b) for p in parents], start, stop, self.device)
+
+    def _is_at_hand(self, parent: str, tensor: str) -> bool:
+        own_device = torch.device(self.device).type
+        return self._pack(parent, tensor) is None and self.flat(parent, tensor).device.type == own_device
 
     def cut(self, tensor: str, parent: str, base: str, count: int, kernels: Kernels) -> Cut:
         """The threshold above which exactly `count` entries of `parent - base` lie.
@@ -97,13 +177,16 @@ class ParentPool:
         """What was measured on a tensor of some parents, measured when it is asked for first.
 
         Args:
-            tensor: what was looked at.
+            tensor: what was looked at; `WHOLE_MODEL` for all tensors together.
             key: what was measured, and on which parents; one key always means the same function.
             measure: does it.
         """
         found = self._measured.setdefault(tensor, {})
         if key not in found:
             found[key] = measure()
+            if tensor == WHOLE_MODEL:
+                for info in next(iter(self.checkpoints.values())).layout.tensors:
+                    self.release(info.name)
         result: _T = found[key]
         return result
 
@@ -112,6 +195,13 @@ class ParentPool:
         self._measured.pop(tensor, None)
         for parent in self.checkpoints:
             self._flat.pop((parent, tensor), None)
+            self._packed.pop((parent, tensor), None)
+        self.release(tensor)
+
+    def release(self, tensor: str) -> None:
+        """Give mapped pages of a tensor back to the system; it can be read as before."""
+        for checkpoint in self.checkpoints.values():
+            checkpoint.release(tensor)
 
     def measured_bytes(self) -> int:
         """Bytes of all that was measured: what has an attribute `nbytes` counts."""
@@ -143,6 +233,11 @@ class PoolFacts(Facts):
     def shape(self) -> tuple[int, ...]:
         """See `Facts.shape`."""
         return self._shape
+
+    @property
+    def has_base(self) -> bool:
+        """See `Facts.has_base`."""
+        return self._base is not None
 
     def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
         """See `Facts.gram`."""
@@ -177,7 +272,7 @@ class PoolFacts(Facts):
             ]
             return np.asarray(np.sum(grams, axis=0), np.float64)
 
-        return self._pool.measured("", ("model gram", self._parents, self._origin), measure)
+        return self._pool.measured(WHOLE_MODEL, ("model gram", self._parents, self._origin), measure)
 
     def cut(self, index: int, count: int) -> Cut:
         """See `Facts.cut`."""
@@ -196,7 +291,7 @@ class PoolFacts(Facts):
             count = density_count(density, sum(p.magnitudes.numel for p in parts))
             return joint_cut(count, parts, self._kernels)
 
-        return self._pool.measured("", ("model cut", parent, self._origin, density), measure)
+        return self._pool.measured(WHOLE_MODEL, ("model cut", parent, self._origin, density), measure)
 
     def norm(self, index: int, count: int) -> float:
         """See `Facts.norm`."""
@@ -255,7 +350,7 @@ class PoolFacts(Facts):
         def take() -> _T:
             return measurement.take([self._deltas(name, shape, base) for name, shape in wanted.items()])
 
-        tensor = "" if measurement.whole_model else self._tensor
+        tensor = WHOLE_MODEL if measurement.whole_model else self._tensor
         return self._pool.measured(tensor, (measurement, base, self._parents), take)
 
     def _deltas(self, tensor: str, shape: tuple[int, ...], base: str) -> Deltas:

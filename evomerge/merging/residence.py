@@ -43,6 +43,25 @@ class Holding:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """What a job says about where parents live, and who shares the memory.
+
+    Attributes:
+        place: None leaves the choice to `choose_residence`.
+        packed_from: the base whose differences are packed in eight bits; None for exact parents.
+        n_models: models that a worker keeps.
+        workers: on one host.
+        per_device: workers that share one GPU.
+    """
+
+    place: Place | None = None
+    packed_from: str | None = None
+    n_models: int = 1
+    workers: int = 1
+    per_device: int = 1
+
+
+@dataclass(frozen=True)
 class Sizes:
     """What a worker has to hold, in bytes, and what there is.
 

@@ -124,6 +124,11 @@ class ResidentModel:
         self._applied: dict[str, Hashable] = {}
         self.n_merged = 0
 
+    @property
+    def packs(self) -> bool:
+        """Whether candidates are merged from packed task vectors now."""
+        return self._pool.packs
+
     def apply(self, recipe: Recipe, layers: Collection[int] | None = None) -> None:
         """Merge a recipe into the model, in place; its path is not looked at.
 

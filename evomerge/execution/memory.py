@@ -1,0 +1,108 @@
+"""What a worker has to hold, what memory there is, and how fast it is: measured where the worker runs, or will run."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from evomerge.checkpoints.dtypes import FLOATING, ITEMSIZE
+from evomerge.checkpoints.opened import OpenParent
+from evomerge.merging.packed8 import packed_bytes
+from evomerge.merging.residence import Rates, Sizes, Storage
+
+_MEMINFO: Final = Path("/proc/meminfo")
+_GROUP: Final = Path("/sys/fs/cgroup")
+_PROBE_S: Final = 0.05
+_PROBE_ELEMENTS: Final = 1 << 23
+
+
+def model_bytes(template: OpenParent, dtype: str) -> int:
+    """Bytes of one model in memory.
+
+    Args:
+        template: the parent that gives architecture and dtypes.
+        dtype: of the model, `auto` for the template's.
+    """
+    width = None if dtype == "auto" else getattr(torch, dtype).itemsize
+    return sum(
+        math.prod(t.shape) * (ITEMSIZE[t.dtype] if width is None or t.dtype not in FLOATING else width)
+        for t in template.layout.tensors
+    )
+
+
+def parents_bytes(checkpoints: Mapping[str, OpenParent], packed_from: str | None = None) -> int:
+    """Bytes of all parents as merges read them.
+
+    Args:
+        checkpoints: name -> parent.
+        packed_from: the base from which the others are packed in eight bits; None for exact parents.
+    """
+    total = 0
+    for name, checkpoint in checkpoints.items():
+        for tensor in checkpoint.layout.tensors:
+            numel = math.prod(tensor.shape)
+            packed = packed_from not in (None, name) and tensor.dtype in FLOATING
+            total += packed_bytes(numel) if packed else numel * ITEMSIZE[tensor.dtype]
+    return total
+
+
+def host_free() -> int:
+    """Bytes of memory that this process may still take: what the system has available, or its control group allows."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, StopIteration):
+        line = next(entry for entry in _MEMINFO.read_text().splitlines() if entry.startswith("MemAvailable:"))
+        free = int(line.split()[1]) * 1024
+    with suppress(OSError, ValueError, StopIteration):
+        limit, used = (int((_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = (_GROUP / "memory.stat").read_text().splitlines()
+        cached = next(int(entry.split()[1]) for entry in stat if entry.startswith("file "))
+        free = min(free, max(0, limit - used + cached))
+    return free
+
+
+def device_free(device: str) -> int | None:
+    """Free bytes of a GPU's memory; None for the CPU."""
+    return int(torch.cuda.mem_get_info(torch.device(device))[0]) if device.startswith("cuda") else None
+
+
+def measure_sizes(
+    checkpoints: Mapping[str, OpenParent], template: str, dtype: str, device: str, storage: Storage
+) -> Sizes:
+    """What a worker has to hold, and what there is on this machine now.
+
+    Args:
+        checkpoints: name -> parent.
+        template: the parent that gives architecture and dtypes.
+        dtype: of the model in memory, `auto` for the template's.
+        device: where merges run, torch's spelling.
+        storage: what the job says.
+    """
+    return Sizes(
+        parents=parents_bytes(checkpoints, storage.packed_from),
+        model=model_bytes(checkpoints[template], dtype),
+        device_free=device_free(device),
+        host_free=host_free(),
+        n_models=storage.n_models,
+        workers=storage.workers,
+        per_device=storage.per_device,
+    )
+
+
+def measure_rates() -> Rates:
+    """The host's copy bandwidth, from 50 ms of copying 32 MiB on one thread; the other rates are assumed."""
+    source = torch.ones(_PROBE_ELEMENTS, dtype=torch.float32)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    best, until = math.inf, time.perf_counter() + _PROBE_S
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - started)
+    return Rates(memory=2 * source.nbytes / best, measured=("memory",))
