@@ -123,7 +123,7 @@ def run_search(
     store = _open_store(folder, resume)
     try:
         begun_with = None if store is None else load_run_job(folder).job.budget.evaluations
-        assembled = assemble(resolved, functions, sized_for=begun_with)
+        assembled = assemble(resolved, functions, sized_for=begun_with, run=None if store is None else folder)
         if store is None:
             store = RunStore.create(folder, run_files(assembled))
         else:

@@ -32,7 +32,7 @@ LAYERS = (
     ("evaluation", "merging"),
     ("checkpoints", "zoo"),
     ("space",),
-    ("recipe", "archive", "irt"),
+    ("recipe", "archive", "irt", "survey"),
     ("registry",),
     ("digest", "seeds", "files", "resources"),
     ("errors", "types", "layout"),

@@ -27,7 +27,7 @@ def export(
     from evomerge.cli.working import working
     from evomerge.config.export import export_merge
 
-    with working(f"Writing {to}"):
-        lines = export_merge(run, to, pick=pick, form=As(as_).value)
+    with working(f"Writing {to}") as making:
+        lines = export_merge(run, to, pick=pick, form=As(as_).value, making=making)
     for line in lines:
         typer.echo(line)

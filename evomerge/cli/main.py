@@ -15,6 +15,7 @@ from evomerge.cli.calibrate import calibrate
 from evomerge.cli.demo import demo
 from evomerge.cli.evaluate import evaluate
 from evomerge.cli.export import export
+from evomerge.cli.inspect import inspect
 from evomerge.cli.job import init, schema, validate
 from evomerge.cli.ls import ls
 from evomerge.cli.merge import merge
@@ -36,6 +37,7 @@ COMMANDS: Final = (
     demo,
     init,
     validate,
+    inspect,
     search,
     resume,
     status,

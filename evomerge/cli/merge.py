@@ -28,6 +28,6 @@ def merge(
     from evomerge.api import merge as merge_file
     from evomerge.cli.working import working
 
-    with working(f"Merging into {to}"):
-        merge_file(file, to, compat=None if compat is None else compat.value)
+    with working(f"Merging into {to}") as making:
+        merge_file(file, to, compat=None if compat is None else compat.value, making=making)
     typer.echo(f"Wrote {to}. Load it with AutoModelForCausalLM.from_pretrained({str(to)!r}).")

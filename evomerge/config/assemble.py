@@ -15,6 +15,7 @@ from evomerge.config.parent_refs import BASE
 from evomerge.config.parents import Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
+from evomerge.config.surveys import survey_of
 from evomerge.config.texts import read_text
 from evomerge.dataflow.families import family_of
 from evomerge.errors import ConfigError, suggest
@@ -32,6 +33,8 @@ from evomerge.recipe.path import check_layers
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
 from evomerge.space.base import CandidateSpace
+from evomerge.survey.files import SURVEY_FILE, read_survey
+from evomerge.survey.values import Survey
 from evomerge.types import CandidateId
 
 
@@ -51,6 +54,7 @@ class Assembled:
         known: baselines and injected recipes.
         questions: how many questions candidates are asked, and which.
         makers: all stages, one for a job without stages.
+        survey: of the parents; None for a run that was begun without one.
     """
 
     resolved: ResolvedJob
@@ -64,6 +68,7 @@ class Assembled:
     known: tuple[Known, ...]
     questions: Questions
     makers: tuple[StageMaker, ...]
+    survey: Survey | None
 
     def setup(self, *, accept_history: bool) -> SearchSetup:
         """What the search loop is given."""
@@ -101,7 +106,10 @@ class Assembled:
 
 
 def assemble(
-    resolved: ResolvedJob, functions: Mapping[str, ObjectiveFunction] | None = None, sized_for: int | None = None
+    resolved: ResolvedJob,
+    functions: Mapping[str, ObjectiveFunction] | None = None,
+    sized_for: int | None = None,
+    run: Path | None = None,
 ) -> Assembled:
     """Check everything that can be checked without a worker.
 
@@ -110,6 +118,7 @@ def assemble(
         functions: objective name -> Python function.
         sized_for: the budget that the optimizer is chosen and sized for; the job's if None. A resumed run keeps the
             one that it began with, or it would ask for other candidates than the recorded ones.
+        run: the directory of a run that is resumed; its survey of the parents is used, if it has one.
 
     Raises:
         ConfigError: for unknown names in optimizer, suite, objectives and constraints.
@@ -136,8 +145,9 @@ def assemble(
     check_goals_measurable(goals, plan, resolved.document)
     counts = (len(goals.objectives), len(goals.constraints), questions.per_candidate(_judged_tasks(goals, plan)))
     sizes = [s.evaluations if resolved.in_stages or sized_for is None else sized_for for s in resolved.stages]
+    survey = survey_of(parents.checkpoints, parents.base) if run is None else read_survey(run / SURVEY_FILE)
     makers = tuple(
-        StageMaker(stage, space, parents, counts, resolved.job.seed, size)
+        StageMaker(stage, space, parents, counts, resolved.job.seed, size, survey)
         for stage, space, size in zip(resolved.stages, spaces, sizes, strict=True)
     )
     check_opens(makers, _stand_ins(known), resolved)
@@ -145,7 +155,9 @@ def assemble(
     choice = makers[0].choice(problem, spaces[0])
     with resolved.document.placing(*resolved.stages[0].optimizer_place):  # refused before anything runs
         make_optimizer(choice.name, problem, choice.options)
-    return Assembled(resolved, parents, spaces[0], suite, plan, goals, choice, problem, known, questions, makers)
+    return Assembled(
+        resolved, parents, spaces[0], suite, plan, goals, choice, problem, known, questions, makers, survey
+    )
 
 
 def build_suite(resolved: ResolvedJob) -> SuiteSpec:

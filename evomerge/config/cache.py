@@ -1,4 +1,4 @@
-"""The one folder outside runs and exports that evomerge writes to: compiled kernels and made parents."""
+"""The one folder outside runs and exports that evomerge writes to: compiled kernels, made parents, surveys."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def kernel_folder() -> Path:
 def parents_folder() -> Path:
     """Where parents that are made from others are kept, each under its content; shared by runs, and by workers."""
     return _cache() / "parents"
+
+
+def surveys_folder() -> Path:
+    """Where surveys of parents are kept, each under a digest of what it was measured on."""
+    return _cache() / "surveys"
 
 
 def _cache() -> Path:

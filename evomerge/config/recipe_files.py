@@ -9,13 +9,11 @@ from typing import NamedTuple
 from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.finite import check_finite
 from evomerge.checkpoints.opened import OpenParent
-from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.config.cache import parents_folder
 from evomerge.config.parents import Making, quiet
 from evomerge.config.texts import read_text
-from evomerge.dataflow.mergekit import ends_of
+from evomerge.dataflow.mergekit import recipe_of_mergekit
 from evomerge.errors import ModelError
-from evomerge.recipe.mergekit import from_mergekit, mergekit_models
 from evomerge.recipe.recipe import Compat, ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
 from evomerge.virtual.makers import load_maker
@@ -45,11 +43,9 @@ def read_recipe_file(path: Path, compat: Compat | None = None) -> Recipe:
 
 
 def _from_mergekit(text: str, folder: Path, compat: Compat | None) -> Recipe:
-    """The recipe of a mergekit file; its first model says where gains go and what the tensors are."""
-    first = next(iter(mergekit_models(text)), None)
-    template = None if first is None else _open(_located(first, folder))
-    is_end = None if template is None else ends_of(template.config)
-    return from_mergekit(text, lambda ref: _open(_located(ref, folder)).layout, compat=compat, is_end=is_end)
+    """The recipe of a mergekit file."""
+    opener = ParentOpener(parents_folder())
+    return recipe_of_mergekit(text, lambda ref: opener.open(_located(ref, folder)), compat)
 
 
 def _located(ref: ParentRef, folder: Path) -> ParentRef:
@@ -65,10 +61,6 @@ def _located(ref: ParentRef, folder: Path) -> ParentRef:
         return replace(ref, source=str(beside)) if beside.is_dir() else ref
     except (OSError, RuntimeError, ValueError):  # not a path at all: whoever opens it says so
         return ref
-
-
-def _open(ref: ParentRef) -> OpenParent:
-    return open_checkpoint(ref.source, ref.revision)
 
 
 class RecipeParents(NamedTuple):

@@ -14,6 +14,7 @@ from evomerge.config.load import ResolvedJob
 from evomerge.config.parents import Parents
 from evomerge.config.stages import ResolvedStage
 from evomerge.config.strict_yaml import Path as YamlPath
+from evomerge.config.surveys import norms_of
 from evomerge.dataflow.families import family_of
 from evomerge.loop import Stage, StagePlan
 from evomerge.optimizers.auto import Choice, choose
@@ -26,7 +27,9 @@ from evomerge.runs.stage_records import StageBegun
 from evomerge.space.base import CandidateSpace
 from evomerge.space.dimensions import Real
 from evomerge.space.language import parse_space
+from evomerge.space.priors import step_factors
 from evomerge.space.space import SearchSpace
+from evomerge.survey.values import Survey
 from evomerge.types import Vector
 
 LATER_SPREAD: Final = 0.5
@@ -87,6 +90,7 @@ class StageMaker:
         counts: number of objectives, of constraints, and of the questions that an evaluation asks.
         seed: of the run.
         budget: evaluations that the optimizer is sized for.
+        survey: of the parents; gives weights their first step sizes; None leaves them as the space has them.
     """
 
     resolved: ResolvedStage
@@ -95,6 +99,7 @@ class StageMaker:
     counts: tuple[int, int, int]
     seed: int
     budget: int
+    survey: Survey | None = None
 
     def around(self, elites: Sequence[Recipe]) -> CandidateSpace:
         """The space around the best merges so far; the space itself for the first stage."""
@@ -118,18 +123,27 @@ class StageMaker:
         """
         n_objectives, n_constraints, _ = self.counts
         genes = space.space
+        spread = genes.spread if start is None else _closer(genes)
         return Problem(
             dim=genes.dim,
             n_objectives=n_objectives,
             n_constraints=n_constraints,
             start=genes.start if start is None else start,
-            spread=genes.spread if start is None else _closer(genes),
+            spread=self._sized(space, spread),
             step=genes.step,
             budget=self.budget,
             seed=self.seed,
             injected=tuple({v.tobytes(): v for v in injected}.values()),
             kinds=genes.kinds,
         )
+
+    def _sized(self, space: CandidateSpace, spread: Vector) -> Vector:
+        """First standard deviations, smaller where a weight moves much of the model; see `space.priors`."""
+        if self.survey is None or self.resolved.optimizer.steps == "space":
+            return spread
+        factors = step_factors(space, norms_of(self.survey))
+        sized: Vector = np.array(spread) * np.array([factors.get(name, 1.0) for name in space.space.names])
+        return sized
 
     def choice(self, problem: Problem, space: CandidateSpace) -> Choice:
         """The optimizer: named in the job, or chosen for the problem."""

@@ -16,6 +16,7 @@ from evomerge.report.questions import bank_section, questions_section
 from evomerge.report.stages import stages_section
 from evomerge.report.style import CSS
 from evomerge.report.summary import Difference, Entry, RunDetails, RunSummary
+from evomerge.report.survey_plots import survey_section
 from evomerge.report.svg import cross, escape, line, marker, number
 from evomerge.report.tables import failure_table, front_table, split_table, task_table, timing_table, versions_table
 from evomerge.report.window_plots import windows_section
@@ -47,6 +48,7 @@ def render_report(summary: RunSummary, details: RunDetails) -> str:
         overfit_section(summary, details.selected, details.costs),
         "" if details.asked is None else questions_section(summary, details.asked) + bank_section(details.asked),
         _genes(details),
+        survey_section(details.survey),
         _failures(details),
         _cost(summary, details),
         _reproduce(summary, details),

@@ -16,6 +16,7 @@ from evomerge.report.asked import AskedQuestions
 from evomerge.report.gene_values import MergeGenes
 from evomerge.report.path_values import DrawnPath
 from evomerge.report.window_values import WindowMap
+from evomerge.survey.values import Survey
 from evomerge.types import Digest, SetName
 
 if TYPE_CHECKING:
@@ -348,6 +349,7 @@ class RunDetails:
         hops: entry id -> number of layers that run; empty where no paths were searched.
         windows: what windows of layers scored, per objective; empty where no windows were searched.
         stages: of a search in stages.
+        survey: of the parents; None for runs without one.
     """
 
     evaluations: tuple[EvaluationRow, ...] = ()
@@ -372,3 +374,4 @@ class RunDetails:
     hops: Mapping[str, int] = field(default_factory=dict)
     windows: tuple[WindowMap, ...] = ()
     stages: StageReport | None = None
+    survey: Survey | None = None
