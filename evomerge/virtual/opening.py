@@ -15,7 +15,7 @@ from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.checkpoints.shards import SINGLE
 from evomerge.checkpoints.writer import write_files, write_tensors
 from evomerge.digest import digest_json
-from evomerge.errors import NonFinite, RecipeError, suggest
+from evomerge.errors import ConfigError, NonFinite, RecipeError, suggest
 from evomerge.layout import Layout
 from evomerge.recipe.recipe import Making, Number, ParentRef
 from evomerge.types import Digest
@@ -151,7 +151,11 @@ class ParentOpener:
                 layout = Layout(
                     pending.plan.under.layout.n_layers, tuple(sorted(pending.plan.changed, key=lambda t: t.name))
                 )
-                write_tensors(file.parent, layout, _checked(pending, partial(report, pending.parent.source)))
+                try:
+                    write_tensors(file.parent, layout, _checked(pending, partial(report, pending.parent.source)))
+                except ConfigError:
+                    if not file.is_file():  # else another process that shares the folder was faster
+                        raise
 
 
 def _checked(pending: Pending, report: Report) -> Iterator[tuple[str, torch.Tensor]]:

@@ -62,7 +62,8 @@ def left_basis(gram: torch.Tensor) -> torch.Tensor:
 
     values, vectors = torch.linalg.eigh(gram)
     kept = values > max(float(values[-1]), 0.0) * RANK_TOLERANCE**2
-    return vectors[:, kept].flip(1)
+    present: torch.Tensor = vectors[:, kept]
+    return present.flip(1)
 
 
 def triplets(matrix: torch.Tensor) -> Triplets:
@@ -99,8 +100,8 @@ def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return newton_schulz(matrix.T).T
-    x = matrix.float()
-    norm = x.norm()
+    x: torch.Tensor = matrix.float()
+    norm = float(x.norm())
     if not norm > 0:
         return x
     x = x / norm
