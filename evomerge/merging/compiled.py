@@ -17,13 +17,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from evomerge.errors import EvomergeError
+from evomerge.merging.fused_compiled import FusedVariant, bind, call_fused, fused_variant
+from evomerge.merging.fused_settings import FusedSetting
 from evomerge.merging.settings import (
     DENSE_RAMP,
     DROP_NONE,
@@ -82,6 +84,9 @@ class Variant:
     norm: bool = False
     mixed: tuple[int, ...] = ()
 
+    sources: ClassVar[tuple[str, ...]] = ("kernels.c",)
+    """Files of which the translation unit is made."""
+
     def macros(self) -> list[str]:
         """The `-D` flags."""
         kind, *rest, mixed = astuple(self)
@@ -90,19 +95,24 @@ class Variant:
         return [*flags, f"-DMIXED={','.join(str(t) for t in (self.dtype, *mixed))}"] if mixed else flags
 
 
+AnyVariant = Variant | FusedVariant
+
+
 def mixed_types(out: int, base: int | None, inputs: Sequence[int]) -> tuple[int, ...]:
     """`Variant.mixed` for these element types."""
     types = (out if base is None else base, *inputs)
     return () if all(t == out for t in types) else types
 
 
-def variant_of(setting: Setting, dtype: int, mixed: tuple[int, ...] = ()) -> Variant:
+def variant_of(setting: Setting, dtype: int, mixed: tuple[int, ...] = ()) -> AnyVariant:
     """The variant that runs a setting and writes elements of `dtype`; `mixed` is that of the inputs that take part."""
     n = len(setting.inputs)
     if isinstance(setting, LinearSetting):
         return Variant("delta" if setting.deltas else "linear", dtype, n, mixed=mixed)
     if isinstance(setting, VectorSetting):
         return Variant("delta_vectors" if setting.deltas else "vectors", dtype, n, mixed=mixed)
+    if isinstance(setting, FusedSetting):
+        return fused_variant(setting, dtype, mixed)
     mask = 2 if setting.ranked else int(setting.masked)
     return Variant("gta", dtype, n, setting.trimmed, setting.capped, mask, setting.elect, setting.normalize, mixed)
 
@@ -126,12 +136,12 @@ def _processor() -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
 
 
-def _library_path(folder: Path, variant: Variant, source: str) -> Path:
+def _library_path(folder: Path, variant: AnyVariant, source: str) -> Path:
     parts = (source, *_FLAGS, *variant.macros(), platform.machine(), platform.system(), _processor())
     return folder / f"kernel-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.so"
 
 
-def build(variant: Variant, folder: Path) -> Path:
+def build(variant: AnyVariant, folder: Path) -> Path:
     """The shared object of a variant, compiled when the folder has none yet (0.2 s).
 
     Several processes may do so at once: each writes a file of its own and renames it.
@@ -139,7 +149,7 @@ def build(variant: Variant, folder: Path) -> Path:
     Raises:
         CompilerError: without a compiler, or when it fails.
     """
-    source = files("evomerge.merging").joinpath("kernels.c").read_text()
+    source = "".join(files("evomerge.merging").joinpath(name).read_text() for name in variant.sources)
     library = _library_path(folder, variant, source)
     if library.exists():
         return library
@@ -202,7 +212,7 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
 _NAMES: Final = {"histogram": "histogram", "collect": "collect", "ranks": "row_ranks", "lower_sums": "lower_sums"}
 
 
-def load(variant: Variant, folder: Path) -> Any:
+def load(variant: AnyVariant, folder: Path) -> Any:
     """The compiled function of a variant, ready to be called with pointers.
 
     Raises:
@@ -213,6 +223,8 @@ def load(variant: Variant, folder: Path) -> Any:
         opened = ctypes.CDLL(str(library))
     except OSError as error:
         raise _failed(f"{library}: {error}") from error
+    if isinstance(variant, FusedVariant):
+        return bind(opened)
     function = getattr(opened, _NAMES.get(variant.kind, "merge"))
     function.argtypes, function.restype = _SIGNATURES[variant.kind]
     return function
@@ -229,6 +241,10 @@ def call_merge(
     first: int,
 ) -> bool:
     """Run a compiled merge on flat contiguous tensors; whether every entry of `out` is finite."""
+    if isinstance(setting, FusedSetting):
+        if base is None:
+            raise ValueError("a fused kernel needs a base")
+        return call_fused(function, setting, base, inputs, out, first=first)
     pointers = _pointers(inputs)
     origin = base.data_ptr() if base is not None else None
     target, n = out.data_ptr(), out.numel()

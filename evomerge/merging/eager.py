@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from evomerge.merging.elements import at_most, hash_range, signed
+from evomerge.merging.fused_eager import fused_chunk
+from evomerge.merging.fused_settings import FusedSetting
 from evomerge.merging.settings import Cut, GtaParent, GtaSetting, LinearSetting, Ramp, Setting, VectorSetting
 
 CHUNK = 1 << 17
@@ -173,7 +175,7 @@ def merge_eager(
     Returns:
         Whether every entry of `out` is finite; where it is not, its contents mean nothing.
     """
-    if not inputs and not isinstance(setting, GtaSetting) and not setting.deltas:
+    if not inputs and isinstance(setting, LinearSetting | VectorSetting) and not setting.deltas:
         out.zero_()
         return True
     finite = True
@@ -200,6 +202,10 @@ def _chunk(
         if base is None:
             raise ValueError("generalised task arithmetic needs a base")
         return _gta(setting, base, inputs, ranks, first)
+    if isinstance(setting, FusedSetting):
+        if base is None:
+            raise ValueError("a fused kernel needs a base")
+        return fused_chunk(setting, base, inputs, first)
     if isinstance(setting, LinearSetting):
         return _linear(setting.deltas, setting.coefficients, base, inputs)
     return _linear(setting.deltas, _vector_coefficients(setting, inputs[0], first), base, inputs)

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 
 from evomerge.checkpoints.dtypes import torch_dtype
-from evomerge.merging.compiled import TYPES, Variant, mixed_types, variant_of
+from evomerge.merging.compiled import TYPES, AnyVariant, Variant, mixed_types, variant_of
+from evomerge.merging.fused_compiled import fused_variant
+from evomerge.merging.fused_settings import FusedSetting
 from evomerge.merging.gram import vector_length
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
 from evomerge.merging.measures import Measurement
@@ -74,7 +76,7 @@ class _Guess(Facts):
         return measurement.guess(self._shape, self._n)
 
 
-def _variants(tensor: TensorPlan, pool: ParentPool) -> set[Variant]:
+def _variants(tensor: TensorPlan, pool: ParentPool) -> set[AnyVariant]:
     dtypes = [torch_dtype(tensor.dtype), *(pool.flat(p, tensor.info.name).dtype for p in tensor.sources)]
     if not isinstance(tensor.rule.method, KernelMethod) or not TYPES.keys() >= set(dtypes):
         return set()
@@ -84,7 +86,14 @@ def _variants(tensor: TensorPlan, pool: ParentPool) -> set[Variant]:
     if not setting.inputs:
         return set()
     mixed = mixed_types(out, base, [sources[i] for i in setting.inputs])
-    variants = {variant_of(setting, out, mixed)}
+    variants: set[AnyVariant] = {variant_of(setting, out, mixed)}
+    pairs = {sources[i]: mixed_types(sources[i], base, [sources[i]]) for i in setting.inputs}
+    if isinstance(setting, FusedSetting) and base is not None:
+        if setting.parent_words and "trim" in setting.switches:
+            variants |= {Variant(kind, x, mixed=t) for kind in ("histogram", "collect") for x, t in pairs.items()}
+        if tensor.rule.shared.get("norm"):
+            types = mixed_types(base, base, [sources[i] for i in setting.inputs])
+            variants.add(fused_variant(setting, base, types, energy=True))
     if isinstance(setting, GtaSetting) and base is not None:
         kinds = ["histogram", "collect"] if setting.trimmed or setting.capped else []
         kinds += ["lower_sums"] if kinds and tensor.rule.shared.get("rescale") else []
@@ -94,7 +103,7 @@ def _variants(tensor: TensorPlan, pool: ParentPool) -> set[Variant]:
     return variants
 
 
-def variants_of(recipe: Recipe, pool: ParentPool) -> frozenset[Variant]:
+def variants_of(recipe: Recipe, pool: ParentPool) -> frozenset[AnyVariant]:
     """The compiled functions that applying a recipe calls; other recipes of the same space mostly call the same.
 
     Args:
@@ -106,7 +115,7 @@ def variants_of(recipe: Recipe, pool: ParentPool) -> frozenset[Variant]:
     """
     if recipe.compat == "mergekit":
         return frozenset()
-    found: set[Variant] = set()
+    found: set[AnyVariant] = set()
     for tensor in plan_merge(recipe, pool).tensors:
         if not tensor.copied:
             found |= _variants(tensor, pool)

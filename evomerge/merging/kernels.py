@@ -12,15 +12,27 @@ import numpy.typing as npt
 import torch
 
 from evomerge.merging import compiled
-from evomerge.merging.compiled import BINS, TYPES, CompilerError, Variant, mixed_types
-from evomerge.merging.eager import merge_eager
+from evomerge.merging.compiled import BINS, TYPES, AnyVariant, CompilerError, Variant, mixed_types
+from evomerge.merging.eager import CHUNK, merge_eager
+from evomerge.merging.fused_compiled import call_energy, fused_variant, has_compiled
+from evomerge.merging.fused_eager import merged_delta
+from evomerge.merging.fused_settings import FUSED_KINDS, FusedSetting
+from evomerge.merging.lanes import LaneSum
 from evomerge.merging.settings import Setting
 
 _HISTOGRAM_CHUNK: Final = 1 << 22
 _COMPILE_S: Final = 0.3
 """Seconds per variant, measured with gcc 12."""
 
-_EAGER_NS: Final = {"linear": 1.0, "delta": 1.3, "vectors": 3.0, "delta_vectors": 3.0, "gta": 15.0}
+_EAGER_NS: Final = {
+    "linear": 1.0,
+    "delta": 1.3,
+    "vectors": 3.0,
+    "delta_vectors": 3.0,
+    "gta": 15.0,
+    **dict.fromkeys(FUSED_KINDS, 20.0),
+    "pcb": 200.0,
+}
 """Nanoseconds per parameter that compiling saves, measured on one thread with three bf16 parents."""
 
 
@@ -46,7 +58,7 @@ class Kernels:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self._functions: dict[Variant, Any] = {}
+        self._functions: dict[AnyVariant, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Kernels, (self.folder,))
@@ -56,7 +68,7 @@ class Kernels:
         """Whether compiled variants are used at all."""
         return self.folder is not None
 
-    def prepare(self, variants: Iterable[Variant]) -> None:
+    def prepare(self, variants: Iterable[AnyVariant]) -> None:
         """Compile and load variants now.
 
         Raises:
@@ -66,7 +78,7 @@ class Kernels:
             for variant in variants:
                 self._functions[variant] = compiled.load(variant, self.folder)
 
-    def _function(self, variant: Variant) -> Any | None:
+    def _function(self, variant: AnyVariant) -> Any | None:
         """The compiled function, compiled on first use; None where there is none, which is remembered."""
         if variant not in self._functions:
             try:
@@ -104,13 +116,37 @@ class Kernels:
             Whether every entry of `out` is finite.
         """
         chosen = [inputs[i] for i in setting.inputs]
-        types = self._types([out, *([] if base is None else [base]), *chosen]) if chosen else None
+        runs = bool(chosen) and (not isinstance(setting, FusedSetting) or has_compiled(setting))
+        types = self._types([out, *([] if base is None else [base]), *chosen]) if runs else None
         if types is not None:
             mixed = mixed_types(types[0], None if base is None else types[1], types[len(types) - len(chosen) :])
             function = self._function(compiled.variant_of(setting, types[0], mixed))
             if function is not None:
                 return compiled.call_merge(function, setting, base, chosen, out, ranks=ranks, first=first)
         return merge_eager(setting, base, chosen, out, ranks=ranks, first=first)
+
+    def energy(self, setting: FusedSetting, base: torch.Tensor, inputs: Sequence[torch.Tensor]) -> float:
+        """The sum of the squares of the merged delta, before it is scaled, in a fixed order.
+
+        Args:
+            setting: of a kind that merges deltas.
+            base: flat `(n,)`.
+            inputs: all inputs of the plan, flat `(n,)`.
+        """
+        chosen = [inputs[i] for i in setting.inputs]
+        types = self._types([base, *chosen]) if has_compiled(setting) else None
+        if types is not None:
+            mixed = mixed_types(types[0], types[0], types[1:])
+            function = self._function(fused_variant(setting, types[0], mixed, energy=True))
+            if function is not None:
+                return call_energy(function, setting, base, chosen)
+        total = LaneSum()
+        for start in range(0, base.numel(), CHUNK):
+            part = slice(start, start + CHUNK)
+            wide = [x[part].cpu().to(torch.float32) for x in (base, *chosen)]
+            merged = merged_delta(setting, wide[0], wide[1:], start).double()
+            total.add(merged * merged)
+        return total.total()
 
     def _measuring(self, kind: str, base: torch.Tensor, x: torch.Tensor) -> Any | None:
         """The compiled function that measures one delta; None where there is none."""
@@ -207,7 +243,7 @@ def _patterns(base: torch.Tensor, x: torch.Tensor, start: int, size: int = 0) ->
     return delta.view(torch.int32) & 0x7FFFFFFF
 
 
-def worth_compiling(n_parameters: int, n_evaluations: int, variants: Iterable[Variant]) -> bool:
+def worth_compiling(n_parameters: int, n_evaluations: int, variants: Iterable[AnyVariant]) -> bool:
     """Whether compiling saves more time than it takes, when every evaluation merges the whole model once.
 
     Args:
@@ -222,7 +258,7 @@ def worth_compiling(n_parameters: int, n_evaluations: int, variants: Iterable[Va
     return saved_ns * 1e-9 > _COMPILE_S * len(merging)
 
 
-def compile_kernels(variants: Iterable[Variant], cache_folder: Path) -> Kernels:
+def compile_kernels(variants: Iterable[AnyVariant], cache_folder: Path) -> Kernels:
     """Compiled kernels, ready before workers start; variants that turn up later are compiled on first use.
 
     Args:

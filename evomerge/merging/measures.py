@@ -17,14 +17,14 @@ import numpy.typing as npt
 import torch
 
 from evomerge.merging.elements import tie_hash
+from evomerge.merging.kernels import Kernels
 from evomerge.merging.settings import Cut
 
 T = TypeVar("T")
 
 PART: Final = 1 << 17
-"""Elements that are read at a time; a multiple of the lanes of `LaneSum`."""
+"""Elements that are read at a time; a multiple of the lanes of a sum."""
 
-_LANES: Final = 1 << 10
 _HALF: Final = 1 << 15
 
 
@@ -37,12 +37,14 @@ class Deltas:
         shape: of the tensor.
         base: flat `(n,)`, as stored.
         inputs: flat `(n,)`, as stored, in the order of the merged models.
+        kernels: for measurements that a kernel can take.
     """
 
     tensor: str
     shape: tuple[int, ...]
     base: torch.Tensor
     inputs: tuple[torch.Tensor, ...]
+    kernels: Kernels
 
     @property
     def numel(self) -> int:
@@ -69,6 +71,9 @@ class Measurement(ABC, Generic[T]):
     whole_model: bool = False
     """Whether all floating tensors of the models are measured together, and not only the one that is merged."""
 
+    passing: bool = False
+    """Whether it says something about one candidate, so that only the latest answer is worth keeping."""
+
     @abstractmethod
     def guess(self, shape: tuple[int, ...], n: int) -> T:
         """A value of the right form for `n` models, without looking at them: for foreseeing which kernels run."""
@@ -82,38 +87,10 @@ class Measurement(ABC, Generic[T]):
         """
 
 
-@final
-class LaneSum:
-    """An fp64 sum whose order is fixed: element j goes to lane j mod 1024, the lanes are added by halves."""
-
-    def __init__(self) -> None:
-        self._lanes = torch.zeros(_LANES, dtype=torch.float64)
-
-    def add(self, values: torch.Tensor) -> None:
-        """Add the next values, flat; all but the last call bring a multiple of 1024 of them."""
-        wide = values.to(torch.float64)
-        whole = wide.numel() // _LANES * _LANES
-        for row in wide[:whole].view(-1, _LANES):
-            self._lanes.add_(row)
-        self._lanes[: wide.numel() - whole].add_(wide[whole:])
-
-    def total(self) -> float:
-        """The sum so far."""
-        return halved(self._lanes)
-
-
-def halved(lanes: torch.Tensor) -> float:
-    """The sum of fp64 lanes, their number a power of two: the upper half is added to the lower until one is left."""
-    left = lanes.clone()
-    while left.numel() > 1:
-        left = left[: left.numel() // 2] + left[left.numel() // 2 :]
-    return float(left[0])
-
-
 def _keys(values: torch.Tensor) -> npt.NDArray[np.int32]:
     """Integers in the order of fp32 values; -0 counts as +0."""
-    patterns = (values + 0.0).view(torch.int32).numpy()
-    return np.where(patterns >= 0, patterns, patterns ^ np.int32(0x7FFFFFFF)).astype(np.int32)
+    patterns = (values + 0.0).view(torch.int32)
+    return (patterns ^ ((patterns >> 31) & 0x7FFFFFFF)).numpy()
 
 
 def _value(key: int) -> float:
@@ -121,69 +98,71 @@ def _value(key: int) -> float:
     return float(np.array([pattern], np.int64).astype(np.int32).view(np.float32)[0])
 
 
+def _bins(keys: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    return (keys >> 16) + np.int32(_HALF)
+
+
 @final
 class Ranking:
-    """Exact order statistics of scores that are computed part by part.
+    """Exact order statistics of several lists of scores that are computed together, part by part.
 
     Args:
-        parts: gives all scores, in order, as often as it is called: fp32, flat, finite.
+        parts: gives the scores in order, as often as it is called: one tensor per list, fp32, flat, finite.
     """
 
-    def __init__(self, parts: Callable[[], Iterator[torch.Tensor]]) -> None:
+    def __init__(self, parts: Callable[[], Iterator[Sequence[torch.Tensor]]]) -> None:
         self._parts = parts
-        counts = np.zeros(2 * _HALF, np.int64)
+        self._up_to: list[npt.NDArray[np.int64]] = []
         for scores in parts():
-            counts += np.bincount((_keys(scores) >> 16) + _HALF, minlength=2 * _HALF)
-        self._up_to = counts.cumsum()
+            if not self._up_to:
+                self._up_to = [np.zeros(2 * _HALF, np.int64) for _ in scores]
+            for which, values in enumerate(scores):
+                self._up_to[which] += np.bincount(_bins(_keys(values)), minlength=2 * _HALF)
+        self._up_to = [counts.cumsum() for counts in self._up_to]
 
-    @property
-    def numel(self) -> int:
-        """How many scores there are."""
-        return int(self._up_to[-1])
-
-    def _bin(self, rank: int) -> tuple[int, int]:
+    def _bin(self, which: int, rank: int) -> tuple[int, int]:
         """The bin of the score of a rank, and how many scores lie in the bins below it."""
-        at = int(np.searchsorted(self._up_to, rank, side="right"))
-        return at, int(self._up_to[at - 1]) if at else 0
+        up_to = self._up_to[which]
+        if not 0 <= rank < up_to[-1]:
+            raise ValueError(f"rank {rank} is not in [0, {up_to[-1]})")
+        at = int(np.searchsorted(up_to, rank, side="right"))
+        return at, int(up_to[at - 1]) if at else 0
 
-    def values(self, ranks: Sequence[int]) -> list[float]:
-        """The scores of some ranks: 0 is the smallest, `numel - 1` the largest.
+    def values(self, ranks: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The scores of some ranks of each list: 0 is the smallest, the number of scores less one the largest.
 
         Raises:
             ValueError: for a rank outside its range.
         """
-        if not all(0 <= rank < self.numel for rank in ranks):
-            raise ValueError(f"ranks {list(ranks)} are not in [0, {self.numel})")
-        bins = sorted({self._bin(rank)[0] for rank in ranks})
-        found: dict[int, list[npt.NDArray[np.int32]]] = {at: [] for at in bins}
+        wanted = [{self._bin(which, rank)[0] for rank in asked} for which, asked in enumerate(ranks)]
+        found: dict[tuple[int, int], list[npt.NDArray[np.int32]]] = {}
         for scores in self._parts():
-            keys = _keys(scores)
-            upper = (keys >> 16) + _HALF
-            for at in bins:
-                found[at].append(keys[upper == at])
-        results = []
-        for rank in ranks:
-            at, below = self._bin(rank)
-            keys = np.concatenate(found[at])
-            results.append(_value(int(np.partition(keys, rank - below)[rank - below])))
-        return results
+            for which, values in enumerate(scores):
+                keys = _keys(values)
+                bins = _bins(keys)
+                for at in wanted[which]:
+                    found.setdefault((which, at), []).append(keys[bins == at])
+        return [[self._inside(found, which, rank) for rank in asked] for which, asked in enumerate(ranks)]
+
+    def _inside(self, found: dict[tuple[int, int], list[npt.NDArray[np.int32]]], which: int, rank: int) -> float:
+        at, below = self._bin(which, rank)
+        keys = np.concatenate(found[which, at])
+        return _value(int(np.partition(keys, rank - below)[rank - below]))
 
     def cut(self, count: int, salts: tuple[int, int]) -> Cut:
-        """The threshold above which exactly `count` scores lie; scores are not negative, 1 <= count <= numel.
+        """The threshold above which exactly `count` scores of the first list lie; they are not negative.
 
         Args:
-            count: how many.
+            count: in `[1, number of scores]`.
             salts: of the hash that breaks ties, see `elements.tie_salts`.
         """
-        threshold = self.values([self.numel - count])[0]
+        threshold = self.values([[int(self._up_to[0][-1]) - count]])[0][0]
         bits = int(np.array([threshold], np.float32).view(np.uint32)[0])
         above, tied, start = 0, [], 0
-        for scores in self._parts():
+        for scores, *_ in self._parts():
             keys = _keys(scores)
             above += int((keys > bits).sum())
             tied.append((np.flatnonzero(keys == bits) + start).astype(np.uint32))
             start += keys.size
-        indices = np.concatenate(tied)
-        hashes = tie_hash(torch.from_numpy(indices.view(np.int32)), *salts).numpy().view(np.uint32)
-        wanted = count - above
-        return Cut(bits, int(np.partition(hashes, wanted - 1)[wanted - 1]))
+        hashes = tie_hash(torch.from_numpy(np.concatenate(tied).view(np.int32)), *salts).numpy().view(np.uint32)
+        return Cut(bits, int(np.partition(hashes, count - above - 1)[count - above - 1]))

@@ -227,7 +227,9 @@ class TensorFacts(Facts):
 
     def measure(self, measurement: Measurement[_T]) -> _T:
         """See `Facts.measure`; the tensor at hand is the whole model."""
-        return measurement.take([Deltas(self._parameters.tensor, self._shape, self._origin(), tuple(self._inputs))])
+        return measurement.take(
+            [Deltas(self._parameters.tensor, self._shape, self._origin(), tuple(self._inputs), self._kernels)]
+        )
 
     def _magnitudes(self, index: int) -> Magnitudes:
         return Magnitudes.measure(self._origin(), self._inputs[index], self._kernels)

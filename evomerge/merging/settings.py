@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evomerge.merging.elements import FULL
+from evomerge.merging.fused_settings import FusedSetting
 
 
 def single(value: float) -> float:
@@ -173,7 +174,7 @@ class GtaSetting:
         return tuple(i for i, p in zip(self.inputs, self.parents, strict=True) if p.ramp is not None)
 
 
-Setting = LinearSetting | VectorSetting | GtaSetting
+Setting = LinearSetting | VectorSetting | GtaSetting | FusedSetting
 
 
 def ranked_inputs(setting: Setting) -> tuple[int, ...]:
