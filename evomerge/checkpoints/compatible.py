@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.checkpoints.architecture import config_depth, language_config
@@ -125,6 +125,12 @@ def _describe(faults: Mapping[str, list[str]]) -> str:
     return f"{len(lines)} differences" + "".join(f"\n    {line}" for line in lines[:_LISTED]) + more
 
 
+def _fix(between: Sequence[str]) -> str:
+    if any(line.startswith(("tokenizer: ", "config: vocab_size ")) for line in between):
+        return "set `parents.tokens: align`, which matches rows by token string, or leave out the parents that differ."
+    return "use fine-tuned versions of one base model, or leave out the parents that differ."
+
+
 def check_compatible(checkpoints: Mapping[str, OpenParent], base: str | None) -> None:
     """Refuse parents that cannot be merged.
 
@@ -148,13 +154,15 @@ def check_compatible(checkpoints: Mapping[str, OpenParent], base: str | None) ->
     reference = checkpoints[name]
     read = VocabularyCache().read
     faults = {n: _own_faults(c, read) for n, c in checkpoints.items()}
+    between: list[str] = []
     for other, checkpoint in checkpoints.items():
         if checkpoint is not reference:
-            faults[other] += differences(reference, checkpoint, read)
+            between += (found := differences(reference, checkpoint, read))
+            faults[other] += found
     if any(faults.values()):
         raise ModelError(
             f"The parents cannot be merged; {name!r} is the reference.",
             got=_describe(faults),
             allowed="the same architecture: tensor names, shapes, integer buffers, rotary settings and tokens",
-            fix="use fine-tuned versions of one base model, or leave out the parents that differ.",
+            fix=_fix(between),
         )

@@ -18,6 +18,7 @@ MAKERS: Final = Registry(
         "opcm": "evomerge.virtual.opcm:OPCM",
         "star": "evomerge.virtual.star:STAR",
         "adapter": "evomerge.virtual.adapter:ADAPTER",
+        "aligned": "evomerge.virtual.aligned:ALIGNED",
         "transplant": "evomerge.virtual.transplant:TRANSPLANT",
         "untied": "evomerge.virtual.untied:UNTIED",
         "tsv_m": "evomerge.virtual.tsv:TSV_M",

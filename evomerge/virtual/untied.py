@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Untied(Maker):
     """The parent with `head = embedding` as two tensors, so that it can be merged with parents whose heads differ.
 
-    `of` is the tied parent; `base` is one that has a head, which gives the tensor's name. The head is an alias: it takes
-    no memory and no disk. The config says that the two are no longer tied.
+    `of` is the tied parent; `base` is one that has a head, which gives the tensor's name. The head is an alias: it
+    takes no memory and no disk. The config says that the two are no longer tied.
     """
 
     spec = MakerSpec(name="untied", needs_base=True, min_models=1, max_models=1)
