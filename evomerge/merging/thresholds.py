@@ -19,6 +19,7 @@ import torch
 from evomerge.merging.elements import FULL, tie_hash, tie_salts
 from evomerge.merging.kernels import BinEntries, Kernels
 from evomerge.merging.settings import Cut
+from evomerge.merging.wide_bins import WIDE, Bin, largest_lows, wide_cut
 
 BINS: Final = 1 << 15
 
@@ -96,8 +97,12 @@ class Magnitudes:
         """
         self._check(count)
         if count not in self._cuts:
-            at, wanted, entries = self._bin_of(count, base, x)
-            self._cuts[count] = _cut_inside(at, entries, wanted, tie_salts(*names))
+            at, wanted, size = self._bin_of(count)
+            if size > WIDE:
+                self._cuts[count] = wide_cut(Bin(at, base, x), wanted, tie_salts(*names))
+            else:
+                entries = self._kernels.collect(base, x, at, size)
+                self._cuts[count] = _cut_inside(at, entries, wanted, tie_salts(*names))
         return self._cuts[count]
 
     def norm(self, count: int, base: torch.Tensor, x: torch.Tensor) -> float:
@@ -126,22 +131,25 @@ class Magnitudes:
     def _norm(self, count: int, base: torch.Tensor, x: torch.Tensor) -> float:
         if count == self.numel:
             return math.fsum(self._bin_sums)
-        at, wanted, entries = self._bin_of(count, base, x)
-        low = np.partition(entries.low, entries.low.size - wanted)[entries.low.size - wanted :]
-        partial = magnitude_sum(at, wanted, int(low.sum(dtype=np.int64)))
+        at, wanted, size = self._bin_of(count)
+        if size > WIDE:
+            low_sum = largest_lows(Bin(at, base, x), wanted)
+        else:
+            low = self._kernels.collect(base, x, at, size).low
+            low_sum = int(np.partition(low, size - wanted)[size - wanted :].sum(dtype=np.int64))
+        partial = magnitude_sum(at, wanted, low_sum)
         return math.fsum((*self._bin_sums[at - self._first + 1 :], partial))
 
     def _check(self, count: int) -> None:
         if not 1 <= count <= self.numel:
             raise ValueError(f"count {count} is not in [1, {self.numel}]")
 
-    def _bin_of(self, count: int, base: torch.Tensor, x: torch.Tensor) -> tuple[int, int, BinEntries]:
-        """The bin of the threshold, how many of its entries are wanted, and the entries."""
+    def _bin_of(self, count: int) -> tuple[int, int, int]:
+        """The bin of the threshold, how many of its entries are wanted, and how many it has."""
         # the last bin from which upwards at least `count` entries lie; from_top does not increase
         at = int(np.searchsorted(-self._from_top, -count, side="right")) - 1
         above = int(self._from_top[at + 1]) if at + 1 < self._from_top.size else 0
-        size = int(self._from_top[at]) - above
-        return self._first + at, count - above, self._kernels.collect(base, x, self._first + at, size)
+        return self._first + at, count - above, int(self._from_top[at]) - above
 
 
 def _cut_inside(bin_index: int, entries: BinEntries, wanted: int, salts: tuple[int, int]) -> Cut:
