@@ -31,14 +31,20 @@ _ANY_CUT: Final = Cut(1, 0)
 class _Guess(Facts):
     """Facts of the right form and no truth: enough to see which variant a setting needs."""
 
-    def __init__(self, shape: tuple[int, ...], n: int) -> None:
+    def __init__(self, shape: tuple[int, ...], n: int, *, has_base: bool) -> None:
         self._shape = shape
         self._n = n
+        self._has_base = has_base
 
     @property
     def shape(self) -> tuple[int, ...]:
         """See `Facts.shape`."""
         return self._shape
+
+    @property
+    def has_base(self) -> bool:
+        """See `Facts.has_base`."""
+        return self._has_base
 
     def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
         """Orthonormal inputs."""
@@ -82,7 +88,9 @@ def _variants(tensor: TensorPlan, pool: ParentPool) -> set[AnyVariant]:
         return set()
     out, *sources = (TYPES[d] for d in dtypes)
     base = sources.pop(0) if tensor.rule.base is not None else None
-    setting = tensor.rule.method.compile(tensor.parameters, _Guess(tensor.info.shape, len(tensor.rule.inputs)))
+    setting = tensor.rule.method.compile(
+        tensor.parameters, _Guess(tensor.info.shape, len(tensor.rule.inputs), has_base=base is not None)
+    )
     if not setting.inputs:
         return set()
     mixed = mixed_types(out, base, [sources[i] for i in setting.inputs])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, final
+from typing import Final, Literal, final
+
+import numpy as np
+import numpy.typing as npt
 
 from evomerge.merging.methods import Facts, KernelMethod, Parameters
-from evomerge.merging.settings import LinearSetting, Setting, single
-from evomerge.recipe.mergekit_specs import LINEAR, SLERP, TASK_ARITHMETIC
+from evomerge.merging.settings import LinearSetting, Setting, VectorSetting, single
+from evomerge.recipe.mergekit_specs import LINEAR, PASSTHROUGH, SLERP, TASK_ARITHMETIC
 
 _SMALLEST_SHARE: Final = 0.1
 _SMALLEST_SINE: Final = 1e-4
@@ -39,6 +42,35 @@ def linear_setting(coefficients: Sequence[float], *, deltas: bool) -> LinearSett
     live = tuple(i for i, c in enumerate(rounded) if c != 0.0)
     values = tuple(rounded[i] for i in live)
     return LinearSetting(live, values, deltas and values != (1.0,))
+
+
+def vector_setting(coefficients: npt.NDArray[np.float64], length: int, *, columns: bool, deltas: bool) -> Setting:
+    """A linear setting with coefficients for every row or column.
+
+    Args:
+        coefficients: shape `(n, vectors)`; inputs whose coefficients are all zero are left out.
+        length: elements per vector.
+        columns: vectors run along the first axis, else along the last.
+        deltas: whether the base's differences are summed.
+    """
+    rounded = coefficients.astype(np.float32)
+    live = tuple(i for i, row in enumerate(rounded) if row.any())
+    if not live:
+        return LinearSetting((), (), deltas)
+    by: Literal["rows", "columns"] = "columns" if columns else "rows"
+    return VectorSetting(live, rounded[list(live)].tobytes(), rounded.shape[1], length, by, deltas)
+
+
+@final
+class Passthrough(KernelMethod):
+    """One model as it is, or times `scale`; the base plays no part."""
+
+    spec = PASSTHROUGH
+
+    def compile(self, parameters: Parameters, facts: Facts) -> Setting:
+        """See `KernelMethod.compile`."""
+        del facts
+        return linear_setting(parameters.column("scale"), deltas=False)
 
 
 @final
@@ -121,3 +153,4 @@ class TaskArithmetic(KernelMethod):
 LINEAR_METHOD: Final = Linear()
 SLERP_METHOD: Final = Slerp()
 TASK_ARITHMETIC_METHOD: Final = TaskArithmetic()
+PASSTHROUGH_METHOD: Final = Passthrough()

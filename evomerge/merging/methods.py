@@ -72,6 +72,11 @@ class Facts(ABC):
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
 
+    @property
+    @abstractmethod
+    def has_base(self) -> bool:
+        """Whether there is a base, so that there are deltas."""
+
     @abstractmethod
     def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
         """Inner products of the inputs themselves, or of their deltas, shape `(n, n)`."""
@@ -132,6 +137,18 @@ class MergeMethod(ABC):
     """
 
     spec: MethodSpec
+
+    def check(self, shared: Mapping[str, Number], per_parent: Sequence[Mapping[str, Number]]) -> None:
+        """Refuse parameters that do not go together; each alone is within the bounds of `spec`.
+
+        Args:
+            shared: parameter -> value, complete.
+            per_parent: one mapping per merged model, complete.
+
+        Raises:
+            RecipeError: naming the parameters.
+        """
+        del shared, per_parent
 
     @abstractmethod
     def merge(self, base: torch.Tensor | None, parents: Sequence[torch.Tensor], parameters: Parameters) -> torch.Tensor:
@@ -195,6 +212,11 @@ class TensorFacts(Facts):
         """See `Facts.shape`."""
         return self._shape
 
+    @property
+    def has_base(self) -> bool:
+        """See `Facts.has_base`."""
+        return self._base is not None
+
     def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
         """See `Facts.gram`."""
         return gram_matrix(self._inputs, self._origin() if deltas else None)
@@ -253,6 +275,20 @@ METHODS: Final = Registry(
         "ties": "evomerge.merging.gta_methods:TIES_METHOD",
         "dare_linear": "evomerge.merging.gta_methods:DARE_LINEAR_METHOD",
         "dare_ties": "evomerge.merging.gta_methods:DARE_TIES_METHOD",
+        "nuslerp": "evomerge.merging.sphere_methods:NUSLERP_METHOD",
+        "multislerp": "evomerge.merging.sphere_methods:MULTISLERP_METHOD",
+        "karcher": "evomerge.merging.sphere_methods:KARCHER_METHOD",
+        "passthrough": "evomerge.merging.linear_methods:PASSTHROUGH_METHOD",
+        "model_stock": "evomerge.merging.stock_methods:MODEL_STOCK_METHOD",
+        "breadcrumbs": "evomerge.merging.gta_methods:BREADCRUMBS_METHOD",
+        "breadcrumbs_ties": "evomerge.merging.gta_methods:BREADCRUMBS_TIES_METHOD",
+        "della": "evomerge.merging.della_methods:DELLA_METHOD",
+        "della_linear": "evomerge.merging.della_methods:DELLA_LINEAR_METHOD",
+        "lines": "evomerge.merging.scaling_methods:LINES_METHOD",
+        "fedlaw": "evomerge.merging.scaling_methods:FEDLAW_METHOD",
+        "expo": "evomerge.merging.scaling_methods:EXPO_METHOD",
+        "metagpt": "evomerge.merging.scaling_methods:METAGPT_METHOD",
+        "localize_and_stitch": "evomerge.merging.stitch_methods:LOCALIZE_AND_STITCH_METHOD",
     },
 )
 

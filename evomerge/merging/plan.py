@@ -180,6 +180,7 @@ def plan_rule(recipe: Recipe, rule: Rule, method: MergeMethod) -> RulePlan:
     )
     if recipe.compat == "mergekit":
         check_compat_rule(rule.method, shared, columns, inputs)
+    method.check(shared, columns)
     return RulePlan(rule.method, method, spec.base_of(recipe.base), inputs, shared, columns)
 
 

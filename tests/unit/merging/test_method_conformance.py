@@ -41,6 +41,101 @@ class TestDareTies(MergeMethodSuite):
     per_parent: ClassVar = {"weight": 0.4, "density": 0.3}
 
 
+class TestBreadcrumbs(MergeMethodSuite):
+    method = load_method("breadcrumbs")
+    shared: ClassVar = {"rescale": True}
+    per_parent: ClassVar = {"weight": 0.4, "density": 0.3, "gamma": 0.1}
+
+
+class TestBreadcrumbsTies(MergeMethodSuite):
+    method = load_method("breadcrumbs_ties")
+    per_parent: ClassVar = {"weight": 0.4, "density": 0.3, "gamma": 0.1}
+
+
+class TestDella(MergeMethodSuite):
+    method = load_method("della")
+    per_parent: ClassVar = {"weight": 0.4, "density": 0.3}
+
+
+class TestDellaLinear(MergeMethodSuite):
+    method = load_method("della_linear")
+    per_parent: ClassVar = {"weight": 0.4, "density": 0.6, "epsilon": 0.3}
+
+
+class TestPassthrough(MergeMethodSuite):
+    method = load_method("passthrough")
+    means = True
+
+
+class TestNuSlerp(MergeMethodSuite):
+    method = load_method("nuslerp")
+    per_parent: ClassVar = {"weight": 0.7}
+    means = True
+
+
+class TestNuSlerpRows(MergeMethodSuite):
+    method = load_method("nuslerp")
+    shared: ClassVar = {"nuslerp_flatten": False}
+    per_parent: ClassVar = {"weight": 0.7}
+    means = True
+
+
+class TestNuSlerpColumns(MergeMethodSuite):
+    method = load_method("nuslerp")
+    shared: ClassVar = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
+    per_parent: ClassVar = {"weight": 0.7}
+    means = True
+
+
+class TestMultiSlerp(MergeMethodSuite):
+    method = load_method("multislerp")
+    per_parent: ClassVar = {"weight": 0.7}
+    means = True
+
+
+class TestKarcher(MergeMethodSuite):
+    method = load_method("karcher")
+    means = True
+
+
+class TestModelStock(MergeMethodSuite):
+    method = load_method("model_stock")
+
+
+class TestModelStockFilterWise(MergeMethodSuite):
+    method = load_method("model_stock")
+    shared: ClassVar = {"filter_wise": True}
+
+
+class TestLines(MergeMethodSuite):
+    method = load_method("lines")
+    per_parent: ClassVar = {"weight": 0.4}
+
+
+class TestFedLaw(MergeMethodSuite):
+    method = load_method("fedlaw")
+    per_parent: ClassVar = {"logit": 0.4}
+    means = True
+
+
+class TestExpo(MergeMethodSuite):
+    method = load_method("expo")
+
+
+class TestMetaGpt(MergeMethodSuite):
+    method = load_method("metagpt")
+
+
+class TestLocalizeAndStitch(MergeMethodSuite):
+    method = load_method("localize_and_stitch")
+
+
+class TestLocalizeAndStitchPerTensor(MergeMethodSuite):
+    method = load_method("localize_and_stitch")
+    shared: ClassVar = {"model_wide": False}
+    per_parent: ClassVar = {"weight": 0.4, "density": 0.3}
+
+
 @final
 class NearSwap(MergeMethod):
     """What a plug-in looks like: move to the second model where the two are close."""
