@@ -15,7 +15,7 @@ from evomerge.config.cache import kernel_folder
 from evomerge.config.export import RECIPE_FILE
 from evomerge.config.load import ResolvedJob, job_document, load_job, load_run_job, resolve_job
 from evomerge.config.parents import Making, quiet
-from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
+from evomerge.config.recipe_files import open_recipe_parents, prompts_file, read_recipe_file
 from evomerge.config.recipes_of import run_recipes
 from evomerge.config.run_files import check_unchanged, package_versions, run_files
 from evomerge.config.schema import Job
@@ -38,6 +38,7 @@ from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
 from evomerge.runs.study import write_study
 from evomerge.types import SET_NAMES, Outcome, SetName
+from evomerge.virtual.prompts import read_prompts
 
 Resume = Literal["never", "auto", "must"]
 
@@ -254,7 +255,7 @@ def merge(
         found = recipe if compat is None else replace(recipe, compat=compat)
     else:
         found = read_recipe_file(Path(recipe), compat)
-    opened = open_recipe_parents(found)
+    opened = open_recipe_parents(found, {} if isinstance(recipe, Recipe) else read_prompts(prompts_file(Path(recipe))))
     pool = ParentPool(opened.checkpoints)
     check_export(found, pool)
     check_target(Path(to))  # before anything is made

@@ -15,6 +15,7 @@ from evomerge.config.parent_refs import BASE
 from evomerge.config.parents import Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
+from evomerge.config.suites import build_suite
 from evomerge.config.surveys import survey_of
 from evomerge.config.texts import read_text
 from evomerge.dataflow.families import family_of
@@ -22,7 +23,7 @@ from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction, ObjectiveSpec
 from evomerge.evaluation.plan import EvalPlan
-from evomerge.evaluation.suite import SuiteSpec, load_suite
+from evomerge.evaluation.suite import SuiteSpec
 from evomerge.loop import Known, SearchSetup
 from evomerge.optimizers.auto import Choice
 from evomerge.optimizers.base import Optimizer, Problem
@@ -158,16 +159,6 @@ def assemble(
     return Assembled(
         resolved, parents, spaces[0], suite, plan, goals, choice, problem, known, questions, makers, survey
     )
-
-
-def build_suite(resolved: ResolvedJob) -> SuiteSpec:
-    """The suite as a plain value.
-
-    Raises:
-        EvaluationError: for what its schema cannot say: tasks that stand twice, impossible splits.
-    """
-    with resolved.document.placing("suite"):
-        return load_suite(resolved.suite.model_dump(mode="json", exclude_none=True, exclude={"questions"}))
 
 
 def _compile(suite: SuiteSpec, parents: Parents) -> EvalPlan:

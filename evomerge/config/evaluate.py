@@ -6,9 +6,9 @@ from pathlib import Path
 
 from evomerge.checkpoints.finite import check_finite
 from evomerge.checkpoints.reader import open_checkpoint
-from evomerge.config.assemble import build_suite
 from evomerge.config.load import ResolvedJob
-from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
+from evomerge.config.recipe_files import open_recipe_parents, prompts_file, read_recipe_file
+from evomerge.config.suites import build_suite
 from evomerge.evaluation.lm_eval import compile_plan
 from evomerge.execution.scoring import ScoringSpec, build_scorer
 from evomerge.merging.kernels import Kernels
@@ -16,6 +16,7 @@ from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.recipe import ParentRef
 from evomerge.recipe.serialize import recipe_to_json
 from evomerge.types import CandidateId, EvalTask, Evaluation, SetName
+from evomerge.virtual.prompts import read_prompts
 
 MODEL = "model"
 
@@ -34,7 +35,7 @@ def evaluate_model(model: str, resolved: ResolvedJob, set_name: SetName) -> Eval
     suite = build_suite(resolved)
     if Path(model).is_file():
         recipe = read_recipe_file(Path(model))
-        opened = open_recipe_parents(recipe)
+        opened = open_recipe_parents(recipe, read_prompts(prompts_file(Path(model))))
         opened.make()
         checkpoints = opened.checkpoints
     else:

@@ -12,6 +12,7 @@ from evomerge.config.cache import kernel_folder
 from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
 from evomerge.config.parents import Making, Parents, open_parents, quiet
+from evomerge.config.recipe_files import prompts_file
 from evomerge.config.staging import recipe_of, space_at
 from evomerge.dataflow.export import write_recipe
 from evomerge.dataflow.mergekit import mergekit_text
@@ -27,6 +28,9 @@ from evomerge.report.summary import Entry, RunSummary
 from evomerge.runs.manifest import read_manifest
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
+from evomerge.types import Digest
+from evomerge.virtual.maker import Prompts
+from evomerge.virtual.prompts import prompts_text
 
 Form = Literal["checkpoint", "recipe", "mergekit"]
 RECIPE_FILE = "evomerge_recipe.json"
@@ -61,7 +65,11 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: Making =
     parents = open_parents(resolved)
     refs = _same_parents(parents, read_manifest(run))
     recipe = _recorded(history, id_) or _rebuilt(history, id_, resolved, parents, refs)
+    prompts = _prompts_behind(recipe, parents)
     if form == "recipe":
+        if prompts:
+            _check_new_file(prompts_file(to))
+            write_atomic(prompts_file(to), prompts_text(prompts))
         write_atomic(to, recipe_to_text(recipe))
     elif form == "mergekit":
         write_atomic(to, mergekit_text(recipe, parents.checkpoints[template_of(recipe)]))
@@ -187,8 +195,19 @@ def _rebuilt(
     return recipe
 
 
+def _prompts_behind(recipe: Recipe, parents: Parents) -> dict[Digest, Prompts]:
+    """What parents of the recipe were shown when they were made; nothing for most."""
+    found: dict[Digest, Prompts] = {}
+    for parent in recipe.parents:
+        found |= parents.opener.prompts_of(parent)
+    return found
+
+
 def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_: str) -> None:
     files: dict[str, str | bytes] = {RECIPE_FILE: recipe_to_text(recipe)}
+    prompts = _prompts_behind(recipe, parents)
+    if prompts:
+        files[prompts_file(Path(RECIPE_FILE)).name] = prompts_text(prompts)
     with suppress(RecipeError):  # what mergekit cannot express: the recipe stands beside it, and the card says so
         files[MERGEKIT_FILE] = mergekit_text(recipe, parents.checkpoints[template_of(recipe)])
     folders = {name: checkpoint.folder for name, checkpoint in parents.checkpoints.items()}

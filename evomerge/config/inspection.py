@@ -10,7 +10,8 @@ from evomerge.checkpoints.compatible import differences
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.config.cache import parents_folder
 from evomerge.config.load import load_job
-from evomerge.config.parent_refs import BASE, ParentRefs, source_ref
+from evomerge.config.parent_refs import BASE, source_ref
+from evomerge.config.parents import job_refs
 from evomerge.config.surveys import survey_of
 from evomerge.errors import ConfigError, ModelError
 from evomerge.recipe.recipe import ParentRef
@@ -45,8 +46,8 @@ def inspect_parents(targets: Sequence[str], base: str | None, report: Report | N
         ConfigError: for a job that cannot be read, and for no models.
         ModelError: for a parent that cannot be opened, or when no model has the reference's tensors.
     """
-    refs = _refs(targets, base)
     opener = ParentOpener(parents_folder())
+    refs = _refs(targets, base, opener)
     opened = {name: opener.open(ref) for name, ref in refs.items()}
     reference_name = next(iter(opened))
     odd, fitting = _compared(opened, reference_name)
@@ -62,7 +63,7 @@ def inspect_parents(targets: Sequence[str], base: str | None, report: Report | N
     return Inspection(survey, (*odd, *hazards_of(survey)))
 
 
-def _refs(targets: Sequence[str], base: str | None) -> dict[str, ParentRef]:
+def _refs(targets: Sequence[str], base: str | None, opener: ParentOpener) -> dict[str, ParentRef]:
     if len(targets) == 1 and Path(targets[0]).is_file():
         if base is not None:
             raise ConfigError(
@@ -71,8 +72,7 @@ def _refs(targets: Sequence[str], base: str | None) -> dict[str, ParentRef]:
                 allowed="a job file alone, or models with --base",
                 fix="leave --base out.",
             )
-        resolved = load_job(Path(targets[0]))
-        return ParentRefs(resolved.job.parents, resolved.document).all()
+        return job_refs(load_job(Path(targets[0])), opener)
     refs = {} if base is None else {BASE: source_ref(BASE, base)}
     for target in targets:
         stem = Path(target).name.partition("@")[0] or "model"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, final
 
 from evomerge.config.schema import Parent, Parents
 from evomerge.config.strict_yaml import Document
 from evomerge.errors import ConfigError, suggest
 from evomerge.recipe.recipe import Making, ParentRef
+from evomerge.types import Digest
+from evomerge.virtual.maker import MakerSpec
 from evomerge.virtual.makers import MAKERS, load_maker
 
 BASE: Final = "base"
@@ -32,11 +34,16 @@ class ParentRefs:
     Args:
         parents: the job's, with absolute sources.
         document: for the lines of messages.
+        draw: gives the digest of so many prompts (None: the usual number), for makers that need data; without it such
+            parents are refused.
     """
 
-    def __init__(self, parents: Parents, document: Document) -> None:
+    def __init__(
+        self, parents: Parents, document: Document, draw: Callable[[int | None], Digest] | None = None
+    ) -> None:
         self._parents = parents
         self._document = document
+        self._draw = draw
         self._found: dict[str, ParentRef] = {}
         self._under_way: list[str] = []
 
@@ -108,11 +115,29 @@ class ParentRefs:
                     allowed=suggest(other, [*known, BASE]),
                     fix="add it to parents.models, or to parents.ingredients if it is not to be merged itself.",
                 )
-        base = _needed(self._base(), "make")
-        of = tuple(base if other == BASE else self._ref(other) for other in parent.of or ())
+        base = self._base()
+        of = tuple(_needed(base, "make") if other == BASE else self._ref(other) for other in parent.of or ())
         settings = {k: v if isinstance(v, bool) else float(v) for k, v in (parent.settings or {}).items()}
         spec = load_maker(parent.make).spec
-        return ParentRef(name, name, made=Making(parent.make, of, base if spec.needs_base else None, settings))
+        data = self._data(parent, spec)
+        return ParentRef(
+            name, name, made=Making(parent.make, of, _needed(base, "make") if spec.needs_base else None, settings, data)
+        )
+
+    def _data(self, parent: Parent, spec: MakerSpec) -> Digest | None:
+        """The digest of the prompts that a maker is shown; None for makers that need none."""
+        if spec.needs_prompts and self._draw is not None:
+            return self._draw(parent.prompts)
+        if not spec.needs_prompts and parent.prompts is None:
+            return None
+        raise ConfigError(
+            f"The parent by {spec.name!r} and its prompts do not fit.",
+            got=f"prompts: {parent.prompts}",
+            allowed="a job with a suite to draw prompts from" if spec.needs_prompts else "no prompts, it needs none",
+            fix="search with it: the prompts are drawn from the search set."
+            if spec.needs_prompts
+            else "remove prompts.",
+        )
 
 
 def _needed(base: ParentRef | None, kind: str) -> ParentRef:

@@ -11,7 +11,9 @@ from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.config.cache import parents_folder
 from evomerge.config.load import ResolvedJob
-from evomerge.config.parent_refs import BASE, ParentRefs
+from evomerge.config.parent_refs import BASE, ParentRefs, source_ref
+from evomerge.config.prompts import PromptBook
+from evomerge.errors import ConfigError
 from evomerge.recipe.recipe import ParentRef
 from evomerge.virtual.opening import ParentOpener
 
@@ -78,6 +80,37 @@ class Parents:
         self.opener.make(report)
 
 
+def _tokenizer_of(resolved: ResolvedJob) -> ParentRef:
+    """The parent whose tokenizer a job uses: the base, else the first model.
+
+    Raises:
+        ConfigError: when that is itself made of others.
+    """
+    parents = resolved.job.parents
+    first = parents.base if parents.base is not None else next(iter(parents.models.values()))
+    if isinstance(first, str):
+        return source_ref(BASE, first)
+    raise ConfigError(
+        "The tokenizer of a job cannot be told before its parents are made.",
+        got="no parents.base, and a first model that is made of others",
+        allowed="a base, or a first model that is a checkpoint",
+        fix="name the base, or a checkpoint first.",
+    )
+
+
+def job_refs(resolved: ResolvedJob, opener: ParentOpener) -> dict[str, ParentRef]:
+    """The job's parents as it describes them, the base first; prompts are drawn where a maker needs some.
+
+    Raises:
+        ConfigError: for parents that the job describes wrongly.
+        EvaluationError: for a suite that prompts cannot be drawn from.
+    """
+    book = PromptBook(resolved, lambda: opener.open(_tokenizer_of(resolved)).folder)
+    refs = ParentRefs(resolved.job.parents, resolved.document, book.draw).all()
+    opener.add_prompts(book.drawn)
+    return refs
+
+
 def open_parents(resolved: ResolvedJob) -> Parents:
     """Open the job's parents and compare their headers.
 
@@ -85,8 +118,8 @@ def open_parents(resolved: ResolvedJob) -> Parents:
         ConfigError: for parents that the job describes wrongly.
         ModelError: for the first that cannot be opened, then listing every difference between them.
     """
-    refs = ParentRefs(resolved.job.parents, resolved.document).all()
     opener = ParentOpener(parents_folder())
+    refs = job_refs(resolved, opener)
     checkpoints = {}
     for name, ref in refs.items():
         with resolved.document.placing("parents", *([BASE] if name == BASE else ["models", name])):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.finite import check_finite
@@ -16,6 +18,8 @@ from evomerge.dataflow.mergekit import recipe_of_mergekit
 from evomerge.errors import ModelError
 from evomerge.recipe.recipe import Compat, ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
+from evomerge.types import Digest
+from evomerge.virtual.maker import Prompts
 from evomerge.virtual.makers import load_maker
 from evomerge.virtual.opening import ParentOpener
 
@@ -63,6 +67,9 @@ def _located(ref: ParentRef, folder: Path) -> ParentRef:
         return ref
 
 
+_NO_PROMPTS: Final[Mapping[Digest, Prompts]] = MappingProxyType({})
+
+
 class RecipeParents(NamedTuple):
     """The parents of a recipe, opened.
 
@@ -86,14 +93,23 @@ class RecipeParents(NamedTuple):
             check_finite(checkpoint)
 
 
-def open_recipe_parents(recipe: Recipe) -> RecipeParents:
+def prompts_file(path: Path) -> Path:
+    """Where the prompts stand that parents of a recipe file were made with, if any were."""
+    return path.with_name(f"{path.stem}.prompts.json")
+
+
+def open_recipe_parents(recipe: Recipe, prompts: Mapping[Digest, Prompts] = _NO_PROMPTS) -> RecipeParents:
     """The parents of a recipe by name, in its order; weights that are not the recipe's are refused.
+
+    Args:
+        recipe: its parents' sources can be opened from here.
+        prompts: digest -> prompts, for parents that are made with data.
 
     Raises:
         ModelError: for parents that cannot be opened, do not fit each other, or hold other weights.
         ConfigError, RecipeError: for parents that are made in a way that is not known.
     """
-    opener = ParentOpener(parents_folder())
+    opener = ParentOpener(parents_folder(), prompts)
     checkpoints = {p.name: opener.open(p) for p in recipe.parents}
     check_compatible(checkpoints, recipe.base)
     for parent in recipe.parents:

@@ -65,6 +65,19 @@ class ParentOpener:
         self._opened: dict[ParentRef, OpenParent] = {}
         self._planned: list[Pending] = []
 
+    def add_prompts(self, prompts: Mapping[Digest, Prompts]) -> None:
+        """Have more prompts at hand."""
+        self._prompts |= prompts
+
+    def prompts_of(self, ref: ParentRef) -> dict[Digest, Prompts]:
+        """The prompts behind a parent and all that it is made from, as far as they are at hand."""
+        if ref.made is None:
+            return {}
+        found = {d: p for d, p in self._prompts.items() if d == ref.made.data}
+        for ingredient in (*ref.made.of, *(() if ref.made.base is None else (ref.made.base,))):
+            found |= self.prompts_of(ingredient)
+        return found
+
     def open(self, ref: ParentRef) -> OpenParent:
         """A parent's headers; one that is made from others is planned, and not made.
 

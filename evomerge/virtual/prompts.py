@@ -1,0 +1,85 @@
+"""Unlabelled prompts for makers that need data: taken from the search set alone, told by a digest, kept in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from evomerge.digest import canonical_json, digest_json
+from evomerge.errors import RecipeError
+from evomerge.evaluation.plan import EvalPlan, Item, Scored, TaskPlan, unpack
+from evomerge.types import Digest
+from evomerge.virtual.maker import Prompts
+
+FORMAT: Final = "evomerge.prompts"
+VERSION: Final = 1
+DEFAULT_PROMPTS: Final = 32
+"""Prompts that a maker is shown where the job does not say how many."""
+
+
+def prompts_of(plan: EvalPlan, number: int) -> Prompts:
+    """Prompts of the search set: the tasks in turn, each task's items in the order of their hashes, no prompt twice.
+
+    Nothing of an answer is in them: of a scored request only the context, except for texts that are scored as a whole
+    (rolling log-likelihood), which have no answer.
+
+    Args:
+        plan: the compiled questions.
+        number: how many at most; fewer when the search set has fewer.
+    """
+    queues = [[_ids(item, task) for item in _by_hash(task)] for task in plan.tasks if task.kind != "plugin"]
+    found: dict[tuple[int, ...], None] = {}
+    for turn in range(max((len(q) for q in queues), default=0)):
+        for queue in queues:
+            if turn < len(queue) and len(found) < number:
+                found.setdefault(queue[turn])
+    return tuple(found)
+
+
+def _by_hash(task: TaskPlan) -> list[Item]:
+    return sorted((task.items[i] for i in task.sets["search"]), key=lambda item: item.hash)
+
+
+def _ids(item: Item, task: TaskPlan) -> tuple[int, ...]:
+    request = item.requests[0]
+    if not isinstance(request, Scored):
+        return tuple(int(i) for i in unpack(request.prompt))
+    text = request.context + (request.continuation if task.kind == "loglikelihood_rolling" else b"")
+    return tuple(int(i) for i in unpack(text))
+
+
+def prompts_digest(prompts: Prompts) -> Digest:
+    """What names prompts in recipes."""
+    return digest_json([list(p) for p in prompts])
+
+
+def prompts_text(book: Mapping[Digest, Prompts]) -> str:
+    """The text of a file of prompts."""
+    return canonical_json(
+        {"format": FORMAT, "version": VERSION, "prompts": [list(map(list, p)) for p in book.values()]}
+    )
+
+
+def read_prompts(path: Path) -> dict[Digest, Prompts]:
+    """The prompts of a file by digest; empty when there is no file.
+
+    Raises:
+        RecipeError: when the file holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        if whole["format"] != FORMAT or whole["version"] != VERSION:
+            raise ValueError(f"format {whole['format']!r}, version {whole['version']!r}")
+        books = [tuple(tuple(int(i) for i in prompt) for prompt in prompts) for prompts in whole["prompts"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            "A file of prompts cannot be read.",
+            got=f"{path}: {type(error).__name__}: {error}"[:300],
+            allowed=f"{FORMAT}, version {VERSION}",
+            fix="export the recipe again from its run.",
+        ) from error
+    return {prompts_digest(p): p for p in books}
