@@ -13,10 +13,12 @@ from evomerge.execution.local import local_pool
 from evomerge.execution.pool import EvaluationPool
 from evomerge.execution.scoring import ScoringSpec, choose_device
 from evomerge.execution.worker import WorkerSpec
-from evomerge.merging.compiled import Variant
+from evomerge.merging.compiled import AnyVariant
 from evomerge.merging.foresight import variants_of
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
 from evomerge.merging.parents import ParentPool
+from evomerge.merging.residence import Storage
+from evomerge.recipe.baselines import parent_recipe
 from evomerge.runs.store import LOGS
 
 
@@ -40,11 +42,55 @@ def kernels_for(assembled: Assembled) -> Kernels:
     pool = ParentPool(assembled.parents.checkpoints)
     spaces = [assembled.likely_space(number) for number in range(len(assembled.makers))]
     starts = [maker.recipe_of(s, s.space.start) for maker, s in zip(assembled.makers, spaces, strict=True)]
-    variants = frozenset[Variant]().union(*(variants_of(recipe, pool) for recipe in starts))
+    variants = frozenset[AnyVariant]().union(*(variants_of(recipe, pool) for recipe in starts))
     n_parameters = assembled.parents.n_parameters
     if cluster.compile == "auto" and not worth_compiling(n_parameters, evaluations // n_workers(assembled), variants):
         return Kernels()
     return compile_kernels(variants, kernel_folder())
+
+
+def runs_paths(assembled: Assembled) -> bool:
+    """Whether workers will run paths."""
+    known = any(k.recipe.path is not None for k in assembled.known)
+    return known or any(maker.space.runs_paths for maker in assembled.makers)
+
+
+def hop_parents(assembled: Assembled) -> tuple[str, ...]:
+    """The parents that paths of this job may name: a worker keeps a model of each that one has named, over all stages.
+
+    A later stage stands around the best merge so far, which may be a parent.
+    """
+    found = [hop.parent for k in assembled.known for hop in k.recipe.path or () if hop.parent is not None]
+    for number, maker in enumerate(assembled.makers):
+        elites = [parent_recipe(ref) for ref in assembled.parents.refs()] if number else []
+        for space in (maker.space, *(maker.around([elite]) for elite in elites)):
+            found += space.hop_parents
+    return tuple(name for name in assembled.parents.checkpoints if name in found)
+
+
+def storage_of(assembled: Assembled) -> Storage:
+    """Where the job wants its parents, and who shares the memory of one host and one GPU."""
+    cluster = assembled.resolved.job.cluster
+    workers = n_workers(assembled)
+    on_gpu = choose_device(cluster.device) == "cuda"
+    return Storage(
+        place=None if cluster.parents == "auto" else cluster.parents,
+        packed_from=assembled.parents.base if cluster.task_vectors == "int8" else None,
+        n_models=1 + len(hop_parents(assembled)),
+        # of a cluster, this host stands for all: no more workers than it has cores or GPUs
+        workers=min(workers, _seats(on_gpu)),
+        # Ray gives every worker a GPU of its own, local processes share the first
+        per_device=workers if on_gpu and cluster.backend == "local" else 1,
+    )
+
+
+def _seats(on_gpu: bool) -> int:
+    """How many workers this host holds."""
+    if not on_gpu:
+        return len(os.sched_getaffinity(0))
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def open_pool(assembled: Assembled, run: Path, *, self_check: bool) -> EvaluationPool:
@@ -71,6 +117,7 @@ def worker_spec(assembled: Assembled, log_folder: Path | None, *, self_check: bo
         device=cluster.device,
         self_check=self_check,
         costs=assembled.goals.costs,
+        storage=storage_of(assembled),
     )
     return WorkerSpec(arguments={"spec": spec}, log_folder=log_folder)
 

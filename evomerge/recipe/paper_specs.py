@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from evomerge.recipe.element_specs import ELEMENT_SPECS
 from evomerge.recipe.method_spec import MethodSpec, ParameterSpec, flag, shared, weight
 
 LINES: Final = MethodSpec(
@@ -47,4 +48,6 @@ LOCALIZE_AND_STITCH: Final = MethodSpec(
 )
 """Each model keeps its largest deltas, of the whole model or per tensor; overlaps are averaged."""
 
-PAPER_SPECS: Final[tuple[MethodSpec, ...]] = (LINES, FEDLAW, EXPO, METAGPT, LOCALIZE_AND_STITCH)
+PAPER_SPECS: Final[tuple[MethodSpec, ...]] = (
+    LINES, FEDLAW, EXPO, METAGPT, LOCALIZE_AND_STITCH, *ELEMENT_SPECS,
+)  # fmt: skip
