@@ -2,69 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from evomerge.errors import ConfigError, suggest
 from evomerge.seeds import generator
+from evomerge.testing.tiny_families import ALL, BASIC, DENSE, MIXTURES, MORE
 
-_COMMON: Mapping[str, Any] = MappingProxyType(
-    {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-)
-_HEAD_DIM = {"head_dim": 8}
-_GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-_GPT2 |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-
-_FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
-    {
-        "llama": ("LlamaConfig", {**_COMMON}),
-        "mistral": ("MistralConfig", {**_COMMON, **_HEAD_DIM}),
-        "qwen2": ("Qwen2Config", {**_COMMON}),
-        "qwen3": ("Qwen3Config", {**_COMMON, **_HEAD_DIM}),
-        "gemma2": ("Gemma2Config", {**_COMMON, **_HEAD_DIM, "sliding_window": 64}),
-        "gemma3": ("Gemma3TextConfig", {**_COMMON, **_HEAD_DIM, "sliding_window": 64}),
-        "phi3": ("Phi3Config", {**_COMMON, "original_max_position_embeddings": 128}),
-        "gpt2": ("GPT2Config", _GPT2),
-        "gpt_neox": ("GPTNeoXConfig", {k: v for k, v in _COMMON.items() if k != "num_key_value_heads"}),
-        "olmo2": ("Olmo2Config", {**_COMMON}),
-    }
-)
-FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
+FAMILIES: tuple[str, ...] = tuple(BASIC)
 """The architectures that every part is tested with."""
-_FULL_HEADS = {k: v for k, v in _COMMON.items() if k != "num_key_value_heads"}
-_MORE: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
-    {
-        "cohere": ("CohereConfig", {**_COMMON}),
-        "cohere2": ("Cohere2Config", {**_COMMON, "sliding_window": 64}),
-        "exaone4": ("Exaone4Config", {**_COMMON, "sliding_window": 64}),
-        "gemma": ("GemmaConfig", {**_COMMON, **_HEAD_DIM}),
-        "glm4": ("Glm4Config", {**_COMMON, **_HEAD_DIM}),
-        "granite": ("GraniteConfig", {**_COMMON, "residual_multiplier": 0.7, "logits_scaling": 2.0}),
-        "olmo": ("OlmoConfig", {**_COMMON}),
-        "olmo3": ("Olmo3Config", {**_COMMON, "sliding_window": 64}),
-        "phi": ("PhiConfig", _FULL_HEADS),
-        "smollm3": ("SmolLM3Config", {**_COMMON}),
-        "stablelm": ("StableLmConfig", {**_COMMON}),
-        "starcoder2": ("Starcoder2Config", {**_COMMON}),
-    }
-)
-MORE_FAMILIES: tuple[str, ...] = tuple(_MORE)
-"""Further architectures that `tiny_model` and `tiny_checkpoint` build."""
+MORE_FAMILIES: tuple[str, ...] = tuple(MORE)
+"""Further architectures through whose layers paths run."""
+DENSE_FAMILIES: tuple[str, ...] = tuple(DENSE)
+"""Architectures that are only merged, without experts."""
+MIXTURE_FAMILIES: tuple[str, ...] = tuple(MIXTURES)
+"""Mixtures of experts."""
 
 
 def _randomize(model: Any, seed: int) -> None:
@@ -103,7 +58,7 @@ def tiny_model(family: str, seed: int, *, tie: bool | None = None, attention: st
     """A random fp32 model of two layers, 32 wide, with a vocabulary of 64, in eval mode and without gradients.
 
     Args:
-        family: one of `FAMILIES` or `MORE_FAMILIES`.
+        family: a name in `tiny_families.ALL`.
         seed: of the weights; equal arguments give equal weights.
         tie: share embedding and head; None leaves it to the architecture.
         attention: transformers' name of the implementation; None leaves it to transformers.
@@ -112,17 +67,17 @@ def tiny_model(family: str, seed: int, *, tie: bool | None = None, attention: st
     Raises:
         ConfigError: for an unknown family.
     """
-    if family not in _FAMILIES and family not in _MORE:
+    if family not in ALL:
         raise ConfigError(
             "There is no tiny checkpoint of this family.",
             got=repr(family),
-            allowed=suggest(family, (*FAMILIES, *MORE_FAMILIES)),
+            allowed=suggest(family, ALL),
             fix="use one of these names.",
         )
     import torch
     import transformers
 
-    class_name, defaults = {**_FAMILIES, **_MORE}[family]
+    class_name, defaults = ALL[family]
     arguments = {**defaults, **({} if tie is None else {"tie_word_embeddings": tie}), **config}
     model_config = getattr(transformers, class_name)(**arguments)
     with torch.random.fork_rng(devices=[]):
@@ -148,7 +103,7 @@ def tiny_checkpoint(
 
     Args:
         folder: where to; is made.
-        family: one of `FAMILIES` or `MORE_FAMILIES`.
+        family: a name in `tiny_families.ALL`.
         seed: of the weights; equal arguments give equal files.
         dtype: of the weights, torch's spelling.
         tokenizer: also save a tokenizer of single characters.
@@ -170,3 +125,36 @@ def tiny_checkpoint(
     if tokenizer:
         _save_tokenizer(folder, int(model.config.vocab_size))
     return folder
+
+
+def tiny_siblings(
+    folder: Path, family: str, names: Sequence[str], dtype: str = "float32", *, step: float = 0.05, **config: Any
+) -> dict[str, Path]:
+    """Save a random model and others as if fine-tuned from it: every floating tensor, buffers too, moved a little.
+
+    Args:
+        folder: where to; one folder per name is made in it.
+        family: a name in `tiny_families.ALL`.
+        names: the first is the base.
+        dtype: of the weights, torch's spelling.
+        step: standard deviation of the differences.
+        config: as for `tiny_checkpoint`.
+
+    Returns:
+        Name -> folder.
+
+    Raises:
+        ConfigError: for an unknown family.
+    """
+    import torch
+
+    saved = {}
+    for i, name in enumerate(names):
+        model = tiny_model(family, 0, **config)
+        for key, tensor in model.state_dict().items():
+            if i and tensor.is_floating_point():
+                rng = generator(i, "sibling", key)
+                tensor.add_(step * torch.from_numpy(rng.standard_normal(tuple(tensor.shape), dtype=np.float32)))
+        saved[name] = folder / name
+        model.to(getattr(torch, dtype)).save_pretrained(saved[name])
+    return saved
