@@ -16,6 +16,7 @@ MAKERS: Final = Registry(
         "iso_cts": "evomerge.virtual.iso:ISO_CTS",
         "knots": "evomerge.virtual.knots:KNOTS",
         "opcm": "evomerge.virtual.opcm:OPCM",
+        "retokenized": "evomerge.virtual.retokenized:RETOKENIZED",
         "star": "evomerge.virtual.star:STAR",
         "adapter": "evomerge.virtual.adapter:ADAPTER",
         "aligned": "evomerge.virtual.aligned:ALIGNED",

@@ -1,0 +1,159 @@
+"""Tokenizers of many parents as one: the union of their tokens as the text of a `tokenizer.json`.
+
+The base's tokenizer keeps its ids. What it lacks is appended as added tokens: first the plain tokens of the others,
+parent by parent in the order of their ids, then the others' added tokens. That is mergekit 0.1.5's rule but for the
+order of the plain ones, which in mergekit changes from run to run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from evomerge.checkpoints.bundle import tokenizer_files
+from evomerge.checkpoints.folder import find_file, read_bytes
+from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.strict_json import damaged, read_object
+from evomerge.checkpoints.tokenizers import TOKENIZER, Vocabulary
+from evomerge.checkpoints.vocabulary import rows_of, vocabulary_of
+from evomerge.errors import ModelError
+
+_STALE: Final = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "spiece.model")
+"""Other spellings of a vocabulary, which a changed one no longer agrees with; transformers reads tokenizer.json."""
+_PLAIN: Final = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+
+
+@dataclass(frozen=True)
+class NewVocabulary:
+    """A tokenizer that is not yet in any folder.
+
+    Attributes:
+        ids: token string -> id.
+        files: name -> content, `tokenizer.json` among them.
+    """
+
+    ids: Mapping[str, int]
+    files: Mapping[str, bytes]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", MappingProxyType(dict(self.ids)))
+        object.__setattr__(self, "files", MappingProxyType(dict(self.files)))
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The tokens by id; where two share an id, by string."""
+        return tuple(sorted(self.ids, key=lambda t: (self.ids[t], t)))
+
+
+def usable(parent: OpenParent) -> Vocabulary:
+    """A parent's tokens that have a row in its embedding.
+
+    Raises:
+        ModelError: when its tokenizer's file is damaged or does not name tokens, or no embedding is recognised.
+    """
+    vocabulary, rows = vocabulary_of(parent), rows_of(parent)
+    ids = {t: i for t, i in vocabulary.ids.items() if i < rows}
+    return Vocabulary(MappingProxyType(ids), vocabulary.special & ids.keys())
+
+
+def _content(parent: OpenParent) -> dict[str, Any]:
+    """A parent's tokenizer.json."""
+    path = find_file(parent.tokenizer_folder, TOKENIZER)
+    if path is None:
+        raise ModelError(
+            "A tokenizer cannot be extended.",
+            got=f"no {TOKENIZER} in {parent.tokenizer_folder}",
+            allowed=f"a {TOKENIZER} in the parent that gives the tokenizer",
+            fix="load the tokenizer with transformers (AutoTokenizer) and save it there with save_pretrained.",
+        )
+    content = read_object(path)
+    model = content.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
+        raise damaged(path, "a model without vocab", "a tokenizer with a vocabulary")
+    return content
+
+
+def _added(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return sorted(content.get("added_tokens") or [], key=lambda t: int(t["id"]))
+
+
+def _stripped(content: dict[str, Any], rows: int) -> dict[str, Any]:
+    """A tokenizer.json without the tokens whose id has no row."""
+    model = dict(content["model"])
+    vocab = model["vocab"]
+    if isinstance(vocab, list):
+        model["vocab"] = vocab[:rows]
+    else:
+        model["vocab"] = {t: i for t, i in vocab.items() if i < rows}
+        if isinstance(model.get("merges"), list):
+            model["merges"] = [m for m in model["merges"] if _is_whole(m, model["vocab"], model)]
+    return {**content, "model": model, "added_tokens": [t for t in _added(content) if t["id"] < rows]}
+
+
+def _is_whole(merge: Any, vocab: Mapping[str, int], model: Mapping[str, Any]) -> bool:
+    """Whether both parts of a merge, and what they make, are tokens."""
+    parts = merge.split(" ") if isinstance(merge, str) else list(merge)
+    prefix = model.get("continuing_subword_prefix") or ""
+    made = parts[0] + parts[1].removeprefix(prefix) if len(parts) == 2 else ""
+    return len(parts) == 2 and all(t in vocab for t in (*parts, made))
+
+
+def build_vocabulary(donor: OpenParent, others: Sequence[OpenParent] = (), added: Iterable[str] = ()) -> NewVocabulary:
+    """The donor's tokenizer, extended by what others have and it lacks.
+
+    Args:
+        donor: keeps its ids, its special tokens, templates and settings; tokens without a row are left out.
+        others: whose tokens are appended, in order; tokens without a row are left out.
+        added: more tokens, appended last where they are new.
+
+    Raises:
+        ModelError: when a tokenizer's file is missing, damaged or does not name tokens.
+    """
+    content = _stripped(_content(donor), rows_of(donor))
+    tokens, known = _added(content), dict(usable(donor).ids)
+    is_added = {str(t["content"]) for t in tokens}
+    own = [usable(p) for p in others]
+    marked = [
+        [t for t in _added(_content_or_empty(p)) if t["content"] in v.ids] for p, v in zip(others, own, strict=True)
+    ]
+    special = {str(t["content"]) for group in marked for t in group}
+    fresh: list[dict[str, Any]] = []
+    for vocabulary in own:
+        plain = sorted(vocabulary.ids.keys() - special, key=lambda t: (vocabulary.ids[t], t))
+        fresh += [{"content": t, **_PLAIN} for t in plain if t not in known]
+    fresh += [t for group in marked for t in group if t["content"] not in is_added]
+    fresh += [{"content": t, **_PLAIN} for t in added if t not in known]
+    for token in fresh:
+        text = str(token["content"])
+        if text in is_added or (text in known and token.items() >= _PLAIN.items()):
+            continue
+        known.setdefault(text, 1 + max(known.values(), default=-1))
+        is_added.add(text)
+        tokens.append({**token, "id": known[text]})
+    content["added_tokens"] = [{"id": t["id"], **{k: v for k, v in t.items() if k != "id"}} for t in tokens]
+    content["added_tokens"].sort(key=lambda t: int(t["id"]))
+    return NewVocabulary(known, _files(donor, content))
+
+
+def _content_or_empty(parent: OpenParent) -> dict[str, Any]:
+    path = find_file(parent.tokenizer_folder, TOKENIZER)
+    return {} if path is None else read_object(path)
+
+
+def _files(donor: OpenParent, content: Mapping[str, Any]) -> dict[str, bytes]:
+    files = {n: p for n, p in tokenizer_files(donor.tokenizer_folder).items() if n.partition(".v")[0] not in _STALE}
+    kept = {n: read_bytes(p) for n, p in files.items() if n != TOKENIZER}
+    return {**kept, TOKENIZER: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()}
+
+
+def union_vocabulary(parents: Sequence[OpenParent]) -> NewVocabulary:
+    """The union of the parents' tokens; the first parent's keep their ids.
+
+    Raises:
+        ModelError: as `build_vocabulary`.
+    """
+    donor, *others = parents
+    return build_vocabulary(donor, others)
