@@ -68,12 +68,17 @@ def read_delta(model: OpenParent, base: torch.Tensor, name: str) -> torch.Tensor
     return delta
 
 
+def total(deltas: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Their sum, in order, a new tensor."""
+    found = deltas[0].clone()
+    for delta in deltas[1:]:
+        found += delta
+    return found
+
+
 def mean(deltas: Sequence[torch.Tensor]) -> torch.Tensor:
     """Their plain mean, a new tensor."""
-    total = deltas[0].clone()
-    for delta in deltas[1:]:
-        total += delta
-    return total / len(deltas)
+    return total(deltas).div_(len(deltas))
 
 
 def cost_of(ingredients: Ingredients, work: Callable[[int, int], float]) -> str:

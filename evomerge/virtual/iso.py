@@ -7,27 +7,19 @@ from typing import TYPE_CHECKING, Final, final
 
 from evomerge.recipe.method_spec import flag, shared
 from evomerge.recipe.recipe import Number
-from evomerge.virtual.deltas import DeltaMaker, polar_work, triplets_work
+from evomerge.virtual.deltas import DeltaMaker, polar_work, total, triplets_work
 from evomerge.virtual.maker import MakerSpec
-from evomerge.virtual.spectral import newton_schulz, polar, triplets
+from evomerge.virtual.spectral import leading, newton_schulz, polar
 
 if TYPE_CHECKING:
     import torch
 
-_SOURCE: Final = "Isotropic merging, Marczak et al. 2025"
-
-
-def total(deltas: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sum of the deltas, a new tensor."""
-    found = deltas[0].clone()
-    for delta in deltas[1:]:
-        found += delta
-    return found
+_SOURCE: Final = "Marczak et al. 2025, arXiv 2502.04959"
 
 
 @final
 class IsoC(DeltaMaker):
-    """`base + scale * mean(S) U V^T`, where `U S V^T` is the sum of the deltas (Marczak et al. 2025, Iso-C, eq. 7).
+    """`base + scale * mean(S) U V^T`, where `U S V^T` is the sum of the deltas (Iso-C, Marczak et al. 2025).
 
     The mean is over all `min(m, n)` singular values, zeros among them; it is the inner product of `U V^T` with the sum,
     divided by their number. `U V^T` is the polar factor, by default from Newton-Schulz iterations, which need nothing
@@ -45,7 +37,7 @@ class IsoC(DeltaMaker):
         min_models=1,
         max_models=None,
         parameters={"scale": shared(1.0), "exact": flag(False)},
-        source=f"{_SOURCE}, Iso-C",
+        source=f"Iso-C, {_SOURCE}",
     )
 
     def matrix(self, deltas: Sequence[torch.Tensor], settings: Mapping[str, Number]) -> torch.Tensor:
@@ -65,7 +57,7 @@ class IsoC(DeltaMaker):
 
 @final
 class IsoCts(DeltaMaker):
-    """Iso-C in a common space, beside one space per model (Marczak et al. 2025, Iso-CTS, algorithm 2).
+    """Iso-C in a common space, beside one space per model (Iso-CTS, Marczak et al. 2025).
 
     The leading directions of the sum are the common space, a share `common` of all `r = min(m, n)`. Each of the N
     deltas, with the common left space projected out, gives its leading `(r - common r) / N` triplets. Left vectors of
@@ -82,7 +74,7 @@ class IsoCts(DeltaMaker):
         min_models=1,
         max_models=None,
         parameters={"scale": shared(1.0), "common": shared(0.8, 0.0, 1.0)},
-        source=f"{_SOURCE}, Iso-CTS",
+        source=f"Iso-CTS, {_SOURCE}",
     )
 
     def matrix(self, deltas: Sequence[torch.Tensor], settings: Mapping[str, Number]) -> torch.Tensor:
@@ -90,13 +82,10 @@ class IsoCts(DeltaMaker):
         import torch
 
         common, own = space_sizes(min(deltas[0].shape), len(deltas), float(settings["common"]))
-        leading = triplets(total(deltas))
-        shared_u = leading.u[:, :common]
-        rest = [triplets(d.double() - shared_u @ (shared_u.T @ d.double())) for d in deltas]
-        u = polar(torch.cat([*(t.u[:, :own] for t in rest), shared_u], 1))
-        vt = polar(torch.cat([*(t.vt[:own] for t in rest), leading.vt[:common]]))
-        level = sum((t.s[:own].sum() for t in rest), start=leading.s[:common].sum()) / (common + own * len(deltas))
-        return (u @ vt) * level
+        both = leading(total(deltas), common)
+        found = [both, *(leading(d.double() - both.u @ (both.u.T @ d.double()), own) for d in deltas)]
+        u, vt = polar(torch.cat([t.u for t in found], 1)), polar(torch.cat([t.vt for t in found]))
+        return (u @ vt) * (torch.cat([t.s for t in found]).sum() / min(deltas[0].shape))
 
     def work(self, outputs: int, inputs: int, models: int, settings: Mapping[str, Number]) -> float:
         """See `DeltaMaker.work`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from evomerge.recipe.method_spec import flag, shared
 from evomerge.recipe.recipe import Number
-from evomerge.virtual.deltas import DeltaMaker, triplets_work
+from evomerge.virtual.deltas import DeltaMaker, total, triplets_work
 from evomerge.virtual.maker import MakerSpec
 from evomerge.virtual.spectral import left_basis, triplets
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 class Knots(DeltaMaker):
-    """`base + scale * U merge(U^T delta_1, ..., U^T delta_N)` (Stoica et al. 2025, KnOTS, eq. 3 to 5).
+    """`base + scale * U merge(U^T delta_1, ..., U^T delta_N)` (KnOTS, Stoica et al. 2025, arXiv 2410.19735).
 
     U holds the left singular vectors of the deltas side by side, `[delta_1 | ... | delta_N] = U S [V_1 | ... | V_N]`,
     so that `S V_i = U^T delta_i` are a model's coordinates. Coordinates are merged as TIES merges deltas: `density`
@@ -42,7 +42,7 @@ class Knots(DeltaMaker):
             "elect": flag(True),
             "mean": flag(True),
         },
-        source="KnOTS, Stoica et al. 2025, eq. 3 to 5",
+        source="KnOTS, Stoica et al. 2025, arXiv 2410.19735",
     )
 
     def matrix(self, deltas: Sequence[torch.Tensor], settings: Mapping[str, Number]) -> torch.Tensor:
@@ -50,14 +50,18 @@ class Knots(DeltaMaker):
         import torch
 
         u = shared_basis(deltas)
-        coordinates = torch.stack([largest(u.T @ d.double(), float(settings["density"])) for d in deltas])
-        kept = coordinates
-        if settings["elect"]:
-            sign = coordinates.sum(0).sign()
-            kept = torch.where(coordinates.sign() == sign, coordinates, 0.0)
-        merged = kept.sum(0)
+        coordinates = [largest(u.T @ d.double(), float(settings["density"])) for d in deltas]
+        sign = total(coordinates).sign_() if settings["elect"] else None
+        merged = torch.zeros_like(coordinates[0])
+        count = torch.zeros_like(coordinates[0], dtype=torch.int16)
+        while coordinates:
+            own = coordinates.pop(0)
+            if sign is not None:
+                own.masked_fill_(own.sign() != sign, 0.0)
+            merged += own
+            count += own != 0
         if settings["mean"]:
-            merged /= (kept != 0).sum(0).clamp(min=1)
+            merged /= count.clamp_(min=1)
         return u @ merged
 
     def work(self, outputs: int, inputs: int, models: int, settings: Mapping[str, Number]) -> float:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @final
 class Opcm(Maker):
-    """Continual merging by orthogonal projection (Tang et al. 2025, OPCM, eq. 5 to 8).
+    """Continual merging by orthogonal projection (OPCM, Tang et al. 2025, arXiv 2501.09522).
 
     The models are taken in the order of the recipe, which matters. The merged delta D begins as the first model's. Each
     further delta is added without what lies along D's singular vectors: with `D = U S V^T` and `r` the number of
@@ -44,7 +44,7 @@ class Opcm(Maker):
         min_models=1,
         max_models=None,
         parameters={"alpha": shared(0.5, 0.0, 1.0)},
-        source="OPCM, Tang et al. 2025, eq. 5 to 8",
+        source="OPCM, Tang et al. 2025, arXiv 2501.09522",
     )
 
     def plan(self, ingredients: Ingredients) -> MadePlan:
@@ -72,7 +72,7 @@ class Opcm(Maker):
 
     def cost(self, ingredients: Ingredients) -> str:
         """See `Maker.cost`."""
-        return cost_of(ingredients, lambda m, n: 2 * (len(ingredients.of) - 1) * polar_work(m, n))
+        return cost_of(ingredients, lambda m, n: (len(ingredients.of) - 1) * polar_work(m, n))
 
 
 def _merge(info: TensorInfo, ingredients: Ingredients, squares: list[float]) -> torch.Tensor:

@@ -82,6 +82,12 @@ def triplets(matrix: torch.Tensor) -> Triplets:
     return Triplets(u, s, rows / s.unsqueeze(1))
 
 
+def leading(matrix: torch.Tensor, count: int) -> Triplets:
+    """The `count` largest singular triplets, or fewer where fewer are present, in memory of their own."""
+    u, s, vt = triplets(matrix)
+    return Triplets(u[:, :count].clone(), s[:count].clone(), vt[:count].clone())
+
+
 def polar(matrix: torch.Tensor) -> torch.Tensor:
     """The nearest partial isometry on the matrix's range: `u @ vt` of its triplets; fp64, shape (m, n)."""
     u, _, vt = triplets(matrix)

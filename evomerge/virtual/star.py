@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 class Star(DeltaMaker):
-    """`base + U_r (sum S / sum S_r) S_r V_r^T` (Lee et al. 2025, STAR, section 3).
+    """`base + U_r (sum S / sum S_r) S_r V_r^T` (STAR, Lee et al. 2025, arXiv 2502.10339).
 
     `r` is the smallest rank whose singular values reach `eta` percent of their sum; they are rescaled to the whole sum,
     so that the nuclear norm stays. One model in, one variant of it out: the paper averages the variants of several
@@ -33,7 +33,7 @@ class Star(DeltaMaker):
         min_models=1,
         max_models=1,
         parameters={"eta": shared(40.0, 0.0, 100.0)},
-        source="STAR, Lee et al. 2025, section 3",
+        source="STAR, Lee et al. 2025, arXiv 2502.10339",
     )
 
     def matrix(self, deltas: Sequence[torch.Tensor], settings: Mapping[str, Number]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from evomerge.recipe.method_spec import shared
 from evomerge.recipe.recipe import Number
 from evomerge.virtual.deltas import DeltaMaker, polar_work, triplets_work
 from evomerge.virtual.maker import MakerSpec
-from evomerge.virtual.spectral import polar, triplets
+from evomerge.virtual.spectral import leading, polar
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 class TsvMerge(DeltaMaker):
-    """`base + scale * U' S V'` (Gargiulo et al. 2025, TSV-Merge, algorithm 1).
+    """`base + scale * U' S V'` (TSV-Merge, Gargiulo et al. 2025, arXiv 2412.00081).
 
     From each of the N deltas of a matrix come the leading `min(m, n) / N` singular triplets. The left vectors of all of
     them, side by side, are replaced by their polar factor U' (the nearest matrix with orthonormal columns), the right
@@ -36,7 +36,7 @@ class TsvMerge(DeltaMaker):
         min_models=1,
         max_models=None,
         parameters={"scale": shared(1.0)},
-        source="TSV-Merge, Gargiulo et al. 2025, algorithm 1",
+        source="TSV-Merge, Gargiulo et al. 2025, arXiv 2412.00081",
     )
 
     def matrix(self, deltas: Sequence[torch.Tensor], settings: Mapping[str, Number]) -> torch.Tensor:
@@ -44,11 +44,9 @@ class TsvMerge(DeltaMaker):
         import torch
 
         kept = max(min(deltas[0].shape) // len(deltas), 1)
-        found = [triplets(d) for d in deltas]
-        u = polar(torch.cat([t.u[:, :kept] for t in found], 1))
-        s = torch.cat([t.s[:kept] for t in found])
-        vt = polar(torch.cat([t.vt[:kept] for t in found]))
-        return (u * s) @ vt
+        found = [leading(d, kept) for d in deltas]
+        u, vt = polar(torch.cat([t.u for t in found], 1)), polar(torch.cat([t.vt for t in found]))
+        return (u * torch.cat([t.s for t in found])) @ vt
 
     def work(self, outputs: int, inputs: int, models: int, settings: Mapping[str, Number]) -> float:
         """See `DeltaMaker.work`."""
