@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evomerge.checkpoints.dtypes import FLOATING, ITEMSIZE
-from evomerge.checkpoints.header import HeaderEntry
-from evomerge.checkpoints.opened import OpenParent
+from evomerge.cli.render_memory import in_bytes, memory_rows
 from evomerge.cli.working import working
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.load import ResolvedJob
-from evomerge.config.workers import n_workers
+from evomerge.config.workers import hop_parents, measured_bytes, n_workers, runs_paths, storage_of
 from evomerge.dataflow.prefixes import SHARE, default_budget
+from evomerge.execution.memory import measure_rates, measure_sizes
 from evomerge.execution.scoring import choose_device
+from evomerge.merging.residence import choose_residence
 from evomerge.racing.forecast import Field, Forecast, forecast
 from evomerge.racing.questioner import Questioner
-from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.serialize import recipe_digest
 from evomerge.types import SET_NAMES
 
-_MIB = 2**20
 _NUMBERS = ("tensors", "layers", "parameters", *SET_NAMES)
 
 
@@ -56,10 +54,6 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
     return table
-
-
-def _bytes(n: float) -> str:
-    return f"{n / _MIB:,.1f} MiB" if n < 1024 * _MIB else f"{n / _MIB / 1024:,.2f} GiB"
 
 
 def _parents(assembled: Assembled) -> Table:
@@ -99,63 +93,27 @@ def _search(assembled: Assembled) -> Table:
 
 
 def _memory(assembled: Assembled) -> dict[str, str]:
-    """What all workers of a host share, and what each has for itself."""
-    checkpoints = assembled.parents.checkpoints.values()
-    parents = sum(HeaderEntry(t.dtype, t.shape).nbytes for c in checkpoints for t in c.layout.tensors)
-    model = model_bytes(assembled.parents.template, assembled.suite.dtype)
-    told = {"memory": f"{_bytes(parents)} of parents, mapped and shared by the workers of a host"}
-    named = hop_parents(assembled)
-    each = f"{_bytes(model)} for the merged model, and activations"
-    if named:
-        n = 1 + len(named)
+    """Where the parents live, what each worker has for itself, and what a merge costs."""
+    device = choose_device(assembled.resolved.job.cluster.device)
+    storage = storage_of(assembled)
+    parents = assembled.parents
+    sizes = measure_sizes(parents.checkpoints, parents.template_name, assembled.suite.dtype, device, storage)
+    sizes = replace(sizes, caches=measured_bytes(assembled))
+    each = f"{in_bytes(sizes.model)} for the merged model, and activations"
+    if sizes.n_models > 1:
         each = (
-            f"up to {n} models of {_bytes(model)}, together {_bytes(n * model)}: the merged one, and one for each "
-            f"parent that a path may name ({', '.join(named)}); and activations"
+            f"up to {sizes.n_models} models of {in_bytes(sizes.model)}, together {in_bytes(sizes.models)}: the merged "
+            f"one, and one for each parent that a path may name ({', '.join(hop_parents(assembled))}); and activations"
         )
     if runs_paths(assembled):
-        each += f"; up to {_shared_states(choose_device(assembled.resolved.job.cluster.device))} that paths share"
-    return {**told, "per worker": each}
+        each += f"; up to {_shared_states(device)} that paths share"
+    return memory_rows(sizes, choose_residence(sizes, storage.place), measure_rates(), each)
 
 
 def _shared_states(device: str) -> str:
     if device == "cpu":
-        return f"{_bytes(default_budget(device))} of hidden states"
+        return f"{in_bytes(default_budget(device))} of hidden states"
     return f"1/{SHARE} of the free GPU memory of hidden states"
-
-
-def model_bytes(template: OpenParent, dtype: str) -> int:
-    """Bytes of one model in memory.
-
-    Args:
-        template: the parent that gives architecture and dtypes.
-        dtype: of the model, `auto` for the template's.
-    """
-    import torch
-
-    width = None if dtype == "auto" else getattr(torch, dtype).itemsize
-    return sum(
-        math.prod(t.shape) * (ITEMSIZE[t.dtype] if width is None or t.dtype not in FLOATING else width)
-        for t in template.layout.tensors
-    )
-
-
-def runs_paths(assembled: Assembled) -> bool:
-    """Whether workers will run paths."""
-    known = any(k.recipe.path is not None for k in assembled.known)
-    return known or any(maker.space.runs_paths for maker in assembled.makers)
-
-
-def hop_parents(assembled: Assembled) -> tuple[str, ...]:
-    """The parents that paths of this job may name: a worker keeps a model of each that one has named, over all stages.
-
-    A later stage stands around the best merge so far, which may be a parent.
-    """
-    found = [hop.parent for k in assembled.known for hop in k.recipe.path or () if hop.parent is not None]
-    for number, maker in enumerate(assembled.makers):
-        elites = [parent_recipe(ref) for ref in assembled.parents.refs()] if number else []
-        for space in (maker.space, *(maker.around([elite]) for elite in elites)):
-            found += space.hop_parents
-    return tuple(name for name in assembled.parents.checkpoints if name in found)
 
 
 def _stages(assembled: Assembled) -> dict[str, str]:

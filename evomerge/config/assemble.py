@@ -15,6 +15,7 @@ from evomerge.config.parent_refs import BASE
 from evomerge.config.parents import Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
+from evomerge.config.storage import check_task_vectors
 from evomerge.config.suites import build_suite
 from evomerge.config.surveys import survey_of
 from evomerge.config.texts import read_text
@@ -135,6 +136,7 @@ def assemble(
     suite = build_suite(resolved)
     goals = build_goals(resolved.job, suite.names, functions or {}, resolved.document)
     parents = open_parents(resolved)
+    check_task_vectors(resolved, parents)
     spaces = [open_space(resolved, parents, stage) for stage in resolved.stages]
     for checkpoint in parents.checkpoints.values():
         if checkpoint.is_ready:

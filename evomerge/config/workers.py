@@ -14,11 +14,12 @@ from evomerge.execution.pool import EvaluationPool
 from evomerge.execution.scoring import ScoringSpec, choose_device
 from evomerge.execution.worker import WorkerSpec
 from evomerge.merging.compiled import AnyVariant
-from evomerge.merging.foresight import variants_of
+from evomerge.merging.foresight import kept_bytes, variants_of
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.residence import Storage
 from evomerge.recipe.baselines import parent_recipe
+from evomerge.recipe.recipe import Recipe
 from evomerge.runs.store import LOGS
 
 
@@ -27,11 +28,7 @@ def n_workers(assembled: Assembled) -> int:
     cluster = assembled.resolved.job.cluster
     if cluster.workers is not None:
         return cluster.workers
-    if choose_device(cluster.device) == "cuda":
-        import torch
-
-        return max(1, torch.cuda.device_count())
-    return len(os.sched_getaffinity(0))
+    return _seats(choose_device(cluster.device) == "cuda")
 
 
 def kernels_for(assembled: Assembled) -> Kernels:
@@ -40,13 +37,23 @@ def kernels_for(assembled: Assembled) -> Kernels:
     if cluster.compile == "never" or choose_device(cluster.device) != "cpu":
         return Kernels()
     pool = ParentPool(assembled.parents.checkpoints)
-    spaces = [assembled.likely_space(number) for number in range(len(assembled.makers))]
-    starts = [maker.recipe_of(s, s.space.start) for maker, s in zip(assembled.makers, spaces, strict=True)]
-    variants = frozenset[AnyVariant]().union(*(variants_of(recipe, pool) for recipe in starts))
+    variants = frozenset[AnyVariant]().union(*(variants_of(recipe, pool) for recipe in _typical(assembled)))
     n_parameters = assembled.parents.n_parameters
     if cluster.compile == "auto" and not worth_compiling(n_parameters, evaluations // n_workers(assembled), variants):
         return Kernels()
     return compile_kernels(variants, kernel_folder())
+
+
+def _typical(assembled: Assembled) -> list[Recipe]:
+    """A recipe in the middle of every stage's space."""
+    spaces = [assembled.likely_space(number) for number in range(len(assembled.makers))]
+    return [maker.recipe_of(s, s.space.start) for maker, s in zip(assembled.makers, spaces, strict=True)]
+
+
+def measured_bytes(assembled: Assembled) -> int:
+    """What a worker keeps of what methods measure once, over all stages the most."""
+    pool = ParentPool(assembled.parents.checkpoints)
+    return max(kept_bytes(recipe, pool) for recipe in _typical(assembled))
 
 
 def runs_paths(assembled: Assembled) -> bool:
@@ -77,15 +84,15 @@ def storage_of(assembled: Assembled) -> Storage:
         place=None if cluster.parents == "auto" else cluster.parents,
         packed_from=assembled.parents.base if cluster.task_vectors == "int8" else None,
         n_models=1 + len(hop_parents(assembled)),
-        # of a cluster, this host stands for all: no more workers than it has cores or GPUs
-        workers=min(workers, _seats(on_gpu)),
+        # this host stands for all of a cluster: each has as many workers as cores or GPUs, at most
+        workers=workers if cluster.address is None else min(workers, _seats(on_gpu)),
         # Ray gives every worker a GPU of its own, local processes share the first
         per_device=workers if on_gpu and cluster.backend == "local" else 1,
     )
 
 
 def _seats(on_gpu: bool) -> int:
-    """How many workers this host holds."""
+    """How many workers suit this host: one per GPU, or one per core that this process may use."""
     if not on_gpu:
         return len(os.sched_getaffinity(0))
     import torch

@@ -37,20 +37,14 @@ def model_bytes(template: OpenParent, dtype: str) -> int:
     )
 
 
-def parents_bytes(checkpoints: Mapping[str, OpenParent], packed_from: str | None = None) -> int:
-    """Bytes of all parents as merges read them.
+def parent_bytes(checkpoint: OpenParent) -> int:
+    """Bytes of a parent as it is stored."""
+    return sum(math.prod(t.shape) * ITEMSIZE[t.dtype] for t in checkpoint.layout.tensors)
 
-    Args:
-        checkpoints: name -> parent.
-        packed_from: the base from which the others are packed in eight bits; None for exact parents.
-    """
-    total = 0
-    for name, checkpoint in checkpoints.items():
-        for tensor in checkpoint.layout.tensors:
-            numel = math.prod(tensor.shape)
-            packed = packed_from not in (None, name) and tensor.dtype in FLOATING
-            total += packed_bytes(numel) if packed else numel * ITEMSIZE[tensor.dtype]
-    return total
+
+def task_vector_bytes(checkpoint: OpenParent) -> int:
+    """Bytes of a parent's packed differences from the base; what cannot be merged is read as it is stored."""
+    return sum(packed_bytes(math.prod(t.shape)) for t in checkpoint.layout.tensors if t.dtype in FLOATING)
 
 
 def host_free() -> int:
@@ -84,8 +78,11 @@ def measure_sizes(
         device: where merges run, torch's spelling.
         storage: what the job says.
     """
+    exact = [c for name, c in checkpoints.items() if storage.packed_from in (None, name)]
+    packed = sum(task_vector_bytes(c) for c in checkpoints.values() if c not in exact)
     return Sizes(
-        parents=parents_bytes(checkpoints, storage.packed_from),
+        parents=packed + sum(map(parent_bytes, exact)),
+        packed=packed,
         model=model_bytes(checkpoints[template], dtype),
         device_free=device_free(device),
         host_free=host_free(),

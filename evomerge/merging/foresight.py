@@ -20,7 +20,7 @@ from evomerge.merging.measures import Measurement
 from evomerge.merging.methods import Facts, KernelMethod
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.plan import TensorPlan, plan_merge, template_of
-from evomerge.merging.settings import Cut, GtaSetting
+from evomerge.merging.settings import Cut, GtaSetting, ranked_inputs
 from evomerge.recipe.recipe import Recipe
 
 _T = TypeVar("_T")
@@ -128,6 +128,29 @@ def variants_of(recipe: Recipe, pool: ParentPool) -> frozenset[AnyVariant]:
         if not tensor.copied:
             found |= _variants(tensor, pool)
     return frozenset(found)
+
+
+def kept_bytes(recipe: Recipe, pool: ParentPool) -> int:
+    """Bytes that merging a recipe again and again keeps beside the parents: a byte per element whose rank is read.
+
+    Everything else that is measured once is a few kilobytes per tensor.
+
+    Args:
+        recipe: a typical candidate; its parents are in the pool. No tensor is read.
+        pool: the parents.
+
+    Raises:
+        MergeError, RecipeError, ConfigError: as `plan.plan_merge`.
+    """
+    if recipe.compat == "mergekit":
+        return 0
+    total = 0
+    for tensor in plan_merge(recipe, pool).tensors:
+        method = tensor.rule.method
+        if not tensor.copied and isinstance(method, KernelMethod):
+            guess = _Guess(tensor.info.shape, len(tensor.rule.inputs), has_base=tensor.rule.base is not None)
+            total += math.prod(tensor.info.shape) * len(ranked_inputs(method.compile(tensor.parameters, guess)))
+    return total
 
 
 def kernels_for_merge(recipe: Recipe, pool: ParentPool, cache_folder: Path) -> Kernels:

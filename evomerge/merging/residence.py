@@ -8,13 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
-from evomerge.merging.packed8 import BYTES_PER_ELEMENT
-
 Place = Literal["device", "host", "disk"]
 """On the device that merges, copied into the host's memory, or mapped from the files as they lie on the disk."""
-
-TaskVectors = Literal["exact", "int8"]
-"""What merges of a search read: the parents, or their differences from the base in eight bits."""
 
 DEVICE: Final = "device"
 HOST: Final = "host"
@@ -67,6 +62,7 @@ class Sizes:
 
     Attributes:
         parents: of all parents in the form that merges read.
+        packed: how many of them are task vectors in eight bits, which no file holds.
         model: of one model in memory.
         n_models: models that a worker keeps: the merged one, and one per parent that paths run through.
         caches: what methods measure once and keep, per worker.
@@ -80,6 +76,7 @@ class Sizes:
     model: int
     device_free: int | None
     host_free: int
+    packed: int = 0
     n_models: int = 1
     caches: int = 0
     workers: int = 1
@@ -87,7 +84,8 @@ class Sizes:
 
     def __post_init__(self) -> None:
         counts = (self.n_models, self.workers, self.per_device)
-        if min(counts) < 1 or min(self.parents, self.model, self.caches, self.host_free, self.device_free or 0) < 0:
+        held = (self.parents - self.packed, self.packed, self.model, self.caches)
+        if min(counts) < 1 or min(*held, self.host_free, self.device_free or 0) < 0:
             raise ValueError(f"sizes are not negative, and there is one model and worker at least: {self}")
 
     @property
@@ -104,6 +102,7 @@ class Residence(NamedTuple):
         device_bytes: what one worker takes of a GPU, activations not counted; 0 on the CPU.
         host_bytes: what one worker takes of the host's memory for itself.
         mapped_bytes: of files that all workers of a host share through the system's cache.
+        headroom: of a GPU, what is kept free for activations; 0 on the CPU.
         fits: whether what is free suffices; files may be mapped beyond it, which costs time and nothing else.
     """
 
@@ -111,6 +110,7 @@ class Residence(NamedTuple):
     device_bytes: int
     host_bytes: int
     mapped_bytes: int
+    headroom: int
     fits: bool
 
 
@@ -134,30 +134,19 @@ def choose_residence(sizes: Sizes, wanted: Place | None = None) -> Residence:
 
 
 def _residence(sizes: Sizes, place: Place) -> Residence:
-    mapped = sizes.parents if place == DISK else 0
-    copies = sizes.parents if place != DISK else 0
+    mapped = sizes.parents - sizes.packed if place == DISK else 0
+    copies = sizes.parents - mapped
     if sizes.device_free is None:
         own = sizes.models + sizes.caches + copies
-        return Residence(place, 0, own, mapped, sizes.workers * own <= sizes.host_free)
+        return Residence(place, 0, own, mapped, 0, sizes.workers * own <= sizes.host_free)
     on_device = sizes.models + (copies if place == DEVICE else 0)
-    on_host = sizes.caches + (copies if place == HOST else 0)
+    on_host = sizes.caches + (0 if place == DEVICE else copies)
     device_fits = sizes.per_device * (on_device + ACTIVATIONS) <= sizes.device_free
-    share = HOST_SHARE if place == HOST else 1.0
-    return Residence(
-        place, on_device, on_host, mapped, device_fits and sizes.workers * on_host <= share * sizes.host_free
-    )
+    host_fits = sizes.workers * on_host <= (HOST_SHARE if place == HOST else 1.0) * sizes.host_free
+    return Residence(place, on_device, on_host, mapped, ACTIVATIONS, device_fits and host_fits)
 
 
-def parents_bytes(base: int, others: int, itemsize: float, task_vectors: TaskVectors) -> int:
-    """Bytes of all parents as merges read them.
-
-    Args:
-        base: bytes of the base, 0 without one.
-        others: bytes of the other parents.
-        itemsize: bytes per element of the other parents.
-        task_vectors: what is read of them.
-    """
-    return base + (others if task_vectors == "exact" else round(others / itemsize * BYTES_PER_ELEMENT))
+Limit = Literal["device", "link", "memory", "disk"]
 
 
 class Rates(NamedTuple):
@@ -175,27 +164,38 @@ class Rates(NamedTuple):
     link: float = 20e9
     memory: float = 10e9
     disk: float = 1e9
-    measured: tuple[str, ...] = ()
+    measured: tuple[Limit, ...] = ()
 
 
-def merge_seconds(sizes: Sizes, place: Place, rates: Rates) -> float:
-    """Least seconds of a merge that changes every tensor: each parent read once, the result written once.
+class Duration(NamedTuple):
+    """How long a merge lasts at least, and why.
 
-    Files that do not all fit into the host's free memory, beside what workers hold, are read from the disk every time.
+    Attributes:
+        seconds: for reading and writing.
+        limit: the field of `Rates` at which the parents are read.
+        pageable: whether they pass through a buffer of the GPU's driver, which halves that rate.
+    """
+
+    seconds: float
+    limit: Limit
+    pageable: bool = False
+
+
+def merge_seconds(sizes: Sizes, held: Residence, rates: Rates) -> Duration:
+    """Least duration of a merge that changes every tensor: each parent read once, the result written once.
+
+    Files that do not all fit into the host's free memory, beside what the workers hold, come from the disk every time.
 
     Args:
-        sizes: of the worker.
-        place: of the parents.
+        sizes: of a worker.
+        held: where its parents live.
         rates: of the machine.
     """
-    held = choose_residence(sizes, place)
-    rest = sizes.host_free - sizes.workers * held.host_bytes
-    from_disk = place == DISK and sizes.parents > rest
-    if sizes.device_free is None:
-        read = sizes.parents / (rates.disk if from_disk else rates.memory)
-        return read + sizes.model / rates.memory
-    written = sizes.model / rates.device
-    if place == DEVICE:
-        return sizes.parents / rates.device + written
-    # pageable memory passes through a buffer of the driver, at about half the speed
-    return sizes.parents / (rates.link if place == HOST else rates.disk if from_disk else rates.link / 2) + written
+    crowded = held.mapped_bytes > sizes.host_free - sizes.workers * held.host_bytes
+    writing = sizes.model / (rates.memory if sizes.device_free is None else rates.device)
+    limit: Limit = "disk" if crowded else "memory" if sizes.device_free is None else "link"
+    if held.place == DEVICE and sizes.device_free is not None:
+        limit = "device"
+    pageable = limit == "link" and held.place == DISK
+    rate: float = getattr(rates, limit) / (2 if pageable else 1)
+    return Duration(sizes.parents / rate + writing, limit, pageable)

@@ -10,10 +10,12 @@ import pytest
 from rich.console import Console
 
 from evomerge.cli import render_plan
-from evomerge.cli.render_plan import hop_parents, model_bytes, runs_paths, show_plan
+from evomerge.cli.render_plan import show_plan
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.load import job_document, resolve_job
+from evomerge.config.workers import hop_parents, runs_paths
 from evomerge.dataflow.prefixes import default_budget
+from evomerge.execution.memory import model_bytes
 
 pytestmark = pytest.mark.zoo
 
