@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, final
 
 from evomerge.checkpoints.bundle import dtype_change, side_files
+from evomerge.checkpoints.chat_templates import with_chat_template
 from evomerge.checkpoints.dtypes import FLOATING, safetensors_name
 from evomerge.checkpoints.folder import is_plain_name
 from evomerge.checkpoints.opened import OpenParent
@@ -156,13 +157,13 @@ def write_checkpoint(
     dtype: str = "parent",
     layout: Layout | None = None,
     config_changes: Mapping[str, Any] = _NOTHING,
+    chat_template: str | None = None,
 ) -> None:
     """Write a checkpoint that stock transformers loads.
 
     Args:
         folder: new or empty; appears complete or not at all.
-        tensors: (name, tensor) in any order, each tensor of the layout exactly once, whole or in parts; consumed as a
-            stream.
+        tensors: (name, tensor) in any order, each tensor of the layout exactly once, whole or in parts; a stream.
         template: gives the layout, config.json and generation_config.json, byte for byte where nothing changes.
         metadata: text for the header of every weight file.
         max_shard_bytes: tensors' bytes per file.
@@ -171,6 +172,7 @@ def write_checkpoint(
         dtype: `"parent"`, or the dtype of all floating tensors in torch's spelling; config.json is changed to say so.
         layout: what is written, where it is not the template's; overrides `dtype`'s effect on tensors.
         config_changes: keys of config.json to replace.
+        chat_template: Jinja text that replaces the tokenizer's own; None leaves that.
 
     Raises:
         ConfigError: when the folder is neither new nor empty or cannot be written, when the shard size is not positive,
@@ -192,6 +194,7 @@ def write_checkpoint(
     if dtype != "parent":
         changes = {**dtype_change(template.config, dtype), **changes}
     small = side_files(template, tokenizer_from or template, changes)
+    small = small if chat_template is None else with_chat_template(small, chat_template)
     if len(plans) > 1:
         small[INDEX] = index_text(plans)
     small = _with_extra(small, extra_files, {plan.name for plan in plans} | {INDEX})

@@ -1,18 +1,21 @@
-"""mergekit files of recipes with a path, as far as mergekit makes the same model of them."""
+"""mergekit files and the parents they name: read with everything that has to be looked up in them, and written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+from evomerge.checkpoints.chat_templates import chat_template
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.tokenizers import embedding_rows, read_vocabulary
+from evomerge.checkpoints.vocabulary import needs_alignment
 from evomerge.dataflow.families import family_of, path_config
 from evomerge.dataflow.fold import offsets_of
 from evomerge.errors import ModelError, RecipeError
-from evomerge.recipe.mergekit import to_mergekit
+from evomerge.recipe.mergekit import Models, from_mergekit, mergekit_models, to_mergekit
 from evomerge.recipe.mergekit_path import Ends
 from evomerge.recipe.path import check_layers
-from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.recipe import Compat, ParentRef, Recipe
 
 
 def ends_of(config: Mapping[str, Any]) -> Ends | None:
@@ -36,6 +39,35 @@ def ends_of(config: Mapping[str, Any]) -> Ends | None:
         return parts is not None and parts.rest in offsets
 
     return is_end
+
+
+def recipe_of_mergekit(text: str, opened: Callable[[ParentRef], OpenParent], compat: Compat | None = None) -> Recipe:
+    """The recipe of a mergekit file.
+
+    Args:
+        text: the file's text.
+        opened: opens a model of the file.
+        compat: see `recipe.mergekit.from_mergekit`.
+
+    Raises:
+        RecipeError: when the file is not understood, or asks for what a recipe cannot say.
+        ModelError: when a model cannot be opened, or its chat template not read.
+    """
+    first = opened(mergekit_models(text)[0])
+    models = Models(
+        layout=lambda ref: opened(ref).layout,
+        is_end=ends_of(first.config),
+        chat_template=lambda ref: chat_template(opened(ref).tokenizer_folder),
+        vocabulary=lambda ref: _tokens(opened(ref)),
+        needs_alignment=lambda ref, reference: needs_alignment(opened(ref), opened(reference)),
+    )
+    return from_mergekit(text, models, compat=compat)
+
+
+def _tokens(parent: OpenParent) -> Set[str] | None:
+    """The tokens that have rows; None without a tokenizer."""
+    vocabulary, rows = read_vocabulary(parent.tokenizer_folder), embedding_rows(parent)
+    return None if vocabulary is None else {t for t, i in vocabulary.ids.items() if rows is None or i < rows}
 
 
 def mergekit_text(recipe: Recipe, template: OpenParent) -> str:

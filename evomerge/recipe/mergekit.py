@@ -1,31 +1,61 @@
 """Recipes as mergekit files, and mergekit files as recipes.
 
 A file is written so that `mergekit-yaml` (0.1.5) makes the same model; what it computes in another way is told in the
-file's first lines. A file that is read may have models, or slices of unmoved layers, with gradients and filters, or
-passthrough slices in any order, which are a path. What a recipe cannot say (merged slices that move or repeat layers,
-LoRAs, tokenizer surgery, filters that tell tensors of one role apart) is refused with the reason; nothing is
-approximated.
+file's first lines. A file that is read may have models or slices with gradients and filters, in any order of layers as
+long as every layer of the result takes one layer of all its sources. What a recipe cannot say is refused with the
+reason; nothing is approximated, and what mergekit itself would ignore is refused or told (`mergekit_told`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 from evomerge.layout import Layout
-from evomerge.recipe.mergekit_export import Writer, check_divisors, comments_of, dtypes_of, only_method
-from evomerge.recipe.mergekit_file import base_of, bodies_of, entries_of, model_of, read_file
-from evomerge.recipe.mergekit_import import assignments_of, named_parents, recipe_dtype, sources_in_order
+from evomerge.recipe.mergekit_exactness import comments_of
+from evomerge.recipe.mergekit_export import chat_template_text, check_divisors, dtypes_of, inexpressible, only_method
+from evomerge.recipe.mergekit_file import File, body_of, donor_of, entries_of, model_in, read_file
+from evomerge.recipe.mergekit_import import assignments_of, order_of
+from evomerge.recipe.mergekit_models import Model, named_parents
+from evomerge.recipe.mergekit_output import Parents, chat_template_of, dtypes_of_parents, recipe_dtypes, stated_dtypes
 from evomerge.recipe.mergekit_path import (
     PASSTHROUGH,
     Ends,
+    is_copy,
     passthrough_body,
     passthrough_comments,
     passthrough_dtype,
 )
-from evomerge.recipe.mergekit_path_import import from_passthrough
-from evomerge.recipe.mergekit_text import read_mergekit, refused, write_mergekit
-from evomerge.recipe.recipe import Compat, ParentRef, Recipe
-from evomerge.recipe.rules import rules_of
+from evomerge.recipe.mergekit_path_import import read_passthrough
+from evomerge.recipe.mergekit_text import DTYPES, read_mergekit, refused, write_mergekit
+from evomerge.recipe.mergekit_tokens import aligned, check_rows, tokenizer_source, without_alignment
+from evomerge.recipe.mergekit_told import told_of
+from evomerge.recipe.mergekit_translate import translated
+from evomerge.recipe.mergekit_writer import Writer
+from evomerge.recipe.method_spec import MethodSpec
+from evomerge.recipe.named_rules import rules_of_tensors
+from evomerge.recipe.path import Hop
+from evomerge.recipe.recipe import Compat, ParentRef, Recipe, Rule
+
+
+class Models(NamedTuple):
+    """Answers about the models of a file; each is a `ParentRef` with a short name.
+
+    Attributes:
+        layout: of a model, with its adapter.
+        is_end: which tensors end the branches of a layer: scales of exactly these, all by one factor, are gains of a
+            path. None when nobody knows.
+        chat_template: a model's own, None without one; None when nobody knows.
+        vocabulary: the tokens of a model that have rows, None without a tokenizer; None when nobody knows, and then
+            vocabularies are left as they are.
+        needs_alignment: whether the first model's rows stand for other tokens than the second's.
+    """
+
+    layout: Callable[[ParentRef], Layout]
+    is_end: Ends | None = None
+    chat_template: Callable[[ParentRef], str | None] | None = None
+    vocabulary: Callable[[ParentRef], Set[str] | None] | None = None
+    needs_alignment: Callable[[ParentRef, ParentRef], bool] | None = None
 
 
 def to_mergekit(recipe: Recipe, layout: Layout, *, notes: Sequence[str] = (), is_end: Ends | None = None) -> str:
@@ -39,21 +69,45 @@ def to_mergekit(recipe: Recipe, layout: Layout, *, notes: Sequence[str] = (), is
             writes no gains.
 
     Raises:
-        RecipeError: when mergekit cannot express it: several methods, a plug-in's method, a base with a weight, or
-            (in the default arithmetic) normalised weights of both signs; or a path with merged layers, merged tensors
-            outside the layers, or gains that cannot be written.
+        RecipeError: when mergekit cannot express it: several methods, one that is not mergekit's (and no sum that it
+            has), a base with a weight, parents that are made otherwise than by an adapter, or (in the default
+            arithmetic) normalised weights of both signs; or a path that mixes merged layers with gains, or with copies
+            by another method than linear.
     """
-    if recipe.path is not None:
-        body = passthrough_body(recipe, recipe.path, layout, is_end)
-        text = {**body, **passthrough_dtype(recipe, layout)}
-        return write_mergekit(text, (*passthrough_comments(recipe, layout, body), *notes))
-    rules = {t.name: recipe.rule_for(t) for t in layout.tensors}
-    method = only_method(recipe, list(rules.values()))
-    check_divisors(recipe, list(rules.values()), method)
-    writer = Writer(recipe, layout, method, rules)
-    dtypes, dtype_notes = dtypes_of(recipe, layout)
-    config = {"merge_method": method.name, **writer.base(), **writer.body(), **dtypes}
-    return write_mergekit(config, (*comments_of(recipe, method), *dtype_notes, *notes))
+    plain, vocabulary = without_alignment(recipe)
+    if is_copy(plain, layout):
+        path = plain.path or tuple(Hop(layer) for layer in range(layout.n_layers))
+        body = passthrough_body(plain, path, layout, is_end)
+        text = {**body, **passthrough_dtype(plain), **vocabulary, **chat_template_text(plain)}
+        return write_mergekit(text, (*passthrough_comments(plain, layout, body), *notes))
+    own, translations = translated(plain, layout)
+    rules = _used_rules(own, layout)
+    method = only_method(own, rules)
+    check_divisors(own, rules, method)
+    _check_path(own, method)
+    writer = Writer(own, layout, method)
+    dtypes, dtype_notes = dtypes_of(own, layout)
+    config = {"merge_method": method.name, **writer.config(), **dtypes, **vocabulary, **chat_template_text(own)}
+    return write_mergekit(config, (*comments_of(own, method), *translations, *writer.notes(), *dtype_notes, *notes))
+
+
+def _used_rules(recipe: Recipe, layout: Layout) -> list[Rule]:
+    """The rules that make something, one for each tensor."""
+    merged = None if recipe.path is None else {hop.layer for hop in recipe.path if hop.parent is None}
+    made = [t for t in layout.tensors if t.layer is None or merged is None or t.layer in merged]
+    return [recipe.rule_for(t) for t in made]
+
+
+def _check_path(recipe: Recipe, method: MethodSpec) -> None:
+    for k, hop in enumerate(recipe.path or ()):
+        if hop.gain != 1.0:
+            raise inexpressible("its path has gains, and merges.", f"hop {k}: {hop.gain:g}", "gains of 1")
+        if hop.parent is not None and method.name != "linear":
+            raise inexpressible(
+                f"its path copies a layer, and {method.name} merges.",
+                f"hop {k}: layer {hop.layer} of {hop.parent}",
+                "merged layers alone, or layers merged by linear",
+            )
 
 
 def mergekit_models(text: str) -> tuple[ParentRef, ...]:
@@ -62,56 +116,104 @@ def mergekit_models(text: str) -> tuple[ParentRef, ...]:
     Raises:
         RecipeError: as `from_mergekit`, as far as models are concerned.
     """
+    return named_parents(_models_of(read_mergekit(text)), {})
+
+
+def _models_of(config: Mapping[str, Any]) -> list[Model]:
+    donor, body = donor_of(config), body_of(config)
+    found = [donor] if donor is not None else []
+    found += [model_in(entry) for entry in entries_of(body.get("models") or [], "models")]
+    for piece in entries_of(body.get("slices") or [], "slices"):
+        found += [model_in(entry) for entry in entries_of(piece.get("sources") or [], "sources")]
+    if not found:
+        raise refused("The mergekit file names no models.", "none", "models, or slices with sources")
+    return list(dict.fromkeys(found))
+
+
+def mergekit_told(text: str, n_layers: int) -> tuple[str, ...]:
+    """What stands in a file without effect, or has one that nobody asked for: lines for people.
+
+    Args:
+        text: the file's text.
+        n_layers: of its models.
+
+    Raises:
+        RecipeError: when the file is not understood.
+    """
     config = read_mergekit(text)
-    base = base_of(config)
-    found = [base] if base is not None else []
-    for place in bodies_of(config):
-        for entry in entries_of(place.get("models") or [], "models"):
-            found.append(model_of(entry))
-        for piece in entries_of(place.get("slices") or [], "slices"):
-            found += [model_of(entry) for entry in entries_of(piece.get("sources") or [], "sources")]
-    return named_parents(list(dict.fromkeys(found)), {})
+    return told_of(config, read_file(config, n_layers))
 
 
 def from_mergekit(
     text: str,
-    layout_of: Callable[[ParentRef], Layout],
+    models: Models,
     *,
     names: Mapping[str, str] | None = None,
     compat: Compat | None = None,
-    is_end: Ends | None = None,
 ) -> Recipe:
     """The recipe that makes what `mergekit-yaml` makes from this file.
 
     Args:
         text: the file's text.
-        layout_of: gives the layout of the parents; called once, with the base or the first model.
+        models: answers about the models; asked for every model of the file.
         names: source as the file writes it -> the parent's name in the recipe; others are named for their folder.
-        compat: `mergekit` for its arithmetic, bit for bit; `off` for evomerge's own; None for `mergekit` unless the
-            file computes in fp32 and stores something else, as files of evomerge's own arithmetic do.
-        is_end: which tensors end the branches of a layer: scales of exactly these, all by one factor, are gains of a
-            path. None refuses scales.
+        compat: `mergekit` for its arithmetic, bit for bit; `off` for evomerge's own; None for `mergekit`, but for
+            copies of layers, which both make alike.
 
     Raises:
         RecipeError: when the file is not understood, or asks for what a recipe cannot say.
     """
     config = read_mergekit(text)
-    base = base_of(config)
-    models = mergekit_models(text)
-    by_source = {(p.source, p.revision): p for p in models}
-    if not models:
-        raise refused("The mergekit file names no models.", "none", "models or slices with sources")
-    layout = layout_of(by_source[base] if base is not None else models[0])
-    if config["merge_method"] == PASSTHROUGH:
-        return from_passthrough(config, layout, names=names or {}, compat=compat, is_end=is_end)
-    file = read_file(config, base, layout)
-    parents = named_parents(sources_in_order(file), names or {})
-    refs = {(p.source, p.revision): p for p in parents}
-    dtype, chosen = recipe_dtype(file.dtype, file.out_dtype, layout, compat)
+    found, own = _models_of(config), models.chat_template or (lambda _: None)
+    refs = dict(zip(found, named_parents(found, {}), strict=True))
+    layouts = {model: models.layout(ref) for model, ref in refs.items()}
+    stated = stated_dtypes(config)
+    file = read_file(config, layouts[found[0]].n_layers)
+    order = order_of(file)
+    template = layouts[order.base or order.models[0]]
+    parents = named_parents(order.models, names or {})
+    named = {model: parent.name for model, parent in zip(order.models, parents, strict=True)}
+    is_copy = file.method.name == PASSTHROUGH and (not stated.differ or stated.arithmetic == "float32")
+    chosen = compat or ("off" if is_copy else "mergekit")
+    computed = dtypes_of_parents(file, template, _own_layouts(layouts, models))
+    plain = all(model.adapter is None for model in found)
+    stored = {t.name: t.dtype for t in template.tensors if t.name in computed} if plain else None
+    dtypes = recipe_dtypes(stated, Parents(computed, stored), file.method.name, chosen)
+    if file.method.name == PASSTHROUGH:
+        folds = stated.out is None or {stated.out} == {stated.arithmetic or DTYPES.get(d) for d in computed.values()}
+        rules, path = read_passthrough(file, template, named, models.is_end, folds=folds)
+    else:
+        rules = rules_of_tensors(file.method.name, template, assignments_of(file, template, named, chosen))
+        in_order = file.layers == tuple(range(template.n_layers))
+        path = None if in_order else tuple(Hop(layer) for layer in file.layers)
     return Recipe(
-        parents=parents,
-        base=refs[base].name if file.method.needs_base and base is not None else None,
-        rules=rules_of(file.method.name, assignments_of(file, layout, {s: p.name for s, p in refs.items()}, chosen)),
-        dtype=dtype,
+        parents=_with_vocabulary(config, file, models, dict(zip(order.models, parents, strict=True))),
+        base=None if order.base is None else named[order.base],
+        rules=rules,
+        dtype=dtypes.stored,
         compat=chosen,
+        path=path,
+        arithmetic=dtypes.arithmetic,
+        chat_template=chat_template_of(config, order.models, lambda model: own(refs[model])),
     )
+
+
+def _with_vocabulary(
+    config: Mapping[str, Any], file: File, models: Models, parents: Mapping[Model, ParentRef]
+) -> tuple[ParentRef, ...]:
+    """The parents with the vocabulary that the file asks for."""
+    source = tokenizer_source(config, file.donor)
+    asked, needs = models.vocabulary, models.needs_alignment
+    if source is None or asked is None or needs is None:
+        return tuple(parents.values())
+    (other,) = named_parents([source], {})
+    reference = parents.get(source, other)
+    odd = {model for model, parent in parents.items() if model != source and needs(parent, reference)}
+    if odd:
+        check_rows(file, source, lambda model: asked(parents.get(model, reference)))
+    return tuple(aligned(parent, reference) if model in odd else parent for model, parent in parents.items())
+
+
+def _own_layouts(layouts: Mapping[Model, Layout], models: Models) -> dict[Model, Layout]:
+    """Layouts in the dtypes that checkpoints are stored in: mergekit merges an adapter in its model's dtype."""
+    return {m: found if m.adapter is None else models.layout(ParentRef("on", *m.place)) for m, found in layouts.items()}

@@ -1,9 +1,9 @@
-"""Paths as mergekit's passthrough slices.
+"""Paths and copies as mergekit's passthrough slices.
 
-A slice takes neighbouring layers of one model unchanged; slices stand one behind the other, so layers may be moved,
-repeated and left out. The embedding comes from the first slice's model, final norm and head from the last one's; a
-slice may be empty, and then gives only these. `scale` multiplies tensors: it is a branch gain where it multiplies the
-tensors that end a layer's branches, and nothing else (mergekit 0.1.5).
+A slice takes neighbouring layers of one model; slices stand one behind the other, so layers may be moved, repeated and
+left out. The embedding comes from the first slice's model, final norm and head from the last one's; a slice may be
+empty, and then gives only these. `scale` multiplies tensors: it is a branch gain where it multiplies the tensors that
+end a layer's branches, and nothing else (mergekit 0.1.5); any other is a rule of the method `passthrough`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from evomerge.layout import Layout, TensorInfo
-from evomerge.recipe.equivalence import linear_coefficients
+from evomerge.recipe.equivalence import linear_coefficients, number
+from evomerge.recipe.mergekit_exactness import parents_told
 from evomerge.recipe.mergekit_export import inexpressible
+from evomerge.recipe.mergekit_models import model_text
 from evomerge.recipe.mergekit_settings import filters_for
-from evomerge.recipe.mergekit_text import DTYPES, model_text
-from evomerge.recipe.path import Hops, check_layers
-from evomerge.recipe.recipe import ParentRef, Recipe
+from evomerge.recipe.path import Hop, Hops, check_layers
+from evomerge.recipe.recipe import ParentRef, Recipe, Rule, name_within
 
 PASSTHROUGH: Final = "passthrough"
 Ends = Callable[[str], bool]
@@ -26,13 +27,25 @@ Ends = Callable[[str], bool]
 _PRINTED: Final = 200
 
 
+class _Copied(NamedTuple):
+    """Tensors that are one parent's, each times a factor.
+
+    Attributes:
+        parent: whose; None without tensors.
+        scales: name -> factor.
+    """
+
+    parent: str | None
+    scales: Mapping[str, float]
+
+
 class _Piece(NamedTuple):
-    """Layers [start, end) of one parent, all with one gain; none when start == end."""
+    """Layers [start, end) of one parent, none when start == end, with factors by name inside the layer."""
 
     parent: str
     start: int
     end: int
-    gain: float
+    scales: Mapping[str, float]
 
 
 def passthrough_body(recipe: Recipe, hops: Hops, layout: Layout, is_end: Ends | None) -> dict[str, Any]:
@@ -53,60 +66,96 @@ def passthrough_body(recipe: Recipe, hops: Hops, layout: Layout, is_end: Ends | 
         gains = sorted({hop.gain for hop in hops} - {1.0})
         raise inexpressible("its path has gains.", ", ".join(f"{g:g}" for g in gains)[:_PRINTED], "gains of 1")
     outside = [t for t in layout.tensors if t.layer is None]
-    first = _only_source(recipe, [t for t in outside if t.role == "embedding"], "the embedding")
-    last = _only_source(recipe, [t for t in outside if t.role != "embedding"], "what follows the layers")
-    pieces: list[_Piece] = []
-    for k, hop in enumerate(hops):
-        inside = [t for t in layout.tensors if t.layer == hop.layer]
-        parent = hop.parent or _only_source(recipe, inside, f"hop {k}, layer {hop.layer},") or recipe.parents[0].name
-        if pieces and (pieces[-1].parent, pieces[-1].end, pieces[-1].gain) == (parent, hop.layer, hop.gain):
-            pieces[-1] = pieces[-1]._replace(end=hop.layer + 1)
-        else:
-            pieces.append(_Piece(parent, hop.layer, hop.layer + 1, hop.gain))
-    if first is not None and first != pieces[0].parent:
-        pieces.insert(0, _Piece(first, 0, 0, 1.0))
-    if last is not None and last != pieces[-1].parent:
-        pieces.append(_Piece(last, 0, 0, 1.0))
+    first = _copied(recipe, [t for t in outside if t.role == "embedding"], "the embedding")
+    last = _copied(recipe, [t for t in outside if t.role != "embedding"], "what follows the layers")
+    pieces = _pieces(recipe, hops, layout, is_end)
+    if first.parent is not None and first.parent != pieces[0].parent:
+        pieces.insert(0, _Piece(first.parent, 0, 0, {}))
+    if last.parent is not None and last.parent != pieces[-1].parent:
+        pieces.append(_Piece(last.parent, 0, 0, {}))
     refs = {p.name: p for p in recipe.parents}
     template = refs[recipe.base or recipe.parents[0].name]
-    slices = [_slice(piece, refs, layout, is_end, (i == 0, i == len(pieces) - 1)) for i, piece in enumerate(pieces)]
+    slices = []
+    for i, piece in enumerate(pieces):
+        ends = {**(first.scales if i == 0 else {}), **(last.scales if i == len(pieces) - 1 else {})}
+        slices.append(_slice(piece, refs, layout, ends))
     return {"merge_method": PASSTHROUGH, "base_model": model_text(template), "slices": slices}
 
 
-def _only_source(recipe: Recipe, tensors: Sequence[TensorInfo], what: str) -> str | None:
-    """The one parent whose tensors these are, None without tensors.
+def _pieces(recipe: Recipe, hops: Hops, layout: Layout, is_end: Ends | None) -> list[_Piece]:
+    """The hops in as few slices as hold them."""
+    pieces: list[_Piece] = []
+    for k, hop in enumerate(hops):
+        inside = [t for t in layout.tensors if t.layer == hop.layer]
+        copied = _Copied(hop.parent, dict.fromkeys((t.name for t in inside), 1.0))
+        if hop.parent is None:
+            copied = _copied(recipe, inside, f"hop {k}, layer {hop.layer},")
+        parent = copied.parent or recipe.parents[0].name
+        scales = {name_within(t): copied.scales[t.name] * _gain(hop, t, is_end) for t in inside}
+        last = pieces[-1] if pieces else None
+        if last is not None and (last.parent, last.end, last.scales) == (parent, hop.layer, scales):
+            pieces[-1] = last._replace(end=hop.layer + 1)
+        else:
+            pieces.append(_Piece(parent, hop.layer, hop.layer + 1, scales))
+    return pieces
+
+
+def _gain(hop: Hop, tensor: TensorInfo, is_end: Ends | None) -> float:
+    return hop.gain if is_end is not None and is_end(tensor.name) else 1.0
+
+
+def _copied(recipe: Recipe, tensors: Sequence[TensorInfo], what: str) -> _Copied:
+    """The one parent whose tensors these are.
 
     Raises:
         RecipeError: when rules merge them, or take them from several parents.
     """
-    names = [p.name for p in recipe.parents]
     found: dict[str, None] = {}
+    scales: dict[str, float] = {}
     for tensor in tensors:
         rule = recipe.rule_for(tensor)
-        coefficients = linear_coefficients(rule, recipe.base, names) or {}
-        if list(coefficients.values()) != [1.0]:
-            got = f"{tensor.name} by {rule.method} of {', '.join(rule.per_parent or names)}"
+        own = _own(recipe, rule)
+        if own is None:
+            got = f"{tensor.name} by {rule.method} of {', '.join(rule.per_parent or [p.name for p in recipe.parents])}"
             raise inexpressible(f"{what} is merged.", got, "a path through the parents' own layers")
-        found |= dict.fromkeys(coefficients)
+        found |= {own[0]: None}
+        scales[tensor.name] = own[1]
     if len(found) > 1:
         raise inexpressible(f"{what} comes from several parents.", ", ".join(found), "one parent")
-    return next(iter(found), None)
+    return _Copied(next(iter(found), None), scales)
+
+
+def _own(recipe: Recipe, rule: Rule) -> tuple[str, float] | None:
+    """The parent that a rule copies, and the factor; None for a merge."""
+    names = [p.name for p in recipe.parents]
+    if rule.method == PASSTHROUGH:
+        (parent,) = rule.per_parent or names[:1]
+        return parent, float(number(rule, "scale", parent))
+    coefficients = linear_coefficients(rule, recipe.base, names) or {}
+    return (next(iter(coefficients)), 1.0) if list(coefficients.values()) == [1.0] else None
+
+
+def is_copy(recipe: Recipe, layout: Layout) -> bool:
+    """Whether every tensor that the recipe makes is one parent's, times a factor or not: what passthrough can make."""
+    layers = set(range(layout.n_layers)) if recipe.path is None else {h.layer for h in recipe.path if h.parent is None}
+    made = [t for t in layout.tensors if t.layer is None or t.layer in layers]
+    rules = [recipe.rule_for(t) for t in made]
+    asked = recipe.path is not None or any(rule.method == PASSTHROUGH for rule in rules)
+    return asked and all(_own(recipe, rule) is not None for rule in rules)
 
 
 def _slice(
-    piece: _Piece, refs: Mapping[str, ParentRef], layout: Layout, is_end: Ends | None, at: tuple[bool, bool]
+    piece: _Piece, refs: Mapping[str, ParentRef], layout: Layout, outside: Mapping[str, float]
 ) -> dict[str, Any]:
-    """One slice; `at` says whether it is the first and the last, whose settings reach outside the layers."""
+    """One slice; `outside` has the factors of what it decides outside the layers."""
     source = {"model": model_text(refs[piece.parent]), "layer_range": [piece.start, piece.end]}
-    if piece.gain != 1.0 and is_end is not None:
-
-        def asked(t: TensorInfo) -> bool:
-            if t.layer is not None:
-                return piece.start <= t.layer < piece.end
-            return at[0] if t.role == "embedding" else at[1]
-
-        ends = {t.name for t in layout.tensors if t.layer is not None and is_end(t.name)}
-        factors = {t.name: piece.gain if t.name in ends else 1.0 for t in layout.tensors if asked(t)}
+    inside = {
+        t.name: piece.scales[name_within(t)]
+        for t in layout.tensors
+        if t.layer is not None and piece.start <= t.layer < piece.end
+    }
+    factors = {**outside, **inside}
+    if any(factor != 1.0 for factor in factors.values()):
         source["parameters"] = {"scale": filters_for(factors)}
     return {"sources": [source]}
 
@@ -122,12 +171,12 @@ def passthrough_comments(recipe: Recipe, layout: Layout, body: Mapping[str, Any]
         "  OMP_NUM_THREADS=1 mergekit-yaml THIS_FILE OUTPUT_FOLDER",
         f"Compared with evomerge's own export, the tensors are equal{dtypes}.",
         *(empty if any(start == end for start, end in ranges) else ()),
+        *parents_told(recipe),
     )
 
 
-def passthrough_dtype(recipe: Recipe, layout: Layout) -> dict[str, str]:
-    """The `dtype` of the file: of the result, where there is one for all tensors."""
-    if recipe.dtype != "parent":
-        return {"dtype": recipe.dtype}
-    stored = {DTYPES[t.dtype] for t in layout.tensors if t.dtype in DTYPES}
-    return {"dtype": stored.pop()} if len(stored) == 1 else {}
+def passthrough_dtype(recipe: Recipe) -> dict[str, str]:
+    """`dtype` and `out_dtype` of the file, where the recipe says them."""
+    if recipe.arithmetic != "stored" and recipe.compat == "mergekit":
+        return {"dtype": recipe.arithmetic, **({} if recipe.dtype == "parent" else {"out_dtype": recipe.dtype})}
+    return {} if recipe.dtype == "parent" else {"dtype": recipe.dtype}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from evomerge.recipe.mergekit_text import refused
 from evomerge.recipe.method_spec import ParameterSpec
 from evomerge.recipe.recipe import Number
+
+_SCALAR: Final = str | int | float
 
 
 def filters_for(wanted: Mapping[str, Number]) -> Any:
@@ -56,8 +58,14 @@ def _full_names(wanted: Mapping[str, Number], common: Number) -> Any:
     return [*({"filter": name, "value": wanted[name]} for name in named), {"value": common}]
 
 
-def evaluate_filters(name: str, setting: Any, t: float = 0.0) -> Any:
+def evaluate_filters(name: str, setting: Any, t: float = 0.0, *, is_flag: bool = False) -> Any:
     """The scalar that `setting` gives the tensor `name` at depth `t`; None when no filter matches.
+
+    Args:
+        name: the tensor's.
+        setting: as the file has it.
+        t: depth.
+        is_flag: whether scalars are flags, of which a gradient picks one.
 
     Raises:
         RecipeError: for a setting that mergekit would not understand either.
@@ -69,22 +77,31 @@ def evaluate_filters(name: str, setting: Any, t: float = 0.0) -> Any:
     if not setting:
         return None
     if not any(isinstance(entry, Mapping | list) for entry in setting):
-        return _gradient(setting, t)
+        return _gradient(setting, t, is_flag)
     for entry in setting:
-        if not isinstance(entry, Mapping) or not {"value"} <= set(entry) <= {"filter", "value"}:
-            raise refused(
-                "A parameter's setting is not understood.", repr(entry), "a number, a list of numbers, or filters"
-            )
+        _check_entry(entry)
         text = entry.get("filter")
-        if text is None or text == "*" or str(text) in name:
-            return evaluate_filters(name, entry["value"], t)
+        if text is None or text == "*" or text in name:
+            return evaluate_filters(name, entry["value"], t, is_flag=is_flag)
     return None
 
 
-def _gradient(values: list[Any], t: float) -> Any:
+def _check_entry(entry: Any) -> None:
+    known = isinstance(entry, Mapping) and {"value"} <= set(entry) <= {"filter", "value"}
+    if known and isinstance(entry.get("filter"), str | None) and _is_scalars(entry["value"]):
+        return
+    raise refused("A parameter's setting is not understood.", repr(entry), "a number, a list of numbers, or filters")
+
+
+def _is_scalars(value: Any) -> bool:
+    """Whether a filter's value is a scalar or a gradient: filters do not nest."""
+    return all(isinstance(v, str | int | float) for v in (value if isinstance(value, list) else [value]))
+
+
+def _gradient(values: list[Any], t: float, is_flag: bool) -> Any:
     """Linear between neighbours for numbers; flags are picked, not interpolated."""
     numbers = [_as_real(v) for v in values]
-    if any(isinstance(v, bool) for v in values) or None in numbers:
+    if is_flag or any(isinstance(v, bool) for v in values) or None in numbers:
         return values[int(t * (len(values) - 1))]
     place = t * (len(values) - 1)
     left = int(place)
@@ -101,25 +118,41 @@ def _as_real(value: Any) -> float | None:
         return None
 
 
-def number_of(value: Any, spec: ParameterSpec, where: str) -> Number:
+_FLAGS: Final[Mapping[Any, bool]] = {
+    **dict.fromkeys((True, 1, "1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys((False, 0, "0", "false", "f", "no", "n", "off"), False),
+}
+"""What mergekit takes for a flag (pydantic's table); texts in small letters."""
+_FULL: Final = ("density", "select_topk")
+"""Shares of entries: what is above 1 keeps everything, as 1 does."""
+
+
+def number_of(value: Any, spec: ParameterSpec, name: str, where: str) -> Number:
     """A resolved scalar as the parameter's type.
+
+    Args:
+        value: as the file has it.
+        spec: the parameter's.
+        name: the parameter's.
+        where: which parameter of which tensor, for people.
 
     Raises:
         RecipeError: when it has none of the parameter's values.
     """
     if spec.kind == "flag":
-        if value in (True, False):  # 1 and 0 too: mergekit takes them for flags
-            return bool(value)
+        found = _FLAGS.get(value.lower() if isinstance(value, str) else value) if isinstance(value, _SCALAR) else None
+        if found is not None:
+            return found
     else:
         number = None if isinstance(value, bool) else _as_real(value)
-        if number is not None and spec.high == 1.0 and spec.low == 0.0 and spec.per_parent:
-            number = min(1.0, max(0.0, number))  # mergekit reads any density above 1 as 1, below 0 as 0
+        if number is not None and name in _FULL:
+            number = min(1.0, number)
         if number is not None and spec.accepts(number):
             return number
     raise refused("A parameter has an illegal value.", f"{where} = {value!r}", spec.allowed)
 
 
-def resolve(name: str, levels: Iterable[Any], parameter: str, t: float) -> Any:
+def resolve(name: str, levels: Iterable[Any], parameter: str, t: float, *, is_flag: bool = False) -> Any:
     """The first level that has a say about this parameter of this tensor; None when none has.
 
     Args:
@@ -127,10 +160,11 @@ def resolve(name: str, levels: Iterable[Any], parameter: str, t: float) -> Any:
         levels: parameter mappings (or None), the most particular first.
         parameter: what is asked for.
         t: depth inside the slice.
+        is_flag: whether the parameter is a flag.
     """
     for level in levels:
         if level is not None and parameter in level:
-            value = evaluate_filters(name, level[parameter], t)
+            value = evaluate_filters(name, level[parameter], t, is_flag=is_flag)
             if value is not None:
                 return value
     return None

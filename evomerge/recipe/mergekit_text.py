@@ -1,4 +1,4 @@
-"""The text of a mergekit file: read strictly, written plainly; and how it names models."""
+"""The text of a mergekit file: read strictly, written plainly."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any, Final
 import yaml
 
 from evomerge.errors import RecipeError
-from evomerge.recipe.recipe import ParentRef
 
 DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """Safetensors spelling -> mergekit's name."""
 
 MAX_BYTES: Final = 5_000_000
+MAX_NODES: Final = 1_000_000
+"""Of a file whose aliases are written out; mergekit itself sets no limit, and an alias of aliases grows without one."""
+_OTHER_TOOLS: Final[Mapping[str, tuple[str, ...]]] = {
+    "mergekit-moe": ("experts", "gate_mode", "experts_per_token", "shared_experts"),
+    "mergekit-evolve": ("genome",),
+}
 
 
 def refused(
@@ -24,12 +29,7 @@ def refused(
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and without aliases (which can expand without bound) and duplicate keys (of which one would be lost)."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise refused("The mergekit file uses an alias.", f"in {_key_of(parent)}", "YAML without aliases (`*name`)")
-        return super().compose_node(parent, index)
+    """Safe, and without duplicate keys, of which one would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -47,29 +47,76 @@ def read_mergekit(text: str) -> Mapping[str, Any]:
     """The mapping that a mergekit file holds.
 
     Raises:
-        RecipeError: when it is too long, uses aliases, has a key twice, or is no YAML mapping.
+        RecipeError: when it is too long, has a key twice, is no YAML, holds several documents (`mergekit-multi`),
+            repeats itself through aliases without end, or is no mapping with a `merge_method`.
     """
     if len(text.encode(errors="replace")) > MAX_BYTES:
         raise refused("The mergekit file is too long.", f"{len(text)} characters", f"at most {MAX_BYTES} bytes")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        first = (str(error).splitlines() or ["nested too deeply"])[0]
-        raise refused("The mergekit file is not YAML.", first, "one YAML document") from error
+    value = _one_document(text)
+    _check_size(value)
     if not isinstance(value, Mapping) or "merge_method" not in value:
-        found = f"keys {', '.join(map(str, list(value)[:6]))}" if isinstance(value, Mapping) else type(value).__name__
-        raise refused(
-            "This is neither a recipe nor a mergekit file.", found, "a recipe in JSON, or a merge_method in YAML"
-        )
+        raise _no_merge(value)
     return value
 
 
-def _key_of(parent: yaml.Node | None) -> str:
-    return "the top" if parent is None else f"what starts at line {parent.start_mark.line + 1}"
+def _one_document(text: str) -> Any:
+    try:
+        documents = list(yaml.load_all(text, Loader=_Loader))
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        first = (str(error).splitlines() or ["nested too deeply"])[0]
+        raise refused("The mergekit file is not YAML.", first, "one YAML document") from error
+    if len(documents) > 1:
+        names = [str(d["name"]) for d in documents if isinstance(d, Mapping) and "name" in d]
+        raise refused(
+            "The mergekit file holds several merges, as mergekit-multi runs them.",
+            f"{len(documents)} documents: {', '.join(names) or 'without names'}",
+            "one document",
+            "write each merge to a file of its own, and run them one after the other.",
+        )
+    return documents[0] if documents else None
+
+
+def _check_size(value: Any) -> None:
+    """Refuse what aliases blow up; a node that contains itself has no size.
+
+    Raises:
+        RecipeError: when more than `MAX_NODES` would have to be read.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if not isinstance(node, Mapping | list):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = MAX_NODES + 1  # until it is known: whoever asks meanwhile lies inside
+            inner = node.values() if isinstance(node, Mapping) else node
+            sizes[id(node)] = 1 + sum(size(child) for child in inner)
+        return sizes[id(node)]
+
+    if size(value) > MAX_NODES:
+        raise refused(
+            "The mergekit file's aliases grow without bound.", f"more than {MAX_NODES} values", "a smaller file"
+        )
+
+
+def _no_merge(value: Any) -> RecipeError:
+    keys = [str(k) for k in value] if isinstance(value, Mapping) else []
+    for tool, marks in _OTHER_TOOLS.items():
+        if set(keys) & set(marks):
+            return refused(
+                f"This is a file for {tool}, which is another program.",
+                f"keys {', '.join(keys[:6])}",
+                "a file for mergekit-yaml, with a merge_method",
+                f"run {tool} on it; evomerge merges checkpoints of one architecture.",
+            )
+    found = f"keys {', '.join(keys[:6])}" if keys else type(value).__name__
+    return refused(
+        "This is neither a recipe nor a mergekit file.", found, "a recipe in JSON, or a merge_method in YAML"
+    )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes equal values out each time: people read these files, and aliases are refused on the way in."""
+    """Writes equal values out each time: people read these files."""
 
     def ignore_aliases(self, data: Any) -> bool:
         del data
@@ -77,40 +124,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def write_mergekit(config: Mapping[str, Any], comments: tuple[str, ...]) -> str:
-    """The text of a mergekit file that opens with comments."""
-    head = "".join(f"# {line}\n" for line in comments)
+    """The text of a mergekit file that opens with comments, one line each."""
+    head = "".join(f"# {' '.join(line.splitlines())}\n" for line in comments)
     return head + yaml.dump(
         dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None
-    )
-
-
-def model_text(parent: ParentRef) -> Any:
-    """How mergekit names a parent: text, or a mapping where the text would be read as something else."""
-    if "@" in parent.source or "+" in parent.source:
-        return {"model": {"path": parent.source, "revision": parent.revision}}
-    return parent.source if parent.revision is None else f"{parent.source}@{parent.revision}"
-
-
-def model_source(value: Any) -> tuple[str, str | None]:
-    """Source and revision of a model as a mergekit file names it.
-
-    Raises:
-        RecipeError: for a LoRA, another architecture, or something that is no model.
-    """
-    if isinstance(value, str) and value and "+" not in value and value.count("@") <= 1:
-        source, _, revision = value.partition("@")
-        return source, revision or None
-    if isinstance(value, str) and "+" in value:
-        raise refused(
-            "A model of the mergekit file has a LoRA.", value, "whole checkpoints", "merge the adapter first."
-        )
-    if isinstance(value, Mapping) and set(value) == {"path", "revision"} and isinstance(value["path"], str):
-        revision = value["revision"]
-        return value["path"], None if revision is None else str(revision)
-    if isinstance(value, Mapping) and "path" in value and set(value) <= {"path", "revision"}:
-        return str(value["path"]), None
-    if isinstance(value, Mapping) and "model" in value and not any(v for k, v in value.items() if k != "model"):
-        return model_source(value["model"])
-    raise refused(
-        "A model of the mergekit file is not understood.", repr(value), "a folder or hub id, with @revision or not"
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evomerge.errors import RecipeError
 from evomerge.layout import Layout, Role, TensorInfo
 from evomerge.recipe.baselines import parent_recipe
-from evomerge.recipe.mergekit import from_mergekit, to_mergekit
+from evomerge.recipe.mergekit import Models, from_mergekit, to_mergekit
 from evomerge.recipe.path import Hop, Hops, plain_path
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 
@@ -65,7 +65,7 @@ def slices_of(made: Recipe, **more: Any) -> list[Any]:
 
 
 def read(text: str, **more: Any) -> Recipe:
-    return from_mergekit(text, lambda ref: layout(), is_end=is_end, **more)
+    return from_mergekit(text, Models(lambda ref: layout(), is_end), **more)
 
 
 names = st.sampled_from(sorted(PARENTS))
@@ -88,8 +88,8 @@ def test_what_is_written_is_read(path: Hops, first: str, last: str, template: st
     wanted = replace(made, path=None) if plain else made
     text = to_mergekit(made, layout(), is_end=is_end)
     back = read(text, names={p.source: p.name for p in PARENTS.values()})
-    assert back == replace(wanted, dtype="bfloat16" if dtype == "parent" else dtype)  # the file always says it
-    if not plain:
+    assert back == replace(wanted, dtype="parent" if dtype == "bfloat16" else dtype)  # all parents are bfloat16
+    if not plain and dtype != "bfloat16":
         assert to_mergekit(back, layout(), is_end=is_end) == text
 
 
@@ -105,7 +105,7 @@ def test_empty_slices_give_what_stands_outside_the_layers() -> None:
     found = yaml.safe_load(text)
     assert [s["sources"][0]["layer_range"] for s in found["slices"]] == [[0, 0], [0, 1], [0, 0]]
     assert "# An empty slice gives" in text
-    assert (found["merge_method"], found["base_model"], found["dtype"]) == ("passthrough", "/zoo/a", "bfloat16")
+    assert (found["merge_method"], found["base_model"], "dtype" in found) == ("passthrough", "/zoo/a", False)
 
 
 def test_gains_are_scales_of_what_ends_the_branches() -> None:
@@ -127,8 +127,6 @@ A, B = PARENTS["a"], PARENTS["b"]
 @pytest.mark.parametrize(
     ("made", "match"),
     [
-        (Recipe((A, B), None, (own("a", ()), SOUP), path=(Hop(0, "a"), Hop(1))), r"hop 1, layer 1, is merged.*linear"),
-        (Recipe((A, B), None, (SOUP,), path=(Hop(0, "a"),)), "the embedding is merged.*of a, b"),
         (
             Recipe((A, B), None, (own("a", (), ("head",)), own("b")), path=(Hop(0, "a"),)),
             "what follows the layers comes from several parents.*a, b",
@@ -183,33 +181,27 @@ def test_overlapping_ranges_and_gradients_of_scales_are_a_path() -> None:
 HEAD = "merge_method: passthrough\n"
 ONE = HEAD + "slices: [{sources: [{model: a, layer_range: [0, 2]%s}]}]\n"
 REFUSED = [
-    (HEAD + "slices: []", "names no models"),
-    (HEAD + "models: [{model: a}, {model: b}]", "one model at a time.*a, b"),
-    (HEAD + "models: [{model: a}]\nbase_model: b", "one model at a time.*a, b"),
+    (HEAD + "slices: []", "none or several of its forms"),
+    (HEAD + "models: [{model: a}, {model: b}]", "another number of models.*a, b.*exactly 1"),
+    (HEAD + "models: [{model: a}]\nbase_model: b", "another number of models.*base_model b is not listed"),
     (
         HEAD + "slices: [{sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]}]",
-        "one model at a time.*2 sources",
+        "another number of models.*a, b",
     ),
-    (ONE.replace("[0, 2]", "[0, 13]") % "", r"does not have.*\[0, 13\]"),
-    (ONE.replace("[0, 2]", "[2, 0]") % "", r"does not have.*\[2, 0\]"),
-    (ONE.replace("[0, 2]", "[1, 1]") % "", "A path has no hops"),
-    (ONE % "" + "parameters: {weight: 1}", "'weight'"),
-    (ONE % ", parameters: {scale: 0.5}", r"no gain of a layer.*input_layernorm\.weight by 0\.5"),
-    (ONE % ", parameters: {scale: {filter: o_proj, value: 0.5}}", r"no gain of a layer.*down_proj\.bias by 1"),
-    (
-        ONE % ", parameters: {scale: [{filter: o_proj, value: 0.5}, {filter: down_proj, value: 0.25}]}",
-        r"o_proj\.weight by 0\.5",
-    ),
-    (
-        ONE % ", parameters: {scale: [{filter: _proj.weight, value: 0.5}]}",
-        r"q_proj\.weight by 0\.5",
-    ),
-    (ONE % "" + "parameters: {scale: {filter: lm_head, value: 2}}", "outside the layers.*lm_head.weight by 2"),
+    (ONE.replace("[0, 2]", "[0, 13]") % "", r"do not have.*\[0, 13\]"),
+    (ONE.replace("[0, 2]", "[2, 0]") % "", r"do not have.*\[2, 0\]"),
+    (ONE.replace("[0, 2]", "[1, 1]") % "", "no layers"),
+    (ONE % "" + "parameters: {scales: 1}", "'scales'.*Did you mean 'scale'"),
     (ONE % ", parameters: {scale: {filter: o_proj, value: wide}}", "illegal value.*'wide'"),
     (ONE % "" + "dtype: float64", "unknown dtype"),
-    (ONE % "" + "tokenizer_source: union", "changes the tokenizer"),
-    (ONE % "" + "dtype: float16\nout_dtype: float32", "--compat off"),
-    (ONE % "" + "modules: {default: {}}", "names no models|both or neither"),
+    (ONE % "" + "tokenizer_source: union", "union of the vocabularies"),
+    (ONE % "" + "modules: {default: {}}", "none or several of its forms"),
+    (
+        HEAD + "slices: [{sources: [{model: a, layer_range: [0, 2]}]}, {sources: [{model: a, layer_range: [1, 3], "
+        "parameters: {scale: {filter: q_proj, value: 0.5}}}]}, {sources: [{model: a, layer_range: [1, 2], "
+        "parameters: {scale: {filter: q_proj, value: 0.25}}}]}]",
+        r"several times, and its scales are no gain.*layer 1, as layer 4: self_attn\.q_proj\.weight by 0\.25",
+    ),
 ]
 
 
@@ -219,12 +211,89 @@ def test_what_a_path_cannot_say_is_refused(text: str, match: str) -> None:
         read(text)
 
 
+def scales_of(found: Recipe) -> dict[str, float]:
+    """The factors of the rules, of all tensors that have one."""
+    rules = {t.name: found.rule_for(t) for t in layout().tensors}
+    return {n: float(r.per_parent["a"]["scale"]) for n, r in rules.items() if r.method == "passthrough"}
+
+
+def test_scales_that_are_no_gain_are_rules() -> None:
+    scale = ", parameters: {scale: [{filter: q_proj, value: [0.5, 0.25]}, {filter: k_proj, value: 3}]}"
+    text = ONE % scale + "parameters: {scale: {filter: lm_head, value: 2}}\n"
+    found = read(text)
+    assert found.path == (Hop(0), Hop(1))
+    factors = {n: f for n, f in scales_of(found).items() if f != 1.0}
+    assert factors == {
+        "lm_head.weight": 2.0,
+        "model.layers.0.self_attn.q_proj.weight": 0.5,
+        "model.layers.1.self_attn.q_proj.weight": 0.25,
+    }
+    assert read(to_mergekit(found, layout(), is_end=is_end)) == found
+
+
 def test_scales_need_somebody_who_knows_where_branches_end() -> None:
-    with pytest.raises(RecipeError, match=r"(?s)no gain of a layer.*no scale for these models"):
-        from_mergekit(FRANKEN, lambda ref: layout())
+    """Without, they are rules, which a layer that runs twice has only once."""
+    found = from_mergekit(FRANKEN, Models(lambda ref: layout()))
+    assert [hop.parent for hop in found.path or ()] == ["a"] * 4 + [None, "b", None, None]
+    twice = FRANKEN + "  - sources: [{model: y/b, layer_range: [2, 3]}]\n"
+    assert from_mergekit(twice, Models(lambda ref: layout())).path is not None
+    other = FRANKEN + "  - sources: [{model: y/b, layer_range: [2, 3], parameters: {scale: 2}}]\n"
+    with pytest.raises(RecipeError, match=r"(?s)its scales are no gain.*equal scales wherever"):
+        from_mergekit(other, Models(lambda ref: layout()))
 
 
-def test_merged_slices_still_keep_their_layers() -> None:
-    text = FRANKEN.replace("passthrough", "linear").replace("[4, 4]", "[4, 12]")
-    with pytest.raises(RecipeError, match=r"(?s)moves, repeats or drops layers.*passthrough slices"):
-        read(text)
+def test_factors_on_what_is_stored_in_another_dtype_are_rules() -> None:
+    """A gain is multiplied into stored values, which would round twice."""
+    text = FRANKEN.replace("dtype: float16", "dtype: float32\nout_dtype: bfloat16")
+    found = read(text)
+    assert (found.compat, found.dtype) == ("off", "parent")
+    assert {hop.gain for hop in found.path or ()} == {1.0}
+    narrow = read(FRANKEN.replace("dtype: float16", "dtype: float16\nout_dtype: float32"))
+    assert (narrow.compat, narrow.arithmetic, narrow.dtype) == ("mergekit", "float16", "float32")
+
+
+MERGED = """
+merge_method: linear
+slices:
+  - sources: [{model: a, layer_range: [4, 8], parameters: {weight: 1}}, {model: b, layer_range: [4, 8]}]
+  - sources: [{model: a, layer_range: [0, 6], parameters: {weight: 1}}, {model: b, layer_range: [0, 6]}]
+parameters: {weight: [{filter: mlp, value: 0.25}, {value: 0.5}]}
+"""
+
+
+def test_merged_slices_may_move_repeat_and_drop_layers() -> None:
+    found = read(MERGED)
+    assert found.path == tuple(Hop(layer) for layer in (4, 5, 6, 7, 0, 1, 2, 3, 4, 5))
+    weights = {t.name: found.rule_for(t).per_parent["b"]["weight"] for t in layout().tensors}
+    assert {weight for name, weight in weights.items() if "mlp" in name} == {0.25}
+    assert {weight for name, weight in weights.items() if "mlp" not in name} == {0.5}
+    assert to_mergekit(found, layout()).count("layer_range") == 4
+    assert read(to_mergekit(found, layout())) == found
+
+
+def test_shared_parameters_see_the_result_s_names_and_a_source_s_its_own() -> None:
+    text = """
+merge_method: slerp
+base_model: a
+slices: [{sources: [{model: a, layer_range: [6, 8]}, {model: b, layer_range: [6, 8]}]}]
+parameters: {t: [{filter: layers.0., value: 0.75}, {value: 0.25}]}
+"""
+    assert [read(text).rule_for(t).shared["t"] for t in layout().tensors if t.layer in {6, 7}] == [0.75] * 6 + [0.25] * 6
+    own = text.replace("slerp", "linear").replace("}, {model: b", ", parameters: {weight: 1}}, {model: b")
+    own = own.replace("t: [", "weight: [").replace("layers.0.", "layers.6.")
+    found = [read(own).rule_for(t).per_parent["b"]["weight"] for t in layout().tensors if t.layer in {6, 7}]
+    assert found == [0.75] * 6 + [0.25] * 6
+
+
+def test_a_path_that_merges_and_copies_is_written_where_the_method_can_copy() -> None:
+    soup = Rule("linear", {"normalize": True}, {"a": {"weight": 0.5}, "b": {"weight": 0.5}})
+    path = (Hop(0), Hop(1, "a"), Hop(1), Hop(2))
+    text = to_mergekit(Recipe((A, B), None, (soup,), path=path), layout())
+    ranges = [[(s["model"], s["layer_range"]) for s in p["sources"]] for p in yaml.safe_load(text)["slices"]]
+    assert ranges[1] == [("/zoo/a", [1, 2])]
+    assert [len(r) for r in ranges] == [2, 1, 2]
+    deltas = Rule("task_arithmetic", {}, {"b": {"weight": 0.5}})
+    with pytest.raises(RecipeError, match=r"(?s)copies a layer, and task_arithmetic merges.*hop 1: layer 1 of a"):
+        to_mergekit(Recipe((A, B), "a", (deltas,), path=path), layout())
+    with pytest.raises(RecipeError, match=r"(?s)has gains, and merges.*hop 0: 0\.5"):
+        to_mergekit(Recipe((A, B), None, (soup,), path=(Hop(0, None, 0.5),)), layout(), is_end=is_end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from evomerge.errors import RecipeError
 from evomerge.layout import Layout, TensorInfo
-from evomerge.recipe.mergekit import from_mergekit, mergekit_models, to_mergekit
+from evomerge.recipe.mergekit import Models, from_mergekit, mergekit_models, mergekit_told, to_mergekit
 from evomerge.recipe.mergekit_settings import evaluate_filters, filters_for
+from evomerge.recipe.mergekit_file import MERGEKIT
 from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 
@@ -117,8 +119,10 @@ def test_layers_of_equal_rules_share_a_slice():
 
 def test_base_models_are_what_each_method_needs():
     linear = Recipe((BASE, A, B), None, (Rule("linear", {}, weights(1.0)),))
-    assert config_of(linear)["base_model"] == "/zoo/a"  # an unlisted base would be merged in
-    assert [m["model"] for m in config_of(linear)["models"]] == ["/zoo/a", "/zoo/b"]
+    found = config_of(linear)
+    assert found["base_model"] == "/zoo/base"  # gives config and tokenizer; under `models` it would be merged in
+    assert [m["model"] for m in found["slices"][0]["sources"]] == ["/zoo/a", "/zoo/b"]
+    assert [m["model"] for m in config_of(replace(linear, parents=(A, B)))["models"]] == ["/zoo/a", "/zoo/b"]
     slerp = config_of(Recipe((B, A), None, (Rule("slerp", {"t": 0.3}),)))
     assert slerp["base_model"] == "/zoo/b"
     assert [m["model"] for m in slerp["models"]] == ["/zoo/b", "/zoo/a"]
@@ -131,7 +135,9 @@ def test_base_models_are_what_each_method_needs():
         (arithmetic(), "BF16", ("float32", "bfloat16")),
         (arithmetic(), "F32", ("float32", None)),
         (arithmetic(dtype="float16"), "BF16", ("float32", "float16")),
-        (arithmetic(compat="mergekit"), "BF16", ("bfloat16", None)),
+        (arithmetic(compat="mergekit"), "BF16", (None, None)),
+        (arithmetic(compat="mergekit", dtype="float16", arithmetic="float32"), "BF16", ("float32", "float16")),
+        (arithmetic(compat="mergekit", arithmetic="float32"), "BF16", ("float32", None)),
         (arithmetic(compat="mergekit", dtype="float32"), "BF16", ("float32", None)),
     ],
 )
@@ -147,20 +153,66 @@ def test_mixed_dtypes_are_told():
     assert "dtype" not in config_of(arithmetic(compat="mergekit"), mixed)
 
 
-@pytest.mark.parametrize("method", BUILTIN)
+def example(method, **more):
+    """A recipe of the method with its defaults."""
+    spec = MERGEKIT[method]
+    shared = {"t": 0.5} if "t" in spec.parameters else {}
+    models = (A, B)[: spec.max_models]
+    parents = (BASE, *models) if spec.needs_base else models
+    own = {p.name: {"weight": 0.5} for p in models} if "weight" in spec.parameters else {}
+    return Recipe(parents, "base" if spec.needs_base else None, (Rule(method, shared, own),), **more)
+
+
+@pytest.mark.parametrize("method", MERGEKIT)
 def test_the_first_lines_say_what_is_exact(method):
-    shared = {"t": 0.5} if method == "slerp" else {}
-    parents = (A, B) if method == "slerp" else (BASE, A, B)
-    base = "base" if BUILTIN[method].needs_base else None
-    recipe = Recipe(parents, base, (Rule(method, shared, {} if method == "slerp" else weights(0.5)),), seed=11)
+    recipe = example(method, seed=11)
     text = to_mergekit(recipe, llama(), notes=["3 elements differ."])
     head = [line for line in text.splitlines() if line.startswith("#")]
     assert "mergekit-yaml THIS_FILE OUTPUT_FOLDER" in head[1]
-    assert ("--random-seed 11" in head[1]) == ("not equal" in text) == method.startswith("dare")
+    is_random = method.startswith(("dare", "della"))
+    assert ("--random-seed 11" in head[1]) == ("not equal" in text) == is_random
     assert head[-1] == "# 3 elements differ."
-    assert ("ties: where weighted deltas cancel" in text) == (method == "ties")
-    exact = to_mergekit(replace(recipe, compat="mergekit"), llama())
-    assert ("equal bit for bit" in exact) != method.startswith("dare")
+    assert ("weighted deltas cancel" in text) == (method in {"ties", "breadcrumbs_ties"})
+    if method != "passthrough":
+        assert "--compat off" in head[2]
+        exact = to_mergekit(replace(recipe, compat="mergekit"), llama())
+        assert ("equal bit for bit" in exact) != is_random
+        assert "--compat off" not in exact
+
+
+def test_the_first_lines_name_the_parents_weights():
+    known = replace(arithmetic(), parents=(BASE, replace(A, revision="v1", content="c0ffee"), B))
+    assert "#   a: /zoo/a@v1, weights sha256 c0ffee\n" in to_mergekit(known, llama())
+    assert "Parents" not in to_mergekit(arithmetic(), llama())
+
+
+@pytest.mark.parametrize("method", sorted(set(BUILTIN) - set(MERGEKIT)))
+def test_other_methods_are_refused_unless_they_are_a_sum_that_mergekit_has(method):
+    spec = BUILTIN[method]
+    models = (A, B)[: spec.max_models]
+    own = {p.name: {"weight": 0.5} for p in models} if "weight" in spec.per_parent() else {}
+    parents, base = ((BASE, *models), "base") if spec.needs_base else (models, None)
+    recipe = Recipe(parents, base, (Rule(method, {}, own),))
+    if method in {"lines", "expo", "fedlaw"}:
+        assert f"{method} is written as" in to_mergekit(recipe, llama())
+        return
+    with pytest.raises(RecipeError, match=rf"not mergekit's\.\n  Got: {method}"):
+        to_mergekit(recipe, llama())
+
+
+def test_sums_of_other_names_keep_their_coefficients():
+    lines = Recipe((BASE, A, B), "base", (Rule("lines", {"alpha": 0.5, "beta": 1.0}, weights(1.0)),))
+    back = read(to_mergekit(lines, llama()), compat="off")
+    found = [back.rule_for(t).per_parent["a"]["weight"] for t in llama().tensors if "up_proj" in t.name]
+    assert found == [0.5, 1.0, 1.5]
+    outside = next(t for t in llama().tensors if t.role == "head")
+    assert back.rule_for(outside).per_parent["b"]["weight"] == 0.25
+    expo = Recipe((BASE, A), "base", (Rule("expo", {"alpha": 0.25}, {}),))
+    assert read(to_mergekit(expo, llama()), compat="off").rules[0].per_parent["a"]["weight"] == 1.25
+    law = Recipe((A, B), None, (Rule("fedlaw", {"gamma": 0.9}, {"a": {"logit": 0.0}, "b": {"logit": math.log(2)}}),))
+    rule = read(to_mergekit(law, llama()), compat="off").rules[0]
+    assert (rule.method, rule.shared["normalize"]) == ("linear", False)
+    assert [rule.per_parent[p]["weight"] for p in "ab"] == pytest.approx([0.3, 0.6])
 
 
 def test_what_mergekit_cannot_express_is_refused():
@@ -198,10 +250,10 @@ def test_biases_do_not_stop_our_own_files_from_being_read():
     tensors = [TensorInfo(n, shape, "F32", 0, "attention") for n, shape in sorted(names.items())]
     layout = Layout(1, tuple(tensors))
     text = to_mergekit(ties(1.0, 0.5), layout)
-    back = from_mergekit(text, lambda ref: layout, compat="off")
-    assert back.rules[0].per_parent["a"]["density"] == 0.5
-    with pytest.raises(RecipeError, match="tells tensors of one role apart"):
-        from_mergekit(text, lambda ref: layout, compat="mergekit")
+    back = from_mergekit(text, Models(lambda ref: layout), compat="off")
+    assert [r.per_parent["a"]["density"] for r in back.rules] == [0.5]
+    exact = from_mergekit(text, Models(lambda ref: layout), compat="mergekit")
+    assert [(r.names, r.per_parent["a"]["density"]) for r in exact.rules] == [(("q_proj.bias",), 1.0), (None, 0.5)]
 
 
 def test_normalised_weights_of_both_signs_are_refused_where_the_divisors_differ():
@@ -227,7 +279,7 @@ def test_model_names_come_back(source, revision):
 
 
 def read(text, **more):
-    return from_mergekit(text, lambda ref: llama(), **more)
+    return from_mergekit(text, Models(lambda ref: llama()), **more)
 
 
 MODELS = "models: [{model: x/a, parameters: {weight: 0.5}}, {model: y/a, parameters: {weight: 0.25}}]"
@@ -238,23 +290,49 @@ def test_short_names_are_unique_and_may_be_given():
     assert [p.name for p in read(LINEAR).parents] == ["a", "a-2"]
     assert [p.name for p in read(LINEAR, names={"y/a": "mine"}).parents] == ["a", "mine"]
     seen = []
-    from_mergekit(f"base_model: y/a\n{LINEAR}", lambda ref: (seen.append(ref.source), llama())[1])
-    assert seen == ["y/a"]
+    from_mergekit(f"base_model: y/a\n{LINEAR}", Models(lambda ref: (seen.append(ref.source), llama())[1]))
+    assert list(dict.fromkeys(seen)) == ["y/a", "x/a"]
 
 
-def test_dtypes_choose_the_arithmetic():
-    assert (read(LINEAR).dtype, read(LINEAR).compat) == ("parent", "mergekit")
-    assert read(LINEAR + "dtype: float16").dtype == "float16"
-    assert read(LINEAR + "out_dtype: bfloat16").compat == "mergekit"
-    ours = read(LINEAR + "dtype: float32\nout_dtype: bfloat16")
-    assert (ours.dtype, ours.compat) == ("bfloat16", "off")
-    assert read(LINEAR + "dtype: bfloat16", compat="off").compat == "off"
-    for text, compat in (
-        ("dtype: float32\nout_dtype: float16", "mergekit"),
-        ("dtype: float16\nout_dtype: float32", None),
-    ):
-        with pytest.raises(RecipeError, match="--compat off"):
-            read(LINEAR + text, compat=compat)
+@pytest.mark.parametrize(
+    ("text", "compat", "wanted"),
+    [
+        ("", None, ("parent", "stored", "mergekit")),
+        ("dtype: float16", None, ("float16", "stored", "mergekit")),
+        ("dtype: torch.float16", None, ("float16", "stored", "mergekit")),
+        ("out_dtype: bfloat16", None, ("bfloat16", "stored", "mergekit")),
+        ("out_dtype: float16", None, ("float16", "bfloat16", "mergekit")),
+        ("dtype: float32\nout_dtype: bfloat16", None, ("bfloat16", "float32", "mergekit")),
+        ("dtype: float16\nout_dtype: float32", "mergekit", ("float32", "float16", "mergekit")),
+        ("dtype: float32\nout_dtype: bfloat16", "off", ("parent", "stored", "off")),
+        ("dtype: float16", "off", ("float16", "stored", "off")),
+    ],
+)
+def test_dtypes_choose_the_arithmetic(text, compat, wanted):
+    recipe = read(LINEAR + text, compat=compat)
+    assert (recipe.dtype, recipe.arithmetic, recipe.compat) == wanted
+
+
+def test_parents_of_several_dtypes_need_one_to_compute_in():
+    mixed = {"x/a": llama(), "y/a": llama(dtype="F32")}
+    models = Models(lambda ref: mixed[ref.source])
+    assert from_mergekit(LINEAR, models).dtype == "parent"  # each tensor what its parents promote to, as in mergekit
+    assert from_mergekit(LINEAR, models, compat="off").dtype == "float32"
+    found = from_mergekit(LINEAR + "out_dtype: float16", models)
+    assert (found.dtype, found.arithmetic) == ("float16", "float32")
+    norms = Layout(3, tuple(replace(t, dtype="F32") if t.role == "norm" else t for t in llama().tensors))
+    mixed["y/a"] = norms
+    for more, compat in (("out_dtype: float16", None), ("", "off")):
+        with pytest.raises(RecipeError, match=r"several dtypes.*float32, bfloat16|several dtypes"):
+            from_mergekit(LINEAR + more, models, compat=compat)
+
+
+def test_two_methods_store_fp32_whatever_they_compute_in():
+    text = "merge_method: arcee_fusion\nbase_model: b\nmodels: [{model: a}]\ndtype: bfloat16\n"
+    assert [getattr(read(text), k) for k in ("dtype", "arithmetic")] == ["parent", "bfloat16"]
+    assert config_of(read(text))["dtype"] == "bfloat16"
+    stored = read(text + "out_dtype: bfloat16")
+    assert (stored.dtype, stored.arithmetic) == ("bfloat16", "stored")
 
 
 def test_the_expanded_form_that_mergekit_saves_is_read():
@@ -266,7 +344,10 @@ def test_the_expanded_form_that_mergekit_saves_is_read():
 
 TIES = "merge_method: ties\nbase_model: x/base\nmodels: [{model: x/a, parameters: {weight: 1}}]\n"
 SLICE = "merge_method: linear\nslices: [{sources: [{model: a, layer_range: %s, parameters: {weight: 1}}]}]\n"
-TWO = "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 2], parameters: {weight: 1}}]}, {sources: [{model: a, layer_range: [1, 3], parameters: {weight: 1}}]}]\n"  # fmt: skip  # noqa: E501
+TWO = "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 2], parameters: {weight: %s}}]}, {sources: [{model: a, layer_range: [1, 3], parameters: {weight: 1}}]}]\n"  # fmt: skip  # noqa: E501
+BOMB = "merge_method: &a [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
+)
 
 REFUSED = [
     ("", "nor a mergekit file"),
@@ -276,43 +357,85 @@ REFUSED = [
     ("[" * 5000, "not YAML"),
     ("a: !!python/object/apply:os.system [echo]\nmerge_method: linear", "not YAML"),
     ("x" * 6_000_000, "too long"),
-    ("merge_method: linear\nmodels: &m [{model: a}]\nslices: *m", "uses an alias"),
+    (BOMB, "aliases grow without bound"),
+    ("merge_method: &m {a: *m}", "aliases grow without bound"),
+    ("merge_method: linear\n---\nmerge_method: ties\nname: x", "mergekit-multi runs them.*2 documents: x"),
+    ("base_model: a\ngate_mode: random\nexperts: []", "for mergekit-moe.*experts"),
+    ("genome: {models: [a]}", "for mergekit-evolve"),
     ("merge_method: linear\nmerge_method: ties", "stands twice.*'merge_method' at line 2"),
-    (LINEAR.replace("linear", "breadcrumbs"), "does not know the merge method.*'breadcrumbs'"),
-    (LINEAR + "tokenizer_source: union", "changes the tokenizer.*'union'"),
-    (LINEAR + "tokenizer: {source: base}", "something else in the file.*'tokenizer'"),
-    (LINEAR + "chat_template: chatml", "'chat_template'"),
+    (LINEAR.replace("linear", "dare-ties"), "no such merge method.*'dare-ties'.*Did you mean 'dare_ties'"),
+    (LINEAR.replace("linear", "lines"), "no such merge method.*'lines'"),
+    (LINEAR.replace("linear", "[linear]"), "no such merge method"),
+    (LINEAR + "name: x", "no such key in the file.*'name'"),
+    (LINEAR + "tokenizer_source: union", "union of the vocabularies"),
+    (LINEAR + "tokenizer_source: base", "from the base, and there is none"),
+    (LINEAR + "tokenizer_source: base\ntokenizer: {source: base}", "says twice"),
+    (LINEAR + "tokenizer: {}", "union of the vocabularies"),
+    (LINEAR + "tokenizer: {source: base, tokens: {x: {force: true}}}", "single tokens.*'x'"),
+    (LINEAR + "tokenizer: {source: base, pad_to_multiple_of: 8}", "pads the embeddings.*8"),
+    (LINEAR + "tokenizer: {sauce: base}", "no such key in tokenizer.*'sauce'.*Did you mean 'source'"),
+    (LINEAR + "chat_template: chatml", "part of mergekit.*'chatml'"),
+    (LINEAR + "chat_template: short {", "is no template.*'short {'"),
+    (LINEAR + "chat_template: auto", "No model has a chat template"),
     (LINEAR + "dtype: float64", "unknown dtype.*'float64'"),
     (LINEAR + "parameters: {normalise: true}", "'normalise'.*Did you mean 'normalize'"),
     (LINEAR + "parameters: {normalize: maybe}", "illegal value.*normalize of .* = 'maybe'"),
-    (LINEAR + "base_model: z", "linear has no base.*'z'"),
+    (LINEAR + "base_model: z", "has no value.*in z, the base_model, which mergekit merges"),
     (LINEAR.replace("weight: 0.5", "weight: x"), "weight of .* = 'x'"),
-    (LINEAR.replace("{weight: 0.5}", "{}"), "has no value.*weight of"),
-    (LINEAR.replace("x/a", "x/a+lora"), r"has a LoRA.*x/a\+lora"),
+    (LINEAR.replace("weight: 0.5", "weight: .nan"), "weight of .* = nan"),
+    (LINEAR.replace("{weight: 0.5}", "{}"), "has no value.*weight of .* in x/a"),
+    (LINEAR.replace("x/a", "x/a+y+z"), r"not understood.*x/a\+y\+z"),
+    (LINEAR.replace("x/a", "x/a@1@2"), "not understood"),
+    (LINEAR.replace("model: x/a", "model: {path: x/a}"), "not understood"),
+    (LINEAR.replace("model: x/a", "model: {model: x/a, override_architecture: L}"), "another architecture.*'L'"),
     (LINEAR.replace("model: x/a", "model: [x]"), "not understood"),
     (LINEAR.replace("model: x/a", "modell: x/a"), "names no model"),
     (LINEAR.replace("x/a", "y/a"), "twice in one slice"),
     (LINEAR.replace("weight: 0.5", "weight: [{filter: a}]"), "setting is not understood"),
-    (LINEAR + "slices: []", "both or neither"),
+    (LINEAR.replace("weight: 0.5", "weight: {filter: 3, value: 1}"), "setting is not understood"),
+    (LINEAR.replace("weight: 0.5", "weight: {value: {value: 1}}"), "setting is not understood"),
+    (LINEAR.replace("weight: 0.5", "weight: {value: null}"), "setting is not understood"),
+    (LINEAR + "slices: [{sources: []}]", "none or several of its forms.*models, slices"),
     ("merge_method: linear\nmodels: {a: 1}", "a list of mappings"),
-    ("merge_method: linear\nmodels: []", "names no models"),
-    ("merge_method: linear\nmodules: {vision: {models: []}, text: {models: []}}", "several towers.*vision, text"),
-    ("merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}", "needs its base"),
-    ("merge_method: slerp\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}", "exactly 2 models"),
-    (TIES.replace("base_model: x/base\n", ""), "needs its base"),
-    (TIES.replace("x/a", "x/base"), "1 or more models"),
-    (SLICE % "[1, 3]", r"moves, repeats or drops layers.*\[1, 3\)"),
-    (SLICE % "[0, 2]", r"\[0, 2\).*layers 0 to 3"),
-    (SLICE % "[2, 0]", "different layers"),
-    (SLICE % "3", "different layers"),
-    (TWO, r"moves, repeats or drops layers.*\[0, 2\), \[1, 3\)"),
+    ("merge_method: linear\nmodels: []", "none or several of its forms"),
+    ("merge_method: linear\nmodules: {vision: {models: []}, text: {models: []}}", "does not have.*vision, text"),
+    ("merge_method: linear\nmodules: {default: {models: [], slices: []}}", "names no models|two forms"),
+    ("merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}", "needs a base_model"),
+    ("merge_method: slerp\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}", r"another number of models.*a, b, c \(base_model c is not listed"),
+    (TIES.replace("base_model: x/base\n", ""), "needs a base_model"),
+    (TIES.replace("x/a", "x/base"), "another number of models.*1 or more beside the base"),
+    (TIES.replace("ties", "nearswap").replace("model: x/a", "model: x/a}, {model: x/b"), "exactly 1 beside the base"),
+    (SLICE % "[2, 0]", r"does not have|layers that the models.*\[2, 0\]"),
+    (SLICE % "3", "layers that the models"),
+    (SLICE % "[0, 4]", r"layers that the models.*0 <= start <= end <= 3"),
+    (SLICE % "[1, 1]", "no layers"),
+    (TWO % "2", r"runs several times, with other numbers.*layers\.1\..*as model\.layers\.2\."),
     (
-        "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 3]}, {model: b, layer_range: [1, 4]}]}]",
+        "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [1, 3]}]}]",
         "different layers from its sources",
     ),
     (
-        "merge_method: linear\nslices: [{base_model: b, sources: [{model: a, layer_range: [0, 3]}]}]",
-        "base of its own",
+        "merge_method: ties\nbase_model: c\nslices: [{base_model: b, sources: [{model: a, layer_range: [0, 3]}]}]",
+        "needs its base among the sources of every slice.*base b; sources a",
+    ),
+    (
+        "merge_method: ties\nbase_model: c\nparameters: {weight: 1}\n"
+        "slices: [{base_model: b, sources: [{model: a, layer_range: [0, 3]}, {model: b, layer_range: [0, 3]}]}]",
+        "another base than the file's.*b and c",
+    ),
+    (
+        "merge_method: ties\nparameters: {weight: 1}\nslices: ["
+        + ", ".join(
+            f"{{base_model: {b}, sources: [{{model: a, layer_range: {r}}}, {{model: {b}, layer_range: {r}}}]}}"
+            for b, r in (("b", "[0, 1]"), ("c", "[1, 3]"))
+        )
+        + "]",
+        "bases of their own.*b, c",
+    ),
+    (
+        "merge_method: linear\nparameters: {weight: 1}\nslices: [{sources: [{model: a, layer_range: [0, 1]}]}, "
+        "{sources: [{model: a, layer_range: [1, 3]}, {model: b, layer_range: [1, 3]}]}]",
+        "more sources than the first.*left out: b",
     ),
 ]  # fmt: skip
 
@@ -337,11 +460,20 @@ def test_gradients_and_filters_make_rules():
     ]
 
 
-def test_filters_that_tell_tensors_of_one_role_apart_are_refused():
-    tensors = [TensorInfo(f"model.layers.0.{n}", (4,), "F32", 0, "attention") for n in ("k_proj", "q_proj")]
-    text = LINEAR.replace("weight: 0.5", "weight: [{filter: q_proj, value: 1}, {value: 0}]")
-    with pytest.raises(RecipeError, match=r"layers\.0\.k_proj and model\.layers\.0\.q_proj, both attention"):
-        from_mergekit(text, lambda ref: Layout(1, tuple(tensors)))
+def test_filters_that_tell_tensors_of_one_role_apart_make_rules_of_names():
+    tensors = [
+        TensorInfo(f"model.layers.{i}.self_attn.{n}", (4, 4), "F32", i, "attention")
+        for i in range(2)
+        for n in ("k_proj.weight", "q_proj.weight", "v_proj.weight")
+    ]
+    layout = Layout(2, tuple(tensors))
+    text = LINEAR.replace("weight: 0.5", "weight: [{filter: q_proj, value: [1, 2]}, {filter: k_, value: 3}, {value: 0}]")
+    recipe = from_mergekit(text, Models(lambda ref: layout))
+    found = [(r.layers, r.names, r.per_parent["a"]["weight"]) for r in recipe.rules if r.names]
+    q, k = ("self_attn.q_proj.weight",), ("self_attn.k_proj.weight",)
+    assert [recipe.rule_for(t).per_parent["a"]["weight"] for t in tensors] == [3.0, 1.0, 0.0, 3.0, 2.0, 0.0]
+    assert {n for _, n, _ in found} <= {q, k, ("self_attn.v_proj.weight",)}
+    assert from_mergekit(to_mergekit(recipe, layout), Models(lambda ref: layout)) == recipe
 
 
 def test_slices_must_agree_on_the_order_of_their_sources():
@@ -350,6 +482,6 @@ def test_slices_must_agree_on_the_order_of_their_sources():
         return f"{{sources: [{', '.join(sources)}]}}"
 
     text = f"merge_method: linear\nslices: [{piece('a', 'b', [0, 1])}, {piece('b', 'a', [1, 3])}]"
-    with pytest.raises(RecipeError, match="order their sources differently"):
+    with pytest.raises(RecipeError, match="(?s)order their sources differently.*a, b; b, a"):
         read(text)
     assert len(read(text.replace(piece("b", "a", [1, 3]), piece("a", "b", [1, 3]))).rules) == 1
