@@ -1,14 +1,15 @@
 """mergekit 0.1.5's arithmetic for all of its methods, without speed target.
 
-Written from its documented formulas and its behaviour, faults included. On one CPU thread and the same torch the
-results are mergekit's bit for bit, except for random masks: mergekit draws them from torch's global generator, here
-they come from the element hash (`compat_case.HashedDraws`). Where mergekit stops with an error, or writes NaN because
-weights sum to zero, this refuses with a message.
+Written from its documented formulas and its behaviour, faults included. Everything runs on one CPU thread, and with the
+same torch the results are those of mergekit on one thread, bit for bit, except for random masks: mergekit draws them
+from torch's global generator, here they come from the element hash (`compat_case.HashedDraws`). Where mergekit stops
+with an error, or writes NaN because weights sum to zero, this refuses with a message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from types import MappingProxyType
 from typing import Final
@@ -87,7 +88,19 @@ def merge_compat(
     case = Case(method, base, inputs, parameters, draws or HashedDraws(parameters))
     if inputs[0].numel() == 0:
         return _merge_nothing(case)
-    return _METHODS[method](case)
+    with _one_thread():
+        return _METHODS[method](case)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On several threads torch adds and sorts in another order, and a recipe would not have one result."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _merge_nothing(case: Case) -> torch.Tensor:

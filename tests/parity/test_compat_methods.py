@@ -316,6 +316,19 @@ def test_no_warning_comes_from_compat():
             merge_compat(method, base if spec.needs_base else None, merged, parameters_of(method, setting))
 
 
+@pytest.mark.parametrize("method", MERGEKIT_METHODS)
+def test_the_bits_are_the_same_on_any_number_of_threads(method):
+    base, models = tensors((700, 512), torch.bfloat16)
+    spec, setting = method_spec(method), SETTINGS[method][0]
+    merged = []
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        given = models[: models_of(spec, setting)]
+        merged.append(merge_compat(method, base if spec.needs_base else None, given, parameters_of(method, setting)))
+        assert torch.get_num_threads() == threads
+    assert agreement(*merged).share == 1
+
+
 def test_arguments_stay_as_they_are():
     base, models = tensors((6, 8), torch.float32)
     before = [x.clone() for x in (base, *models)]
