@@ -186,7 +186,8 @@ static inline float merged(const struct numbers *c, word index, const float *del
 #if SPREAD
         float size = size_of(delta[k]);
         float probability = no_more(at_least((size / (size + p[1])) * p[2] + p[3], p[4]), 1.0f);
-        keep &= (float)(int32_t)(mix32(index ^ w[4]) >> 8) * 5.9604644775390625e-08f < probability;
+        float drawn = (float)(int32_t)(mix32(index ^ w[4]) >> 8) * 0x1p-24f;
+        keep &= !(drawn >= probability); /* NaN is kept, so that it shows */
         weighed /= probability;
 #elif MASK
         keep &= mix32(index ^ w[4]) <= w[3];

@@ -224,7 +224,7 @@ def _kept(chunk: Chunk, index: int, delta: torch.Tensor, common: torch.Tensor | 
         probability = ((size / (size + median)) * slope + centre).clamp_(min=least, max=1.0)
         words = hash_range(chunk.first, delta, mask_salt)
         drawn = ((words >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
-        return chosen((delta * gain) / probability, keep & (drawn < probability))
+        return chosen((delta * gain) / probability, keep & ~(drawn >= probability))  # NaN is kept, so that it shows
     if "mask" in chunk.setting.switches:
         keep &= at_most(hash_range(chunk.first, delta, mask_salt), mask_bound)
     return chosen(delta * gain, keep)
