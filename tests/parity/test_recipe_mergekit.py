@@ -12,7 +12,7 @@ import torch
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.merging.export import merge_tensors
 from evomerge.merging.parents import ParentPool
-from evomerge.recipe.mergekit import from_mergekit, mergekit_models, to_mergekit
+from evomerge.recipe.mergekit import Models, from_mergekit, mergekit_models, to_mergekit
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.space.language import parse_space
 from evomerge.testing.tiny import tiny_checkpoint
@@ -178,7 +178,7 @@ def test_what_we_write_we_read(method, structure, compat, zoo):
     recipe = replace(random_recipe(zoo, method, *structure), compat=compat)
     layout = zoo[1].checkpoint("base").layout
     names = {ref.source: ref.name for ref in zoo[2].values()}
-    back = from_mergekit(to_mergekit(recipe, layout), lambda ref: layout, names=names, compat=compat)
+    back = from_mergekit(to_mergekit(recipe, layout), Models(lambda ref: layout), names=names, compat=compat)
     assert (back.base, back.compat) == (recipe.base, compat)
     assert [p.name for p in back.parents] == [p.name for p in recipe.parents]
     for tensor in layout.tensors:
@@ -244,7 +244,7 @@ def test_files_of_others_give_mergekits_bits(text, zoo, tmp_path):
     for mark, name in (("A", "a"), ("B", "b"), ("BASE", "base")):
         text = re.sub(rf"model: {mark}\b", f"model: {refs[name].source}", text)
     text = text.replace("DTYPE", dtype)
-    recipe = from_mergekit(text, lambda ref: pool.checkpoint("base").layout)
+    recipe = from_mergekit(text, Models(lambda ref: pool.checkpoint("base").layout))
     assert recipe.compat == "mergekit"
     assert {p.source for p in mergekit_models(text)} == {p.source for p in recipe.parents}
     theirs = run_mergekit(text, tmp_path / "out")
