@@ -20,8 +20,8 @@ from evomerge.recipe.mergekit_specs import KARCHER, MULTISLERP, NUSLERP
 
 Gram = npt.NDArray[np.float64]
 
-_VANISHING: Final = 1e-12
-"""A weighted mean of unit vectors that is shorter has no direction: what is left of it is rounding."""
+_VANISHING: Final = 1e-7
+"""A mean of unit vectors that is shorter has no direction: its square, from inner products, is rounding."""
 
 
 @final
