@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER: Final = "adapter_model.safetensors"
 _PICKLE: Final = "adapter_model.bin"
-_PREFIX: Final = "base_model.model."
+PREFIX: Final = "base_model.model."
+"""What PEFT puts before every module path."""
 _PARTS: Final = MappingProxyType(
     {
         ".lora_A.weight": "a",
@@ -194,7 +195,7 @@ def _sorted_by_part(file: Path, header: Header) -> _Named:
     for name, entry in header.entries.items():
         if entry.dtype not in FLOATING or not entry.numel:
             raise damaged(file, f"{quoted(name)} of dtype {entry.dtype}, shape {entry.shape}", "floating tensors")
-        path = name.removeprefix(_PREFIX).replace(".base_layer.bias", ".bias")
+        path = name.removeprefix(PREFIX).replace(".base_layer.bias", ".bias")
         suffix = next((s for s in _PARTS if path.endswith(s)), None)
         if suffix is not None:
             named.parts.setdefault(path.removesuffix(suffix), {})[_PARTS[suffix]] = name
