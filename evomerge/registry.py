@@ -1,4 +1,4 @@
-"""Names of methods, spaces, optimizers and evaluators: built in, or brought by an installed plug-in.
+"""Names of methods, makers, spaces, optimizers and evaluators: built in, or brought by an installed plug-in.
 
 Built-ins stand in static tables of `"module:attribute"`, so that nothing heavy is imported before a name is used.
 Plug-ins announce themselves by an entry point in one of the groups below. A plug-in that takes a built-in's name,
@@ -16,10 +16,11 @@ from typing import Any, Final
 from evomerge.errors import ConfigError, PluginError, suggest
 
 GROUP_METHODS: Final = "evomerge.merge_methods"
+GROUP_MAKERS: Final = "evomerge.makers"
 GROUP_OPTIMIZERS: Final = "evomerge.optimizers"
 GROUP_SPACES: Final = "evomerge.search_spaces"
 GROUP_EVALUATORS: Final = "evomerge.evaluators"
-GROUPS: Final = (GROUP_METHODS, GROUP_OPTIMIZERS, GROUP_SPACES, GROUP_EVALUATORS)
+GROUPS: Final = (GROUP_METHODS, GROUP_MAKERS, GROUP_OPTIMIZERS, GROUP_SPACES, GROUP_EVALUATORS)
 
 
 _IMPORT_ERRORS: Final = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from evomerge.errors import PluginError
-from evomerge.registry import Registry
+from evomerge.registry import GROUP_MAKERS, Registry
 from evomerge.virtual.maker import Maker
 
 MAKERS: Final = Registry(
-    group="evomerge.makers",
+    group=GROUP_MAKERS,
     noun="maker of parents",
     builtin={
         "iso_c": "evomerge.virtual.iso:ISO_C",
@@ -33,7 +33,7 @@ def load_maker(name: str) -> Maker:
 
     Raises:
         ConfigError: for an unknown name, with the nearest match.
-        PluginError: when a plug-in does not load or is not a maker.
+        PluginError: when a plug-in does not load, is not a maker, or calls itself otherwise: contents name makers.
     """
     loaded: Any = MAKERS.load(name)
     if not isinstance(loaded, Maker):
@@ -42,5 +42,12 @@ def load_maker(name: str) -> Maker:
             got=type(loaded).__name__,
             allowed="an instance of a class that derives evomerge.virtual.maker.Maker",
             fix="ask the plug-in's authors for a version made for this evomerge.",
+        )
+    if loaded.spec.name != name:
+        raise PluginError(
+            f"The plug-in for the maker {name!r} goes by another name.",
+            got=f"spec.name = {loaded.spec.name!r}",
+            allowed="the name of its entry point",
+            fix="ask the plug-in's authors to make the two agree.",
         )
     return loaded

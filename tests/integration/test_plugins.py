@@ -17,7 +17,16 @@ from evomerge.merging.methods import METHODS, load_method
 from evomerge.optimizers.base import Problem
 from evomerge.optimizers.registry import OPTIMIZERS, make_optimizer
 from evomerge.recipe.methods import method_spec
-from evomerge.registry import GROUP_EVALUATORS, GROUP_METHODS, GROUP_OPTIMIZERS, GROUP_SPACES, Registry, plugin_versions
+from evomerge.registry import (
+    GROUP_EVALUATORS,
+    GROUP_MAKERS,
+    GROUP_METHODS,
+    GROUP_OPTIMIZERS,
+    GROUP_SPACES,
+    Registry,
+    plugin_versions,
+)
+from evomerge.virtual.makers import MAKERS, load_maker
 
 PACKAGE = Path(__file__).parents[1] / "plugin_package"
 
@@ -44,6 +53,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("kind", "name", "text"),
     [
         ("methods", "example-median", "strength (with a base, models: 2 or more)"),
+        ("makers", "example-agreed", "(scale = 1)"),
         ("spaces", "example-median-smooth", "One strength of the median, interpolated over depth. (plug-in)"),
         ("spaces", "example-median-deep", "One strength of the median per layer. (plug-in)"),
         ("optimizers", "example-climber", "(plug-in)"),
@@ -78,6 +88,7 @@ def distribution(folder: Path, name: str, group: str, points: str) -> None:
 
 REGISTRIES = {
     GROUP_METHODS: (METHODS, "ties"),
+    GROUP_MAKERS: (MAKERS, "tsv_m"),
     GROUP_SPACES: (space_plugins(), "layer-wise-ties"),
     GROUP_OPTIMIZERS: (OPTIMIZERS, "cma"),
     GROUP_EVALUATORS: (EVALUATORS, None),
@@ -162,6 +173,7 @@ def test_plug_ins_count_among_the_versions(tmp_path: Path, monkeypatch: pytest.M
 
 ODD = """
 from evomerge.recipe.mergekit_specs import TIES
+from evomerge.virtual.tsv import TSV_M
 class Named:
     spec = TIES
 class Speechless:
@@ -184,6 +196,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd_plug.py").write_text(ODD)
     names = {
         GROUP_METHODS: ["NAMED", "SPEECHLESS"],
+        GROUP_MAKERS: ["TSV_M", "SPEECHLESS"],
         GROUP_SPACES: ["SPACE", "raising", "nothing", "wants"],
         GROUP_OPTIMIZERS: ["optimizer", "NAMED"],
     }
@@ -206,6 +219,14 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_spaces_must_be_mappings(name: str, got: str) -> None:
     with pytest.raises(PluginError, match=got):
         plugin_space(name)
+
+
+@pytest.mark.usefixtures("odd")
+def test_makers_must_be_makers_of_their_name() -> None:
+    with pytest.raises(PluginError, match=r"spec\.name = 'tsv_m'"):
+        load_maker("odd-tsv_m")
+    with pytest.raises(PluginError, match="is not a maker"):
+        load_maker("odd-speechless")
 
 
 @pytest.mark.usefixtures("odd")
