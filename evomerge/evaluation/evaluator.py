@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.evaluation import metrics
+from evomerge.evaluation.caches import keeps_plain_cache
 from evomerge.evaluation.forward import NeededLogits
 from evomerge.evaluation.generation import StopRule, generate
 from evomerge.evaluation.packed import packable
@@ -221,7 +222,8 @@ class PlanEvaluator(Evaluator):
             requests += [r for row in rows for r in row]
         batch_tokens = self._batch_tokens or (CPU_BATCH_TOKENS if model.device.type == "cpu" else BATCH_TOKENS)
         pack = packable(model) if self._pack is None else self._pack
-        batches = ForcedBatches(requests, batch_tokens, model.device, self._cache_tokens, pack=pack)
+        cache_tokens = self._cache_tokens if keeps_plain_cache(model) else 0
+        batches = ForcedBatches(requests, batch_tokens, model.device, cache_tokens, pack=pack)
         return _Work(tuple(tasks), batches)
 
     def _task_scores(

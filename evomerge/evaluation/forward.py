@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Self, final
 import torch
 
 from evomerge.errors import NonFinite
+from evomerge.evaluation.caches import keeps_plain_cache
 from evomerge.evaluation.linear import FastLinears
 
 _CHUNK: Final = 1 << 24
@@ -36,6 +37,10 @@ class NeededLogits:
 
     Args:
         model: a Hugging Face causal language model in eval mode; left as it was on exit.
+
+    Attributes:
+        device: where it lives.
+        plain_cache: whether rows can share its cache, see `caches.keeps_plain_cache`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -46,6 +51,7 @@ class NeededLogits:
         accepted = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in accepted
         self.device = model.device
+        self.plain_cache = keeps_plain_cache(model)
 
     def __enter__(self) -> Self:
         head = self._model.get_output_embeddings()

@@ -112,9 +112,11 @@ class _State:
         return logits.float()
 
     def advance(self, tokens: torch.Tensor) -> None:
-        """Appends one token to every row."""
-        self.ids = tokens.unsqueeze(1)
-        self.positions = self.positions[:, -1:] + 1
+        """Appends one token to every row; a model that hands out no cache reads everything again."""
+        new, position = tokens.unsqueeze(1), self.positions[:, -1:] + 1
+        again = self.cache is None
+        self.ids = torch.cat([self.ids, new], 1) if again else new
+        self.positions = torch.cat([self.positions, position], 1) if again else position
         self.width += 1
 
     def keep(self, places: list[int]) -> None:
@@ -161,7 +163,7 @@ def _write(
         if not writing:
             return [Written(tuple(w), tuple(g)) for w, g in zip(written, gaps, strict=True)]
         state.advance(tokens)
-        if len(writing) < _COMPACT * len(state.rows):
+        if model.plain_cache and len(writing) < _COMPACT * len(state.rows):
             state.keep([place for place, row in enumerate(state.rows) if row in writing])
 
 
@@ -196,6 +198,8 @@ def generate(
     while order:
         width = len(prompts[order[0]]) + rule.limit
         n = max(1, cache_tokens // width)
+        if not model.plain_cache:  # a state cannot be padded: prompts of one length
+            n = min(n, sum(len(prompts[i]) == len(prompts[order[0]]) for i in order))
         batch, order = order[:n], order[n:]
         asked = [prompts[i] for i in batch]
         state = _State(asked, pad, rule.limit, device)

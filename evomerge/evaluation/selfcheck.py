@@ -103,7 +103,8 @@ class _Checker:
     def check(self, task: TaskPlan, items: Sequence[Item], theirs: Sequence[Sequence[Any]]) -> None:
         """Compares our answers to `items` with lm-eval's, one list of answers per item."""
         requests = [r for item in items for r in forced_requests(item, self._plan.eos[0])]
-        batches = ForcedBatches(requests, self._batch_tokens, self._needed.device, self._cache_tokens, pack=self._pack)
+        cache_tokens = self._cache_tokens if self._needed.plain_cache else 0
+        batches = ForcedBatches(requests, self._batch_tokens, self._needed.device, cache_tokens, pack=self._pack)
         results = batches.run(self._needed)
         if task.generation is None:
             self._scores(task, items, results, theirs)

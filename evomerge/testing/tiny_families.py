@@ -50,7 +50,8 @@ _LATENT: Final = {
     "v_head_dim": 8,
     "num_key_value_heads": 4,
 }
-_INDEXER: Final = {"index_topk": 16, "index_n_heads": 2, "index_head_dim": 16}
+# so many that none is left out: ties of zeros, which random weights make, would fall by rounding
+_INDEXER: Final = {"index_topk": 128, "index_n_heads": 2, "index_head_dim": 16}
 _LINEAR: Final = {
     "linear_num_key_heads": 4,
     "linear_num_value_heads": 4,
@@ -60,7 +61,7 @@ _LINEAR: Final = {
 }
 _MAMBA: Final = {**_TOKENS, "hidden_size": 32, "num_hidden_layers": 2}
 _STATE: Final = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
-_PER_LAYER: Final = {"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8}
+_PER_LAYER: Final = {"vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 8}
 
 
 def _table(**families: tuple[str, Mapping[str, Any]]) -> Mapping[str, Family]:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evomerge.merging.compat import merge_compat
-from evomerge.merging.methods import Parameters
-from evomerge.testing.family_checks import RULES, open_siblings
+from evomerge.merging.export import merge_tensors
+from evomerge.testing.family_checks import RULES, family_recipe, open_siblings
 from evomerge.testing.family_table import read_rows
 from evomerge.testing.tiny_families import ALL
 
@@ -40,6 +39,16 @@ def check(family: str, folder: Path) -> None:
     assert tuple(agreement(m, folders, pool, folder / m) for m in RULES) == ROWS[family][8:]
 
 
+def merged_like_mergekit(base: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """TIES by mergekit's own kernel on tensors in memory."""
+    columns = [RULES["ties"].per_parent[p] for p in ("x", "y")]
+    lists = {name: [c[name] for c in columns] for name in ("weight", "density")}
+    from mergekit.merge_methods import merge_tensors as theirs
+
+    merged: torch.Tensor = theirs([base, x, y], "ties", base_index=0, parameters=lists)
+    return merged
+
+
 @pytest.mark.parametrize("family", FEW)
 def test_mergekit_agrees_as_the_table_says(family: str, tmp_path: Path) -> None:
     check(family, tmp_path)
@@ -56,14 +65,12 @@ def test_mergekit_trims_all_experts_together_and_we_trim_each(tmp_path: Path) ->
     run_mergekit(RULES["ties"], folders, tmp_path / "theirs")
     theirs = tensors_of(tmp_path / "theirs")["model.layers.0.mlp.experts.down_proj"]
     names = [f"model.layers.0.block_sparse_moe.experts.{e}.w2.weight" for e in range(4)]
-    stacks = {p: torch.stack([pool.checkpoint(p).tensor(n) for n in names]) for p in ("base", "x", "y")}
-    columns = tuple(RULES["ties"].per_parent[p] for p in ("x", "y"))
-    shared = {"lambda": 1.0, "normalize": True}
-    together = Parameters(names[0], ("x", "y"), shared, columns, 0)
-    assert torch.equal(merge_compat("ties", stacks["base"], [stacks["x"], stacks["y"]], together), theirs)
-    for expert, name in enumerate(names):
-        deltas = [(stacks[p][expert] - stacks["base"][expert]).flatten() for p in ("x", "y")]
-        assert deltas[0].numel() == theirs[expert].numel(), name
+    base, x, y = (torch.stack([pool.checkpoint(p).tensor(n) for n in names]) for p in ("base", "x", "y"))
+    assert torch.equal(merged_like_mergekit(base, x, y), theirs)
+    ours = dict(merge_tensors(family_recipe(RULES["ties"], folders, compat="mergekit"), pool))
+    for e, name in enumerate(names):
+        assert torch.equal(ours[name], merged_like_mergekit(base[e], x[e], y[e]))
+        assert not torch.equal(ours[name], theirs[e])
 
 
 def test_mergekit_leaves_out_the_experts_of_some_layers(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ CHAINS: dict[str, tuple[list[ConversionOps], dict[str, list[torch.Tensor]], list
     "interleaved back": ([Interleave(0, inverse=True)], {"mlp.x": [numbers(6, 3)]}, ["mlp.a"]),
     "stacked and turned": ([MergeModulelist(0), Transpose(1, 2)], {"mlp.*.x": [numbers(2, 3)] * 2}, ["mlp.a"]),
 }
-SPLIT = {"a": (3, 2), "b": (4, 2)}
+SPLIT: dict[str, tuple[int, ...]] = {"a": (3, 2), "b": (4, 2)}
 
 
 def build(chain: str) -> tuple[Holder, Any, dict[str, list[TensorInfo]], dict[str, torch.Tensor]]:
@@ -267,6 +267,19 @@ def test_a_mixture_of_47_billion_weights_is_placed_without_memory() -> None:
     assert len(places) == len(tensors) == 32 * (8 * 3 + 7) + 3
     assert sum(p.parts[0].memory.numel() for p in places.values()) == sum(p.numel() for p in model.parameters())
     assert all(p.flat is not None for p in places.values())
+
+
+def test_checkpoints_that_hold_the_experts_stacked_are_placed_too(tmp_path: Path) -> None:
+    """As mergekit writes them."""
+    folder = tiny_checkpoint(tmp_path / "a", "mixtral", 0)
+    model = load_model(str(folder), "auto", "cpu")
+    model.save_pretrained(tmp_path / "stacked", save_original_format=False)
+    checkpoint = open_checkpoint(tmp_path / "stacked")
+    assert any(t.name.endswith("mlp.experts.gate_up_proj") for t in checkpoint.layout.tensors)
+    again = load_model(str(tmp_path / "stacked"), "auto", "cpu")
+    places = place(again, checkpoint.layout.tensors)
+    check_loaded(places, checkpoint, again)
+    assert all(torch.equal(p.read(), checkpoint.tensor(n)) for n, p in places.items())
 
 
 def test_weights_lie_in_one_block_and_tied_ones_once(tmp_path: Path) -> None:

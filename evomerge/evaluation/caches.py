@@ -1,0 +1,23 @@
+"""Which models keep only keys and values of tokens between calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def keeps_plain_cache(model: Any) -> bool:
+    """Whether a model's cache is keys and values by token, which rows can be padded in, share and be dropped from.
+
+    State-space layers, convolutions and linear attention keep a state that padding on the left changes and that
+    transformers cannot take rows out of; indexed attention keeps more than keys and values.
+
+    Args:
+        model: a Hugging Face causal language model.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+
+    if getattr(model, "_is_stateful", False):
+        return False
+    plain = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+    return all(type(layer) in plain for layer in DynamicCache(config=model.config).layers)
