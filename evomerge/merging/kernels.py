@@ -20,7 +20,7 @@ from evomerge.merging.fused_settings import FUSED_KINDS, FusedSetting
 from evomerge.merging.lanes import LaneSum
 from evomerge.merging.settings import Setting
 
-_HISTOGRAM_CHUNK: Final = 1 << 20
+_HISTOGRAM_CHUNK: Final = 1 << 18
 _COMPILE_S: Final = 0.3
 """Seconds per variant, measured with gcc 12."""
 

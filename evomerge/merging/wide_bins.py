@@ -19,7 +19,7 @@ from evomerge.merging.settings import Cut
 WIDE: Final = 1 << 20
 """Entries beyond which a bin is counted; listing them takes 20 bytes each."""
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 17
 _HALF: Final = 1 << 16
 
 
