@@ -10,10 +10,12 @@ mode are exported.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -81,6 +83,7 @@ class Cell:
         agreement: over all tensors and settings that both merged.
         refused: settings that neither merged: message of ours.
         failed: settings that one of the two did not merge, or with other tensors; what happened.
+        respelled: the tensors compared are those that mergekit makes of each parent.
     """
 
     method: str
@@ -90,6 +93,7 @@ class Cell:
     agreement: Agreement
     refused: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    respelled: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `cell_from_json` reads."""
@@ -147,7 +151,7 @@ def mergekit_config(case: Case, folders: Mapping[str, Path], dtypes: Mapping[str
 
 
 def run_mergekit(config: Mapping[str, Any], out: Path) -> Tensors:
-    """What `run_merge` writes: the tensors by name; the folder is left there.
+    """What `run_merge` writes: the tensors by name, in the order in which it merged them; the folder is left there.
 
     Raises:
         Exception: whatever mergekit raises.
@@ -156,14 +160,24 @@ def run_mergekit(config: Mapping[str, Any], out: Path) -> Tensors:
         warnings.simplefilter("ignore")
         from mergekit.config import MergeConfiguration
         from mergekit.merge import run_merge
+        from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
         from mergekit.options import MergeOptions
+
+        order: list[str] = []
+        execute = ExecuteMergeMethodTask.execute
+
+        def watched(task: Any, *given: Any, **named: Any) -> Any:
+            order.append(task.output_weight.name)
+            return execute(task, *given, **named)
 
         options = MergeOptions(
             quiet=True, copy_tokenizer=False, write_model_card=False, num_threads=1, random_seed=_SEED
         )
         text = yaml.safe_dump(dict(config))
-        run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), str(out), options, config_source=text)
-    return {k: v for shard in sorted(out.glob("*.safetensors")) for k, v in load_file(shard).items()}
+        with patch.object(ExecuteMergeMethodTask, "execute", watched):
+            run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), str(out), options, config_source=text)
+    written = {k: v for shard in sorted(out.glob("*.safetensors")) for k, v in load_file(shard).items()}
+    return {name: written[name] for name in dict.fromkeys((*order, *sorted(written))) if name in written}
 
 
 def recipe_of(case: Case, folders: Mapping[str, Path], mode: Mode) -> Recipe:
@@ -175,11 +189,12 @@ def recipe_of(case: Case, folders: Mapping[str, Path], mode: Mode) -> Recipe:
     return Recipe(refs, case.base, (rule,), compat="mergekit" if mode == "compat" else "off", seed=_SEED)
 
 
-def merge_with_global_draws(recipe: Recipe, pool: ParentPool) -> dict[str, torch.Tensor]:
-    """`compat: mergekit` with mergekit's draws: tensors in the order of their names, from one seeded generator."""
+def merge_with_global_draws(recipe: Recipe, pool: ParentPool, order: Iterable[str]) -> dict[str, torch.Tensor]:
+    """`compat: mergekit` with mergekit's draws: tensors in the order of its merge, from one seeded generator."""
     torch.manual_seed(_SEED)
     merged = {}
-    for tensor in sorted(plan_merge(recipe, pool).tensors, key=lambda t: t.info.name):
+    planned = {tensor.info.name: tensor for tensor in plan_merge(recipe, pool).tensors}
+    for tensor in (planned[name] for name in dict.fromkeys((*order, *planned)) if name in planned):
         name, rule = tensor.info.name, tensor.rule
         if tensor.copied:
             merged[name] = pool.checkpoint(tensor.sources[0]).tensor(name)
@@ -190,12 +205,6 @@ def merge_with_global_draws(recipe: Recipe, pool: ParentPool) -> dict[str, torch
         result = merge_compat(rule.name, base, models, tensor.parameters, GlobalDraws())
         merged[name] = result.to(torch_dtype(tensor.dtype))
     return merged
-
-
-def _ours(case: Case, pool: ParentPool, folders: Mapping[str, Path], mode: Mode) -> Tensors:
-    recipe = recipe_of(case, folders, mode)
-    drawn = mode == "compat" and case.spec.random
-    return merge_with_global_draws(recipe, pool) if drawn else dict(merge_tensors(recipe, pool))
 
 
 def _attempt(merge: Callable[[], Tensors]) -> Tensors | str:
@@ -226,9 +235,11 @@ class Bench:
     Attributes:
         family: of `evomerge.testing.tiny`.
         dtype: torch's spelling.
-        folders: by name.
-        pool: the same.
+        folders: by name; what mergekit reads.
+        pool: what we read: the same, or what mergekit makes of each parent alone where it writes other tensors (it
+            takes the stacked experts that transformers holds in memory, and some families' other names).
         scratch: an empty folder for mergekit's results.
+        respelled: whether we read what mergekit makes of each parent.
     """
 
     family: str
@@ -236,16 +247,25 @@ class Bench:
     folders: Mapping[str, Path]
     pool: ParentPool
     scratch: Path
+    respelled: bool
 
     @classmethod
     def open(cls, folder: Path, family: str, dtype: str, **config: Any) -> Bench:
         """Make the parents and open them."""
         folders = make_parents(folder, family, dtype, **config)
-        return cls(family, dtype, folders, ParentPool({n: open_checkpoint(f) for n, f in folders.items()}), folder)
+        pool = _pool(folders)
+        alone = {name: folder / f"alone-{name}" for name in folders}
+        found = [_attempt(partial(run_mergekit, _copy_of(folders[n]), alone[n])) for n in folders]
+        names = {t.name for t in pool.checkpoint(BASE).layout.tensors}
+        respelled = any(not isinstance(tensors, str) and tensors.keys() != names for tensors in found)
+        return cls(family, dtype, folders, _pool(alone) if respelled else pool, folder, respelled)
 
-    def ours(self, case: Case, mode: Mode) -> Tensors | str:
-        """Our tensors, or what we say instead."""
-        return _attempt(lambda: _ours(case, self.pool, self.folders, mode))
+    def ours(self, case: Case, mode: Mode, order: Iterable[str]) -> Tensors | str:
+        """Our tensors, or what we say instead; with mergekit's draws, made in this order, for random ones of compat."""
+        recipe = recipe_of(case, self.folders, mode)
+        if mode == "compat" and case.spec.random:
+            return _attempt(lambda: merge_with_global_draws(recipe, self.pool, order))
+        return _attempt(lambda: dict(merge_tensors(recipe, self.pool)))
 
     def theirs(self, case: Case, mode: Mode) -> Tensors | str:
         """Mergekit's tensors, in the dtype of the parents, or in fp32 for the default mode."""
@@ -260,7 +280,8 @@ class Bench:
         refused: list[str] = []
         failed: list[str] = []
         for case in cases_of(method, SETTINGS[method][:1] if mode == "plain" else settings):
-            ours, theirs = self.ours(case, mode), self.theirs(case, mode)
+            theirs = self.theirs(case, mode)
+            ours = self.ours(case, mode, () if isinstance(theirs, str) else theirs)
             compared = compare(ours, theirs)
             if isinstance(compared, Agreement):
                 found.append(compared)
@@ -268,7 +289,15 @@ class Bench:
                 refused.append(ours)
             else:
                 failed.append(compared)
-        return Cell(method, self.dtype, self.family, mode, total(found), tuple(refused), tuple(failed))
+        return Cell(method, self.dtype, self.family, mode, total(found), tuple(refused), tuple(failed), self.respelled)
+
+
+def _pool(folders: Mapping[str, Path]) -> ParentPool:
+    return ParentPool({name: open_checkpoint(folder) for name, folder in folders.items()})
+
+
+def _copy_of(folder: Path) -> dict[str, Any]:
+    return {"merge_method": "passthrough", "models": [{"model": str(folder)}]}
 
 
 def built_methods() -> tuple[str, ...]:

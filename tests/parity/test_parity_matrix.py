@@ -13,7 +13,8 @@ import torch
 import transformers
 
 from evomerge.testing.parity import MODES, Bench, built_methods
-from evomerge.testing.tiny import FAMILIES, MORE_FAMILIES
+from evomerge.testing.peer import SETTINGS
+from evomerge.testing.tiny import DENSE_FAMILIES, FAMILIES, MIXTURE_FAMILIES, MORE_FAMILIES
 
 pytest.importorskip("mergekit")
 pytestmark = [
@@ -24,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
 ]
 
+DTYPES = ("float32", "bfloat16", "float16")
 MEASURED = Path(__file__).parents[2] / ".cache" / "parity"
 
 
@@ -38,14 +40,31 @@ def _offline_on_one_thread(monkeypatch):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
-def test_a_family(family, dtype, tmp_path):
-    bench = Bench.open(tmp_path, family, dtype)
-    cells = [bench.measure(method, mode) for mode in MODES for method in built_methods()]
+def keep(cells, family, dtype):
     MEASURED.mkdir(parents=True, exist_ok=True)
     (MEASURED / f"{family}-{dtype}.json").write_text(json.dumps([cell.to_json() for cell in cells], indent=1))
+
+
+def check(cells):
     for cell in cells:
         assert all("mergekit: merged" not in failure for failure in cell.failed), cell
         if cell.mode == "compat":
             assert cell.agreement.equal == cell.agreement.n, cell
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
+def test_a_family_at_every_setting(family, dtype, tmp_path):
+    bench = Bench.open(tmp_path, family, dtype)
+    cells = [bench.measure(method, mode) for mode in MODES for method in built_methods()]
+    keep(cells, family, dtype)
+    check(cells)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", [*DENSE_FAMILIES, *MIXTURE_FAMILIES])
+def test_a_further_family_at_the_first_setting(family, dtype, tmp_path):
+    bench = Bench.open(tmp_path, family, dtype)
+    cells = [bench.measure(m, mode, SETTINGS[m][:1]) for mode in ("compat", "plain") for m in built_methods()]
+    keep(cells, family, dtype)
+    check(cells)

@@ -35,8 +35,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
 ]
 
+CASES = [("llama", "bfloat16"), ("llama", "float32"), ("gpt2", "float16"), ("qwen3_moe", "bfloat16")]
 
-@pytest.fixture(scope="module", params=[("llama", "bfloat16"), ("llama", "float32"), ("gpt2", "float16")], ids=str)
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
 def bench(request, tmp_path_factory):
     family, dtype = request.param
     before = torch.get_num_threads()
@@ -56,6 +58,10 @@ def test_a_file_of_mergekits_has_our_tensors(bench, method):
     assert cell.refused == ()
     assert cell.agreement.n > 15_000
     assert (cell.agreement.share, cell.agreement.largest) == (1.0, 0.0)
+
+
+def test_of_a_mixture_we_are_given_the_experts_as_mergekit_stacks_them(bench):
+    assert bench.respelled == (bench.family == "qwen3_moe")
 
 
 def parents_of(folder, kinds):
