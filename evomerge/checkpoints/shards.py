@@ -45,7 +45,7 @@ def _nothing_found(folder: Path) -> ModelError:
             "A LoRA adapter is not a checkpoint.",
             got=f"adapter_config.json and no {SINGLE} in {folder}",
             allowed="the folder of a whole model",
-            fix="merge the adapter into its base model (peft: merge_and_unload) and save the result.",
+            fix="name it as `{adapter: FOLDER}`, with `on: MODEL` where it does not sit on the base.",
         )
     if pickles:
         return ModelError(

@@ -16,6 +16,7 @@ from typing import Any, Final
 from evomerge.checkpoints.bundle import tokenizer_files
 from evomerge.checkpoints.folder import find_file, read_bytes
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.reader import CONFIG
 from evomerge.checkpoints.strict_json import damaged, read_object
 from evomerge.checkpoints.tokenizers import TOKENIZER, Vocabulary
 from evomerge.checkpoints.vocabulary import rows_of, vocabulary_of
@@ -146,6 +147,7 @@ def _content_or_empty(parent: OpenParent) -> dict[str, Any]:
 def _files(donor: OpenParent, content: Mapping[str, Any]) -> dict[str, bytes]:
     files = {n: p for n, p in tokenizer_files(donor.tokenizer_folder).items() if n.partition(".v")[0] not in _STALE}
     kept = {n: read_bytes(p) for n, p in files.items() if n != TOKENIZER}
+    kept[CONFIG] = read_bytes(donor.folder / CONFIG)  # transformers may look there for the tokenizer's class
     return {**kept, TOKENIZER: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()}
 
 

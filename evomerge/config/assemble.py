@@ -166,7 +166,7 @@ def assemble(
 def _compile(suite: SuiteSpec, parents: Parents) -> EvalPlan:
     from evomerge.evaluation.lm_eval import compile_plan
 
-    return compile_plan(suite, parents.template.folder)
+    return compile_plan(suite, parents.template.tokenizer_folder)
 
 
 def _check_optimizer(name: str) -> None:

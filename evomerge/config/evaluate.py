@@ -43,7 +43,7 @@ def evaluate_model(model: str, resolved: ResolvedJob, set_name: SetName) -> Eval
         check_finite(checkpoints[MODEL])
         recipe = parent_recipe(ParentRef(MODEL, model))
     template = recipe.base or recipe.parents[0].name
-    plan = compile_plan(suite, checkpoints[template].folder)
+    plan = compile_plan(suite, checkpoints[template].tokenizer_folder)
     device = resolved.job.cluster.device
     spec = ScoringSpec(checkpoints, template, plan, Kernels(), suite.dtype, device, self_check=False)
     return build_scorer(spec)(EvalTask(CandidateId(MODEL), recipe_to_json(recipe), set_name))

@@ -88,7 +88,9 @@ class MergeScorer:
             ResidentModel, self._pool, spec.template, dtype=spec.dtype, kernels=spec.kernels, device=device
         )
         self.resident: ResidentModel = new_model()
-        self.evaluator = PlanEvaluator(spec.plan, Path(self._template.folder), pack=packable(self.resident.model))
+        self.evaluator = PlanEvaluator(
+            spec.plan, Path(self._template.tokenizer_folder), pack=packable(self.resident.model)
+        )
         self.memory = PrefixMemory(default_budget(device) if spec.prefix_bytes is None else spec.prefix_bytes)
         self._new_source = new_model
         self._made_paths: PathModels | None = None

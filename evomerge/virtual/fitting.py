@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Final, Literal, get_args
 
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.tokenizers import VocabularyCache
@@ -13,6 +14,9 @@ from evomerge.recipe.recipe import Making, ParentRef
 from evomerge.virtual.opening import ParentOpener
 
 Tokens = Literal["refuse", "align"]
+_FITTING: Final = ("aligned", "untied", "retokenized")
+"""Makers that take parents as they are."""
+_BASE: Final = "base"
 
 
 def fit_parents(
@@ -21,8 +25,8 @@ def fit_parents(
     """The parents as they can be merged: made from the given ones where heads or vocabularies differ.
 
     A tied parent beside an untied one gets a head of its own (`untied`); with `tokens="align"` a parent with another
-    vocabulary gets the reference's (`aligned`). Whatever else differs stays, and `check_compatible` refuses it. Where
-    there is nothing to do, the given refs are returned. The refs inside a new one are the given ones.
+    vocabulary gets the reference's (`aligned`). What a made parent is made from is fitted first. Whatever else differs
+    stays, and `check_compatible` refuses it. Where there is nothing to do, the given refs are returned.
 
     Args:
         refs: name -> parent, in the recipe's order.
@@ -41,7 +45,7 @@ def fit_parents(
             allowed=suggest(str(tokens), get_args(Tokens)),
             fix="correct parents.tokens.",
         )
-    fitted = _untie(refs, opener)
+    fitted = _untie({n: _inside(ref, opener, tokens) for n, ref in refs.items()}, opener)
     reference = fitted[base if base is not None else next(iter(fitted))]
     read = VocabularyCache().read
     if tokens == "align":
@@ -49,6 +53,21 @@ def fit_parents(
             if ref != reference and needs_alignment(opener.open(ref), opener.open(reference), read):
                 fitted[name] = _wrap("aligned", ref, reference)
     return fitted
+
+
+def _inside(ref: ParentRef, opener: ParentOpener, tokens: Tokens) -> ParentRef:
+    """A parent whose ingredients fit each other, the base of their deltas first."""
+    made = ref.made
+    if made is None or made.method in _FITTING:
+        return ref
+    inner = {str(i): parent for i, parent in enumerate(made.of)}
+    if made.base is not None:
+        inner = {_BASE: made.base, **inner}
+    fitted = fit_parents(inner, _BASE if made.base is not None else None, opener, tokens=tokens) if inner else inner
+    if fitted == inner:
+        return ref
+    base = fitted.pop(_BASE, None)
+    return replace(ref, made=replace(made, of=tuple(fitted.values()), base=base))
 
 
 def _untie(refs: Mapping[str, ParentRef], opener: ParentOpener) -> dict[str, ParentRef]:

@@ -186,7 +186,7 @@ def test_stale_spellings_of_a_vocabulary_are_left_behind(folders: list[Path], tm
     for name in ("vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"):
         (folder / name).write_text("{}")
     files = build_vocabulary(open_checkpoint(folder)).files
-    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} == set(files)
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} == set(files)
 
 
 def test_a_base_without_token_strings_is_refused(folders: list[Path], tmp_path: Path) -> None:

@@ -324,3 +324,19 @@ def test_what_has_a_row_per_token(tmp_path: Path, family: str, names: list[str])
     assert found == names
     assert {t.rows for t in token_tensors(parent)} == {64}
     assert not needs_alignment(parent, parent)
+
+
+def test_what_a_parent_is_made_from_is_fitted_first(zoo: Mapping[str, Path], tmp_path: Path) -> None:
+    other = rewrite(zoo["a"], tmp_path / "permuted", shuffled(zoo["a"]), 64)
+    plain = refs(**zoo)
+    own_base = ParentRef("b", str(zoo["b"]))
+
+    def chat(folder: Path) -> dict[str, ParentRef]:
+        made = Making("transplant", (ParentRef("m", str(folder)), own_base), plain["base"], {"scale": 0.5})
+        return aligned({"base": plain["base"], "chat": ParentRef("chat", "chat", made=made)}, tmp_path / "cache")
+
+    assert chat(zoo["a"])["chat"].made == Making(
+        "transplant", (ParentRef("m", str(zoo["a"])), own_base), plain["base"], {"scale": 0.5}
+    )
+    want, got = (opened(chat(f), tmp_path / "cache")["chat"] for f in (zoo["a"], other))
+    assert all(torch.equal(want.tensor(t.name), got.tensor(t.name)) for t in want.layout.tensors)
