@@ -14,7 +14,6 @@ from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.merging.compiled import TYPES, AnyVariant, Variant, mixed_types, variant_of
 from evomerge.merging.fused_compiled import fused_variant
 from evomerge.merging.fused_settings import FusedSetting
-from evomerge.merging.gram import vector_length
 from evomerge.merging.kernels import Kernels, compile_kernels, worth_compiling
 from evomerge.merging.measures import Measurement
 from evomerge.merging.methods import Facts, KernelMethod
@@ -47,19 +46,18 @@ class _Guess(Facts):
         return self._has_base
 
     def gram(self, *, deltas: bool = False) -> npt.NDArray[np.float64]:
-        """Orthonormal inputs."""
+        """Unit vectors at angles of 60 degrees: nothing vanishes."""
         del deltas
-        return np.eye(self._n)
+        return 0.5 * np.eye(self._n) + 0.5
 
     def vector_grams(self, *, deltas: bool, columns: bool) -> npt.NDArray[np.float64]:
-        """Orthonormal inputs."""
-        del deltas
-        vectors = self.numel // max(vector_length(self._shape, columns=columns), 1)
-        return np.broadcast_to(np.eye(self._n), (vectors, self._n, self._n))
+        """The same; one vector stands for all."""
+        del columns
+        return self.gram(deltas=deltas)[None]
 
     def model_gram(self) -> npt.NDArray[np.float64]:
-        """Orthonormal deltas."""
-        return np.eye(self._n)
+        """The same."""
+        return self.gram(deltas=True)
 
     def cut(self, index: int, count: int) -> Cut:
         """Some cut."""
@@ -106,7 +104,6 @@ def _variants(tensor: TensorPlan, pool: ParentPool) -> set[AnyVariant]:
         kinds = ["histogram", "collect"] if setting.trimmed or setting.capped else []
         kinds += ["lower_sums"] if kinds and tensor.rule.shared.get("rescale") else []
         kinds += ["ranks"] if setting.ranked else []
-        pairs = {sources[i]: mixed_types(sources[i], base, [sources[i]]) for i in setting.inputs}
         variants |= {Variant(kind, x, mixed=types) for kind in kinds for x, types in pairs.items()}
     return variants
 

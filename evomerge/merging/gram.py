@@ -24,7 +24,8 @@ def inner_product(x: torch.Tensor, y: torch.Tensor, origin: torch.Tensor | None 
     Each product of two fp32 values is exact in fp64. The sum runs lane by lane (element j in lane j mod 65536), then
     halves the lanes: element-wise operations only, so no library chooses the order.
     """
-    lanes = torch.zeros(_LANES, dtype=torch.float64, device=x.device)
+    used = min(_LANES, 1 << max(x.numel() - 1, 0).bit_length())  # the other lanes would hold zeros
+    lanes = torch.zeros(used, dtype=torch.float64, device=x.device)
     for start in range(0, x.numel(), _LANES):
         part = slice(start, min(start + _LANES, x.numel()))
         from_origin = None if origin is None else origin[part]

@@ -46,7 +46,8 @@ class NuSlerp(KernelMethod):
             return linear_setting(_pair(t, gram), deltas=facts.has_base)
         columns = bool(parameters.shared["nuslerp_row_wise"])
         grams = facts.vector_grams(deltas=facts.has_base, columns=columns)
-        coefficients = np.array([_pair(t, gram) for gram in grams]).T
+        products_of = (grams[:, i, j].tolist() for i, j in ((0, 0), (0, 1), (1, 1)))
+        coefficients = np.array([slerp_coefficients(t, *products) for products in zip(*products_of, strict=True)]).T
         length = vector_length(facts.shape, columns=columns)
         return vector_setting(coefficients, length, columns=columns, deltas=facts.has_base)
 
