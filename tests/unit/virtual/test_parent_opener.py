@@ -119,6 +119,16 @@ def test_what_is_interrupted_leaves_nothing(tmp_path: Path, family: Family) -> N
     assert parent.is_ready
 
 
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path, family: Family) -> None:
+    opener = ParentOpener(tmp_path)
+    content = opener.open(averaged("v", family)).content
+    left = tmp_path / f".{content}.0123abcd.partial"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    opener.make()
+    assert [p.name for p in tmp_path.iterdir()] == [content]
+
+
 def test_two_processes_may_make_the_same_parent(tmp_path: Path, family: Family) -> None:
     """The other one is done while the first is still at it; both go on with one file."""
     opener, other = ParentOpener(tmp_path), ParentOpener(tmp_path)
