@@ -297,7 +297,7 @@ def call_histogram(function: Any, base: torch.Tensor, x: torch.Tensor) -> npt.ND
 def call_collect(
     function: Any, base: torch.Tensor, x: torch.Tensor, bin_index: int, size: int
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
-    """Indices and lower 16 pattern bits of the `size` entries of one bin, in order."""
+    """Indices and lower 16 pattern bits of the entries of one bin, at most `size`, in order."""
     indices, low = np.empty(size, np.uint32), np.empty(size, np.uint16)
-    function(base.data_ptr(), x.data_ptr(), x.numel(), bin_index, indices.ctypes.data, low.ctypes.data)
-    return indices, low
+    found = function(base.data_ptr(), x.data_ptr(), x.numel(), bin_index, indices.ctypes.data, low.ctypes.data)
+    return indices[:found], low[:found]

@@ -182,7 +182,7 @@ class Kernels:
             base: flat `(n,)`.
             x: flat `(n,)`.
             bin_index: which bin.
-            size: how many entries it has.
+            size: how many entries it has at most.
         """
         function = self._measuring("collect", base, x)
         if function is not None:

@@ -99,7 +99,7 @@ class Magnitudes:
         if count not in self._cuts:
             at, wanted, size = self._bin_of(count)
             if size > WIDE:
-                self._cuts[count] = wide_cut(Bin(at, base, x), wanted, tie_salts(*names))
+                self._cuts[count] = wide_cut(Bin(at, base, x, self._kernels), wanted, tie_salts(*names))
             else:
                 entries = self._kernels.collect(base, x, at, size)
                 self._cuts[count] = _cut_inside(at, entries, wanted, tie_salts(*names))
@@ -133,7 +133,7 @@ class Magnitudes:
             return math.fsum(self._bin_sums)
         at, wanted, size = self._bin_of(count)
         if size > WIDE:
-            low_sum = largest_lows(Bin(at, base, x), wanted)
+            low_sum = largest_lows(Bin(at, base, x, self._kernels), wanted)
         else:
             low = self._kernels.collect(base, x, at, size).low
             low_sum = int(np.partition(low, size - wanted)[size - wanted :].sum(dtype=np.int64))

@@ -7,20 +7,22 @@ equals by the upper and the lower half of their hashes. Three readings in place 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from evomerge.merging.elements import tie_hash
+from evomerge.merging.kernels import BinEntries, Kernels
 from evomerge.merging.settings import Cut
 
-WIDE: Final = 1 << 20
-"""Entries beyond which a bin is counted; listing them takes 20 bytes each."""
+WIDE: Final = 1 << 21
+"""Entries beyond which a bin is counted; listing them takes 20 bytes each, counting them three more readings."""
 
-_CHUNK: Final = 1 << 17
+_CHUNK: Final = 1 << 18
 _HALF: Final = 1 << 16
+_FEW: Final = 1 << 10
 
 
 class Bin(NamedTuple):
@@ -30,34 +32,41 @@ class Bin(NamedTuple):
         number: upper 16 bits of the fp32 patterns in it.
         base: flat `(n,)`.
         x: flat `(n,)`.
+        kernels: any; they do not change the answer.
     """
 
     number: int
     base: torch.Tensor
     x: torch.Tensor
+    kernels: Kernels
 
-    def entries(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
-        """Per chunk: indices as 32-bit patterns, and lower 16 pattern bits of the entries, in order."""
+    def entries(self) -> Iterator[BinEntries]:
+        """The entries chunk by chunk, in order."""
         for start in range(0, self.x.numel(), _CHUNK):
             part = slice(start, start + _CHUNK)
-            delta = self.x[part].to(torch.float32) - self.base[part].to(torch.float32)
-            patterns = delta.view(torch.int32) & 0x7FFFFFFF
-            found = ((patterns >> 16) == self.number).nonzero().squeeze(1)
-            low = (patterns[found] & 0xFFFF).cpu().numpy().astype(np.int64)
-            yield (found + start).cpu().numpy().astype(np.uint32).view(np.int32), low
+            indices, low = self.kernels.collect(self.base[part], self.x[part], self.number, _CHUNK)
+            yield BinEntries(indices + np.uint32(start), low)
 
     def lows(self) -> npt.NDArray[np.int64]:
         """How many entries have each lower half, shape `(65536,)`."""
-        return _counted(low for _, low in self.entries())
+        return _counted(e.low for e in self.entries())
 
     def hashes(self, low: int, salts: tuple[int, int]) -> Iterator[npt.NDArray[np.uint32]]:
         """Per chunk: tie-breaking hashes of the entries with one lower half."""
-        for indices, lows in self.entries():
-            yield tie_hash(torch.from_numpy(indices[lows == low]), *salts).numpy().view(np.uint32)
+        for entries in self.entries():
+            tied = entries.indices[entries.low == low].view(np.int32)
+            yield tie_hash(torch.from_numpy(tied), *salts).numpy().view(np.uint32)
 
 
-def _counted(parts: Iterator[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    return sum((np.bincount(p, minlength=_HALF) for p in parts), np.zeros(_HALF, np.int64))
+def _counted(parts: Iterator[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    """How often each number below 65536 occurs."""
+    counts = np.zeros(_HALF, np.int64)
+    for part in parts:
+        if part.size < _FEW:
+            np.add.at(counts, part, 1)
+        else:
+            counts += np.bincount(part, minlength=_HALF)
+    return counts
 
 
 def wide_cut(found: Bin, wanted: int, salts: tuple[int, int]) -> Cut:
@@ -70,8 +79,8 @@ def wide_cut(found: Bin, wanted: int, salts: tuple[int, int]) -> Cut:
     """
     low, left = _at(found.lows()[::-1], wanted)
     low = _HALF - 1 - low
-    upper, left = _at(_counted((h >> 16).astype(np.int64) for h in found.hashes(low, salts)), left)
-    inside = ((h[h >> 16 == upper] & 0xFFFF).astype(np.int64) for h in found.hashes(low, salts))
+    upper, left = _at(_counted(h >> 16 for h in found.hashes(low, salts)), left)
+    inside = (h[h >> 16 == upper] & 0xFFFF for h in found.hashes(low, salts))
     lower, _ = _at(_counted(inside), left)
     return Cut(found.number << 16 | low, upper << 16 | lower)
 
