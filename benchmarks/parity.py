@@ -25,7 +25,7 @@ from evomerge.merging.compat import merge_compat  # noqa: E402
 from evomerge.seeds import generator  # noqa: E402
 from evomerge.testing.parity import MODES, Bench, Cell, built_methods, cell_from_json  # noqa: E402
 from evomerge.testing.peer import SETTINGS, Agreement, mergekit_tensor, parameters_of, total  # noqa: E402
-from evomerge.testing.tiny import FAMILIES  # noqa: E402
+from evomerge.testing.tiny import FAMILIES, MORE_FAMILIES  # noqa: E402
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
 DRAWN: Final = ("dare_linear", "dare_ties", "della", "della_linear")
@@ -35,12 +35,13 @@ SIGNS: Final = "weights of both signs are normalised by the sum of their magnitu
 DENSE: Final = "one-axis tensors are merged dense"
 TRIM: Final = f"exact density, equal magnitudes in the order of a hash; {DENSE}; {SIGNS}"
 ANGLES: Final = "norms and angles in fp64"
+MEAN_NORM: Final = "norms are averaged by the magnitudes of the weights"
 REASONS: Final = {
     "linear": f"{ROUNDING}; {SIGNS}",
     "slerp": f"{ANGLES}; t = 0 and t = 1 are the parents exactly",
     "nuslerp": f"{ANGLES}; straight lines below another sine",
-    "multislerp": f"{ANGLES}, no step in the tangent space, which only rounds; one model is not returned bare",
-    "karcher": f"{ANGLES}",
+    "multislerp": f"{ANGLES}, no step in the tangent space, which only rounds; {MEAN_NORM}",
+    "karcher": f"{ANGLES}; directions that cancel have the plain mean",
     "task_arithmetic": ROUNDING,
     "ties": f"{TRIM}; an exact cancellation elects nothing",
     "dare_linear": f"other masks, divided by the density instead of restoring the L1 norm; {DENSE}; {SIGNS}",
@@ -49,12 +50,13 @@ REASONS: Final = {
     "della_linear": f"as della: other masks, divided by each entry's probability; {DENSE}; {SIGNS}",
     "breadcrumbs": f"outliers go at density 1 too; {TRIM}",
     "breadcrumbs_ties": f"outliers go at density 1 too; {TRIM}; an exact cancellation elects nothing",
-    "sce": "weights by energy however small the deltas are; an exact cancellation elects nothing",
+    "sce": "weights by energy however small the deltas are; an exact cancellation elects nothing; nothing is selected in"
+    " one-axis tensors",
     "ram": ROUNDING,
     "ramplus_tl": ROUNDING,
     "model_stock": f"{ANGLES}, of small tensors too; t is held within [0, 1]",
     "nearswap": ROUNDING,
-    "arcee_fusion": f"quantiles of all entries, however many; {ROUNDING}",
+    "arcee_fusion": "one-axis tensors are taken whole; quantiles of all entries, however many",
     "passthrough": "nothing",
 }
 """Why the default arithmetic differs from mergekit's in fp32; docs/merging.md says more."""
@@ -74,6 +76,10 @@ def measure_cells(families: Sequence[str]) -> list[Cell]:
                 bench = Bench.open(Path(folder), family, dtype)
                 cells += [bench.measure(method, mode) for mode in MODES for method in built_methods()]
     return cells
+
+
+EVERY: Final = (*FAMILIES, *MORE_FAMILIES)
+"""The families that are tried at every setting; the others at the first of each method."""
 
 
 def _number(x: float) -> str:
@@ -133,6 +139,20 @@ def family_table(cells: Sequence[Cell], mode: str, dtype: str) -> list[str]:
         return "=" if same else f"{_number(here.agreement.largest)}; {_share(here.agreement)}"
 
     return _rows(["family", *SETTINGS], [[f, *(cell(f, m) for m in SETTINGS)] for f in families])
+
+
+def compat_families(cells: Sequence[Cell]) -> list[str]:
+    """A row per family: how it was compared, and of every dtype how many elements and which share of them is equal."""
+    mine = [c for c in cells if c.mode == "compat"]
+    rows = []
+    for family in dict.fromkeys(c.family for c in mine):
+        here = [c for c in mine if c.family == family]
+        row = [family, "mergekit's" if here[0].respelled else "the files'", "all" if family in EVERY else "first"]
+        for dtype in DTYPES:
+            found = total(c.agreement for c in here if c.dtype == dtype)
+            row.append(f"{found.n}; {_share(found)}" if found.n else "-")
+        rows.append(row)
+    return _rows(["family", "tensors", "settings", *DTYPES], rows)
 
 
 def refusals(cells: Sequence[Cell]) -> list[str]:
@@ -221,6 +241,14 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
         "",
         *(different or ["No method, dtype and family has a difference."]),
         "",
+        "By family: elements compared, over all methods, and the share with equal bits. `mergekit's` tensors: mergekit"
+        " reads and writes these families under other names, or with the experts of a layer stacked as transformers"
+        " holds them; it makes every parent anew (`passthrough`), and these are merged. On the files' own names a"
+        " method that looks at a whole tensor looks at one expert ([families.md](families.md)). Where mergekit's files lack"
+        " tensors, the others are compared.",
+        "",
+        *compat_families(cells),
+        "",
         "Without these draws masks come from a hash of seed, tensor, parent and element. On a normal delta of 1000 x"
         " 1000, density 0.4: the share that is kept, the L1 norm over the delta's, and the share of equal signs where"
         " both keep an entry:",
@@ -243,9 +271,7 @@ def default_section(cells: Sequence[Cell]) -> list[str]:
         *default_table(cells),
         "",
     ]
-    for dtype in DTYPES:
-        text += [f"### By family, {dtype}", "", *family_table(cells, "plain", dtype), ""]
-    return text
+    return [*text, "### By family, fp32, at defaults", "", *family_table(cells, "plain", "float32"), ""]
 
 
 def document(cells: Sequence[Cell]) -> str:
@@ -256,9 +282,9 @@ def document(cells: Sequence[Cell]) -> str:
         "",
         "`make long` measures this and writes it (`benchmarks/parity.py`). Parents are tiny random models of"
         f" {len(families)} families, a base and three models near it. mergekit's `run_merge` writes its result to disk;"
-        " ours comes from a recipe over the same files. Every method is tried with its defaults and with values that"
-        " reach its other branches, with and without a base where both are possible, on one CPU thread."
-        f" {facts_line()}.",
+        " ours comes from a recipe over the same files. Every method is tried with its defaults (and with values that"
+        " reach its other branches, where it says all settings), with and without a base where both are possible, on"
+        f" one CPU thread. {facts_line()}.",
         "",
     ]
     sections = [*head, *compat_section(cells), EDGES, *default_section(cells)]
