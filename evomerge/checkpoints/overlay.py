@@ -33,6 +33,7 @@ class OverlaySpec:
         aliases: name -> name in `under` whose values it has (a head that repeats the embedding).
         config: keys of config.json that replace those of `under`.
         tokenizer: folder of the tokenizer's files where they are not those of `under`.
+        revision: the hub's commit of what `source` names; None for a folder, or where it names nothing.
     """
 
     source: str
@@ -42,6 +43,7 @@ class OverlaySpec:
     aliases: Mapping[str, TensorInfo] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: Path | None = None
+    revision: str | None = None
 
 
 @final
@@ -57,7 +59,7 @@ class Overlay(OpenParent):
         self.under = under
         self.spec = spec
         self.source = spec.source
-        self.revision: str | None = None
+        self.revision: str | None = spec.revision
         self.folder = under.folder
         self.config: Mapping[str, Any] = MappingProxyType({**under.config, **spec.config})
         self._aliases = {info.name: name for name, info in spec.aliases.items()}

@@ -167,5 +167,5 @@ def needs_alignment(parent: OpenParent, reference: OpenParent, read: ReadVocabul
         and (dict(left.ids), left.special) != (dict(right.ids), right.special)
     ):
         return True
-    rows = [{t.info.name: t.rows for t in token_tensors(p)} for p in (reference, parent)]
-    return rows[0] != rows[1]
+    ours, theirs = ({t.info.name: t.rows for t in token_tensors(p)} for p in (reference, parent))
+    return any(ours[name] != theirs[name] for name in ours.keys() & theirs.keys())

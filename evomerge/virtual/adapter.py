@@ -60,6 +60,10 @@ class OnBase(Maker):
         """See `Maker.extra_content`: the adapter's files."""
         return _adapter(ingredients).content
 
+    def revision(self, ingredients: Ingredients) -> str | None:
+        """See `Maker.revision`."""
+        return _adapter(ingredients).revision
+
 
 def _changed(adapter: Adapter, change: Change, under: torch.Tensor, weight: float) -> torch.Tensor:
     if change.factors is None:

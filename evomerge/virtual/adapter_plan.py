@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, final
 
 from evomerge.checkpoints.adapters import Adapter, Factors
 from evomerge.checkpoints.folder import find_file
@@ -57,6 +57,7 @@ class Changes(NamedTuple):
     tokenizer: Path | None
 
 
+@final
 class _Base:
     """The tensors of a base, found by an adapter's names, which may have longer or shorter prefixes than its files."""
 

@@ -137,6 +137,11 @@ class Maker(ABC):
         """JSON values that name what else the tensors depend on, such as an adapter's files; None for nothing."""
         del ingredients
 
+    def revision(self, ingredients: Ingredients) -> str | None:
+        """The hub's commit of the files that `ref.source` names; None where there are none, or in a folder."""
+        del ingredients
+        return None
+
     def cost(self, ingredients: Ingredients) -> str:
         """What making it takes, in a few words for people; empty where that is next to nothing."""
         del ingredients

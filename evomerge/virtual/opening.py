@@ -101,8 +101,8 @@ class ParentOpener:
         plan = maker.plan(ingredients)
         content = _content(maker, ingredients, made.data)
         file = self.folder / content / SINGLE if plan.changed else None
-        tokenizer = self._tokenizer_of(plan)
-        spec = OverlaySpec(ref.source or ref.name, content, file, plan.changed, plan.aliases, plan.config, tokenizer)
+        where = (self._tokenizer_of(plan), maker.revision(ingredients))
+        spec = OverlaySpec(ref.source or ref.name, content, file, plan.changed, plan.aliases, plan.config, *where)
         overlay = Overlay(plan.under, spec)
         self._planned.append(Pending(overlay, maker, ingredients, plan))
         return overlay
@@ -129,7 +129,11 @@ class ParentOpener:
         digest = digest_json({name: content.decode() for name, content in plan.tokenizer.items()})
         folder = (self.folder / f"tokenizer-{digest}").absolute()
         if not folder.is_dir():
-            write_files(folder, plan.tokenizer)
+            try:
+                write_files(folder, plan.tokenizer)
+            except ConfigError:
+                if not folder.is_dir():  # else another process that shares the folder was faster
+                    raise
         return folder
 
     def _prompts_of(self, spec: MakerSpec, made: Making) -> Prompts:

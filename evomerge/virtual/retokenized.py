@@ -52,6 +52,7 @@ class _Work:
     donor: int
 
 
+@final
 class _Settings:
     """The maker's settings with their types."""
 

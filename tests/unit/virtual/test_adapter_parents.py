@@ -494,3 +494,23 @@ def test_any_weights(
     check_equal(
         Recipe(tuple(three.values()), "base", by_layer(*rows)), pool_of(three, tmp_path / "cache"), base, tmp_path
     )
+
+
+def test_an_adapter_of_the_hub_is_named_by_its_commit(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = lora(tmp_path / "models--org--lora" / "snapshots" / "0123abc", {Q: (4, 32, 32)})
+    asked = []
+
+    def snapshot_download(source: str, revision: str | None, **_: Any) -> str:
+        asked.append((source, revision))
+        return str(commit)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    opener = ParentOpener(tmp_path / "cache")
+    parent = ParentRef("a", "org/lora@main", made=Making("adapter", (), ParentRef("base", str(base))))
+    known = opener.known(parent)
+    assert set(asked) == {("org/lora", "main")}
+    assert (known.revision, known.source) == ("0123abc", "org/lora@main")
+    assert ParentOpener(tmp_path / "cache").open(known).content == known.content
+    assert asked[-1] == ("org/lora", "0123abc")
