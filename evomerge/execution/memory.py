@@ -18,7 +18,7 @@ from evomerge.merging.packed8 import packed_bytes
 from evomerge.merging.residence import Rates, Sizes, Storage
 
 _MEMINFO: Final = Path("/proc/meminfo")
-_GROUP: Final = Path("/sys/fs/cgroup")
+_GROUPS: Final = (Path("/sys/fs/cgroup"),)
 _PROBE_S: Final = 0.05
 _PROBE_ELEMENTS: Final = 1 << 23
 
@@ -53,11 +53,12 @@ def host_free() -> int:
     with suppress(OSError, ValueError, StopIteration):
         line = next(entry for entry in _MEMINFO.read_text().splitlines() if entry.startswith("MemAvailable:"))
         free = int(line.split()[1]) * 1024
-    with suppress(OSError, ValueError, StopIteration):
-        limit, used = (int((_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        stat = (_GROUP / "memory.stat").read_text().splitlines()
-        cached = next(int(entry.split()[1]) for entry in stat if entry.startswith("file "))
-        free = min(free, max(0, limit - used + cached))
+    for group in _GROUPS:
+        with suppress(OSError, ValueError, StopIteration):
+            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            stat = (group / "memory.stat").read_text().splitlines()
+            cached = next(int(entry.split()[1]) for entry in stat if entry.startswith("file "))
+            free = min(free, max(0, limit - used + cached))
     return free
 
 
