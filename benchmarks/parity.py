@@ -50,8 +50,7 @@ REASONS: Final = {
     "della_linear": f"as della: other masks, divided by each entry's probability; {DENSE}; {SIGNS}",
     "breadcrumbs": f"outliers go at density 1 too; {TRIM}",
     "breadcrumbs_ties": f"outliers go at density 1 too; {TRIM}; an exact cancellation elects nothing",
-    "sce": "weights by energy however small the deltas are; an exact cancellation elects nothing; nothing is selected in"
-    " one-axis tensors",
+    "sce": "weights by energy however small the deltas are; no election at a cancellation; one-axis tensors whole",
     "ram": ROUNDING,
     "ramplus_tl": ROUNDING,
     "model_stock": f"{ANGLES}, of small tensors too; t is held within [0, 1]",
@@ -244,8 +243,8 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
         "By family: elements compared, over all methods, and the share with equal bits. `mergekit's` tensors: mergekit"
         " reads and writes these families under other names, or with the experts of a layer stacked as transformers"
         " holds them; it makes every parent anew (`passthrough`), and these are merged. On the files' own names a"
-        " method that looks at a whole tensor looks at one expert ([families.md](families.md)). Where mergekit's files lack"
-        " tensors, the others are compared.",
+        " method that looks at a whole tensor looks at one expert ([families.md](families.md)). Where mergekit's files"
+        " lack tensors, the others are compared.",
         "",
         *compat_families(cells),
         "",
