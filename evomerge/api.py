@@ -256,7 +256,7 @@ def merge(
     else:
         found = read_recipe_file(Path(recipe), compat)
     opened = open_recipe_parents(found, {} if isinstance(recipe, Recipe) else read_prompts(prompts_file(Path(recipe))))
-    pool = ParentPool(opened.checkpoints)
+    found, pool = opened.recipe, ParentPool(opened.checkpoints)
     check_export(found, pool)
     check_target(Path(to))  # before anything is made
     opened.make(making)

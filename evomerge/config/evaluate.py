@@ -37,7 +37,7 @@ def evaluate_model(model: str, resolved: ResolvedJob, set_name: SetName) -> Eval
         recipe = read_recipe_file(Path(model))
         opened = open_recipe_parents(recipe, read_prompts(prompts_file(Path(model))))
         opened.make()
-        checkpoints = opened.checkpoints
+        recipe, checkpoints = opened.recipe, opened.checkpoints
     else:
         checkpoints = {MODEL: open_checkpoint(model)}
         check_finite(checkpoints[MODEL])

@@ -30,9 +30,10 @@ from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
 from evomerge.types import Digest
 from evomerge.virtual.maker import Prompts
+from evomerge.virtual.merged_adapter import write_adapter
 from evomerge.virtual.prompts import prompts_text
 
-Form = Literal["checkpoint", "recipe", "mergekit"]
+Form = Literal["checkpoint", "adapter", "recipe", "mergekit"]
 RECIPE_FILE = "evomerge_recipe.json"
 MERGEKIT_FILE = "mergekit.yaml"
 CARD_FILE = "README.md"
@@ -43,7 +44,7 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: Making =
 
     Args:
         run: the run directory; it may be running or interrupted.
-        to: a new or empty folder for a checkpoint, a file that does not exist otherwise.
+        to: a new or empty folder for a checkpoint or an adapter, a file that does not exist otherwise.
         pick: `knee`, `best:OBJECTIVE` or `id:ID`.
         form: what to write.
         making: told of parents that have to be made again.
@@ -54,13 +55,13 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: Making =
     Raises:
         ConfigError: when there is no run, nothing to pick, or `to` is taken.
         ModelError: when a parent is not what it was during the run.
-        RecipeError: when mergekit cannot express the recipe.
+        RecipeError: when mergekit cannot express the recipe, or it is not a sum of adapters.
     """
     resolved = load_run_job(run)
     with RunStore.open(run, write=False) as store:
         history = read_history(store.entries())
     id_ = pick_id(summarise(run), history, pick)
-    if form != "checkpoint":
+    if form in ("recipe", "mergekit"):
         _check_new_file(to)
     parents = open_parents(resolved)
     refs = _same_parents(parents, read_manifest(run))
@@ -76,7 +77,7 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: Making =
     else:
         check_target(to)
         parents.make(making)
-        _write_checkpoint(run, to, recipe, parents, id_)
+        _write_folder(to, recipe, parents, _small_files(run, recipe, parents, id_), form)
     return _told(to, id_, form, recipe)
 
 
@@ -203,7 +204,16 @@ def _prompts_behind(recipe: Recipe, parents: Parents) -> dict[Digest, Prompts]:
     return found
 
 
-def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_: str) -> None:
+def _write_folder(to: Path, recipe: Recipe, parents: Parents, files: Mapping[str, str | bytes], form: Form) -> None:
+    pool = ParentPool(parents.checkpoints)
+    if form == "adapter":
+        write_adapter(recipe, pool, to, extra_files=files)
+        return
+    write_recipe(recipe, pool, to, extra_files=files, kernels=kernels_for_merge(recipe, pool, kernel_folder()))
+
+
+def _small_files(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[str, str | bytes]:
+    """What stands beside the weights: recipe, prompts, mergekit's file where it can say the recipe, and the card."""
     files: dict[str, str | bytes] = {RECIPE_FILE: recipe_to_text(recipe)}
     prompts = _prompts_behind(recipe, parents)
     if prompts:
@@ -212,13 +222,13 @@ def _write_checkpoint(run: Path, to: Path, recipe: Recipe, parents: Parents, id_
         files[MERGEKIT_FILE] = mergekit_text(recipe, parents.checkpoints[template_of(recipe)])
     folders = {name: checkpoint.folder for name, checkpoint in parents.checkpoints.items()}
     files[CARD_FILE] = export_card(run, recipe, folders, id_, mergekit=MERGEKIT_FILE in files)
-    pool = ParentPool(parents.checkpoints)
-    write_recipe(recipe, pool, to, extra_files=files, kernels=kernels_for_merge(recipe, pool, kernel_folder()))
+    return files
 
 
 def _told(to: Path, id_: str, form: Form, recipe: Recipe) -> list[str]:
     first = f"Wrote {id_} (recipe {recipe_digest(recipe)[:12]}) to {to}"
     next_step = {
+        "adapter": f"Load it on its base with peft: PeftModel.from_pretrained(base, {str(to)!r}).",
         "checkpoint": f"Load it with AutoModelForCausalLM.from_pretrained({str(to)!r}).",
         "recipe": f"Anybody with the parents replays it: evomerge merge {to} --to DIR",
         "mergekit": f"mergekit replays it: mergekit-yaml {to} DIR",

@@ -15,6 +15,7 @@ from evomerge.config.parent_refs import BASE, ParentRefs, source_ref
 from evomerge.config.prompts import PromptBook
 from evomerge.errors import ConfigError
 from evomerge.recipe.recipe import ParentRef
+from evomerge.virtual.fitting import fit_parents
 from evomerge.virtual.opening import ParentOpener
 
 Making = Callable[[str, int, int], None]
@@ -120,10 +121,12 @@ def open_parents(resolved: ResolvedJob) -> Parents:
     """
     opener = ParentOpener(parents_folder())
     refs = job_refs(resolved, opener)
-    checkpoints = {}
+    base = BASE if BASE in refs else None
     for name, ref in refs.items():
         with resolved.document.placing("parents", *([BASE] if name == BASE else ["models", name])):
-            checkpoints[name] = opener.open(ref)
-    base = BASE if BASE in refs else None
+            opener.open(ref)
+    with resolved.document.placing("parents", "tokens"):
+        refs = fit_parents(refs, base, opener, tokens=resolved.job.parents.tokens)
+    checkpoints = {name: opener.open(ref) for name, ref in refs.items()}
     check_compatible(checkpoints, base)
     return Parents(checkpoints, base, refs, opener)

@@ -16,9 +16,11 @@ from evomerge.config.parents import Making, quiet
 from evomerge.config.texts import read_text
 from evomerge.dataflow.mergekit import recipe_of_mergekit
 from evomerge.errors import ModelError
+from evomerge.recipe.mergekit import mergekit_told
 from evomerge.recipe.recipe import Compat, ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
 from evomerge.types import Digest
+from evomerge.virtual.fitting import fit_parents
 from evomerge.virtual.maker import Prompts
 from evomerge.virtual.makers import load_maker
 from evomerge.virtual.opening import ParentOpener
@@ -44,6 +46,19 @@ def read_recipe_file(path: Path, compat: Compat | None = None) -> Recipe:
     else:
         recipe = _from_mergekit(text, folder, compat)
     return replace(recipe, parents=tuple(_located(p, folder) for p in recipe.parents))
+
+
+def recipe_file_notes(path: Path) -> tuple[str, ...]:
+    """What stands in a mergekit file without effect, in lines for people; nothing about a recipe in JSON.
+
+    Args:
+        path: of a file that `read_recipe_file` takes.
+
+    Raises:
+        ConfigError, RecipeError: as `read_recipe_file`.
+    """
+    text = read_text(path, "recipe file")
+    return () if text.lstrip().startswith("{") else mergekit_told(text)
 
 
 def _from_mergekit(text: str, folder: Path, compat: Compat | None) -> Recipe:
@@ -74,10 +89,12 @@ class RecipeParents(NamedTuple):
     """The parents of a recipe, opened.
 
     Attributes:
+        recipe: with parents that fit each other: heads of their own where some have one.
         checkpoints: name -> parent, in the recipe's order.
         opener: makes those that are made from others.
     """
 
+    recipe: Recipe
     checkpoints: dict[str, OpenParent]
     opener: ParentOpener
 
@@ -110,11 +127,12 @@ def open_recipe_parents(recipe: Recipe, prompts: Mapping[Digest, Prompts] = _NO_
         ConfigError, RecipeError: for parents that are made in a way that is not known.
     """
     opener = ParentOpener(parents_folder(), prompts)
-    checkpoints = {p.name: opener.open(p) for p in recipe.parents}
+    refs = fit_parents({p.name: p for p in recipe.parents}, recipe.base, opener, tokens="refuse")
+    checkpoints = {name: opener.open(ref) for name, ref in refs.items()}
     check_compatible(checkpoints, recipe.base)
     for parent in recipe.parents:
         _check_content(parent, opener)
-    return RecipeParents(checkpoints, opener)
+    return RecipeParents(replace(recipe, parents=tuple(refs.values())), checkpoints, opener)
 
 
 def _check_content(parent: ParentRef, opener: ParentOpener) -> None:
