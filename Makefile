@@ -17,6 +17,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 long: $(READY)
+	rm -rf .cache/parity
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 8 --dist worksteal
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py --measured .cache/parity --write docs/parity.md
 
