@@ -18,6 +18,10 @@ struct numbers {
 static inline float size_of(float x) { return as_float(as_word(x) & SIGN_OFF); }
 static inline float signed_like(float size, float sign) { return as_float(as_word(size) | (as_word(sign) & 0x80000000u)); }
 static inline float chosen(float x, word mask) { return as_float(as_word(x) & (0u - mask)); }
+/* by bits: compilers do not vectorise a choice between floats, nor the conversion of a comparison, everywhere */
+static inline float either(word mask, float x, float y) {
+    return as_float((as_word(x) & (0u - mask)) | (as_word(y) & ~(0u - mask)));
+}
 static inline float at_least(float x, float low) { return x < low ? low : x; }
 static inline float no_more(float x, float high) { return x > high ? high : x; }
 static inline word above(word size, word tie, word bits, word bound) { return size + (tie <= bound) > bits; }
@@ -27,33 +31,36 @@ static inline word agrees(float value, float total) {
 
 /* the twins of fused_math.py */
 #define ROUND 12582912.0f
-#define LOG2_E 1.44269502162933349609375f
 #define ROOT_HALF 0x3f3504f3
 static inline float exp_2(float x) {
-    float whole = (x + ROUND) - ROUND, f = x - whole;
-    float p = f * 1.52527335e-05f + 1.54035297e-04f;
-    p = p * f + 1.33335579e-03f;
-    p = p * f + 9.61812865e-03f;
-    p = p * f + 5.55041097e-02f;
-    p = p * f + 2.40226507e-01f;
-    p = p * f + 6.93147182e-01f;
+    float rounded = x + ROUND, f = x - (rounded - ROUND);
+    float p = f * 0.00133908668f + 0.00966637395f;
+    p = p * f + 0.0555035695f;
+    p = p * f + 0.240223482f;
+    p = p * f + 0.693147182f;
     p = p * f + 1.0f;
-    return p * as_float((word)((int32_t)whole + 127) << 23);
+    return as_float(as_word(p) + (as_word(rounded) << 23)); /* the lowest bits of rounded are its whole number */
 }
 static inline float log_2(float x) {
     int32_t pattern = (int32_t)as_word(x) - ROOT_HALF;
-    float mantissa = as_float((word)((pattern & 0x7fffff) + ROOT_HALF));
-    float s = (mantissa - 1.0f) / (mantissa + 1.0f), y = s * s;
-    float p = y * (float)(2.0 / 9.0) + (float)(2.0 / 7.0);
-    p = p * y + (float)(2.0 / 5.0);
-    p = p * y + (float)(2.0 / 3.0);
-    p = p * y + 2.0f;
-    return p * s * LOG2_E + (float)(pattern >> 23);
+    float f = as_float((word)((pattern & 0x7fffff) + ROOT_HALF)) - 1.0f;
+    float p = f * -0.146203533f + 0.23420985f;
+    p = p * f - 0.24882181f;
+    p = p * f + 0.287075609f;
+    p = p * f - 0.360241979f;
+    p = p * f + 0.48092404f;
+    p = p * f - 0.721352756f;
+    p = p * f + 1.4426949f;
+    return p * f + (float)(pattern >> 23);
 }
-static inline float power(float x, float exponent) { return exp_2(at_least(log_2(x) * exponent, -126.0f)); }
 static inline float tangent(float x) {
-    float y = x * x, over = ((y * 21.0f + 1260.0f) * y + 10395.0f) * x;
-    return over / (((y + 210.0f) * y + 4725.0f) * y + 10395.0f);
+    float y = x * x;
+    float p = y * -0.00308040925f + 0.0167767759f;
+    p = p * y - 0.0516354591f;
+    p = p * y + 0.132825136f;
+    p = p * y - 0.333291799f;
+    p = p * y + 0.999999464f;
+    return p * x;
 }
 
 static inline float sum_of(const float *values) {
@@ -77,10 +84,10 @@ static inline float merged(const struct numbers *c, word index, const float *del
         float kept = chosen(delta[k], active);
         total += kept;
         alone += kept * c->parent[k][0];
-        count += (float)active;
+        count += chosen(1.0f, active);
     }
     float mean = total / at_least(count, 1.0f);
-    return (all - all) + (count > 1.0f ? mean : alone);
+    return (all - all) + either(count > 1.0f, mean, alone);
 }
 #elif KIND == 102
 static inline float merged(const struct numbers *c, word index, const float *delta) {
@@ -88,7 +95,7 @@ static inline float merged(const struct numbers *c, word index, const float *del
     UNROLL for (int k = 0; k < N; k++) {
         word agree = agrees(delta[k], total);
         result += chosen(delta[k] * c->parent[k][0], agree);
-        divisor += (float)agree * c->parent[k][0];
+        divisor += chosen(c->parent[k][0], agree);
     }
     result /= divisor == 0.0f ? 1.0f : divisor;
 #if TRIM
@@ -124,7 +131,7 @@ static inline float merged(const struct numbers *c, word index, const float *del
     weigh(c, delta, value);
     float total = sum_of(value);
     UNROLL for (int k = 0; k < N; k++) {
-        votes += (float)(size_of(value[k]) > size_of(total - value[k]) * c->shared[1]);
+        votes += chosen(1.0f, size_of(value[k]) > size_of(total - value[k]) * c->shared[1]);
     }
     return chosen(total, votes >= c->shared[2]) + (total - total);
 }
@@ -151,9 +158,9 @@ static inline float merged(const struct numbers *c, word index, const float *del
         const float *p = c->parent[k];
         word moves = delta[k] != 0.0f;
         kept[k] = no_more(at_least(size_of(delta[k]), p[0]), p[1]);
-        float size = (kept[k] - p[2]) / p[3];
+        float size = (kept[k] - p[2]) * p[3];
         directed[k] = chosen(signed_like(size, delta[k]), moves);
-        within[k] = exp_2((size * size) * c->shared[1] * LOG2_E);
+        within[k] = exp_2((size * size) * c->shared[1]);
         kept[k] = chosen(signed_like(kept[k], delta[k]), moves);
     }
     UNROLL for (int i = 0; i < N; i++) {
@@ -162,7 +169,7 @@ static inline float merged(const struct numbers *c, word index, const float *del
     UNROLL for (int k = 0; k < N; k++) {
         const float *p = c->parent[k];
         float balance = within[k] * sum_of(common[k]);
-        float share = (no_more(at_least(balance, p[4]), p[5]) - p[4]) / p[6];
+        float share = (no_more(at_least(balance, p[4]), p[5]) - p[4]) * p[6];
         share = p[6] > 0.0f ? share : 1.0f;
         result += (kept[k] * p[7]) * share;
         divisor += share;
@@ -196,13 +203,16 @@ static inline float merged(const struct numbers *c, word index, const float *del
     }
     float total = sum_of(value), result = total - total;
 #if ELECT
-    UNROLL for (int k = 0; k < N; k++) value[k] *= agrees(value[k], total) ? 1.0f : c->shared[1];
+    UNROLL for (int k = 0; k < N; k++) value[k] *= either(agrees(value[k], total), 1.0f, c->shared[1]);
 #endif
 #if SHARP
-    float most = size_of(value[0]);
-    UNROLL for (int k = 1; k < N; k++) most = size_of(value[k]) > most ? size_of(value[k]) : most;
-    most = most > 0.0f ? most : 1.0f;
-    UNROLL for (int k = 0; k < N; k++) result += value[k] * power(size_of(value[k]) / most, c->shared[2]);
+    float size[N], most;
+    UNROLL for (int k = 0; k < N; k++) size[k] = log_2(size_of(value[k]));
+    most = size[0];
+    UNROLL for (int k = 1; k < N; k++) most = at_least(size[k], most);
+    UNROLL for (int k = 0; k < N; k++) {
+        result += value[k] * exp_2(at_least((size[k] - most) * c->shared[2], -126.0f));
+    }
 #else
     UNROLL for (int k = 0; k < N; k++) result += value[k];
 #endif

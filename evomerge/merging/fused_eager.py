@@ -14,7 +14,7 @@ from typing import Final
 import torch
 
 from evomerge.merging.elements import at_most, hash_range, signed
-from evomerge.merging.fused_math import LOG2_E, exp2, power, tanh
+from evomerge.merging.fused_math import LOG2_E, exp2, log2, tanh
 from evomerge.merging.fused_settings import FusedSetting
 
 _SIGN_OFF: Final = 0x7FFFFFFF
@@ -174,16 +174,23 @@ def sign(chunk: Chunk) -> torch.Tensor:
     return total + _nothing(added(chunk.deltas))
 
 
-def _balances(deltas: Sequence[torch.Tensor], parents: Sequence[Sequence[float]], models: float) -> list[torch.Tensor]:
+def _balances(
+    deltas: Sequence[torch.Tensor], parents: Sequence[Sequence[float]], steepness: float
+) -> list[torch.Tensor]:
     sizes, directed = [], []
-    for delta, (low, high, origin, span, *_) in zip(deltas, parents, strict=True):
-        size = over(delta.abs().clamp(min=low, max=high) - origin, span)
+    for delta, (low, high, origin, inverse, *_) in zip(deltas, parents, strict=True):
+        size = (delta.abs().clamp(min=low, max=high) - origin) * inverse
         sizes.append(size)
         directed.append(chosen(_signed_like(size, delta), delta != 0.0))
     n = len(directed)
     common = {(i, j): tanh(directed[i] * directed[j]) for i in range(n) for j in range(i, n)}
-    within = [exp2((size * size) * models * LOG2_E) for size in sizes]
+    within = [exp2((size * size) * steepness) for size in sizes]
     return [within[i] * added([common[min(i, j), max(i, j)] for j in range(n)]) for i in range(n)]
+
+
+def steepness_of(models: int) -> float:
+    """`models * log2(e)`, an fp32 value: the exponential of PCB is a power of two."""
+    return float(torch.tensor(models * LOG2_E, dtype=torch.float32))
 
 
 def balances(deltas: Sequence[torch.Tensor], parents: Sequence[Sequence[float]], models: int) -> list[torch.Tensor]:
@@ -191,10 +198,11 @@ def balances(deltas: Sequence[torch.Tensor], parents: Sequence[Sequence[float]],
 
     Args:
         deltas: one per model.
-        parents: low, high, origin, span of each model's magnitudes: `size = (clamp(|d|, low, high) - origin) / span`.
+        parents: low, high, origin, inverse of each model's magnitudes:
+            `size = (clamp(|d|, low, high) - origin) * inverse`.
         models: how many compete.
     """
-    return _balances(deltas, parents, float(models))
+    return _balances(deltas, parents, steepness_of(models))
 
 
 def pcb(chunk: Chunk) -> torch.Tensor:
@@ -204,8 +212,9 @@ def pcb(chunk: Chunk) -> torch.Tensor:
     for balance, (delta, numbers) in zip(
         _balances(chunk.deltas, setting.parents, setting.shared[1]), chunk.parents(), strict=True
     ):
-        low, high, _, _, least, most, reach, gain = numbers
-        share = over(balance.clamp(min=least, max=most) - least, reach) if reach > 0.0 else torch.ones_like(balance)
+        low, high, _, _, least, most, inverse, gain = numbers
+        share = (balance.clamp(min=least, max=most) - least) * inverse
+        share = share if inverse > 0.0 else torch.ones_like(balance)
         value = chosen(_signed_like(delta.abs().clamp(min=low, max=high), delta), delta != 0.0)
         merged = merged + (value * gain) * share
         divisor = divisor + share
@@ -244,12 +253,12 @@ def universal(chunk: Chunk) -> torch.Tensor:
         for value in values:
             merged = merged + value
         return merged
-    most = values[0].abs()
-    for value in values[1:]:
-        most = torch.maximum(most, value.abs())
-    most = torch.where(most > 0.0, most, 1.0)
-    for value in values:
-        merged = merged + value * power(value.abs() / most, sharpness)
+    sizes = [log2(value.abs()) for value in values]
+    most = sizes[0]
+    for size in sizes[1:]:
+        most = torch.maximum(most, size)
+    for value, size in zip(values, sizes, strict=True):
+        merged = merged + value * exp2(((size - most) * sharpness).clamp_(min=-126.0))
     return merged
 
 

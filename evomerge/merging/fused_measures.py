@@ -215,7 +215,7 @@ def _divergence(deltas: Deltas, start: int, width: int) -> np.ndarray[tuple[int]
 @final
 @dataclass(frozen=True)
 class MeasureCompetition(Measurement[tuple[tuple[float, ...], ...]]):
-    """PCB's thresholds: low, high, origin, span of the magnitudes, least, most, reach of the balances, per model.
+    """PCB's thresholds: low, high, origin, inverse of the magnitudes, least, most, inverse of the balances, per model.
 
     Attributes:
         ratio: share of the entries that survive the competition.
@@ -246,18 +246,19 @@ class MeasureCompetition(Measurement[tuple[tuple[float, ...], ...]]):
         survivor = min(int(d * (1.0 - self.ratio)), d - 1)
         scores = Ranking(lambda: (balances(part, clamps, n) for part in parts())).values([[survivor, d - 1]] * n)
         return tuple(
-            (*clamp, least, most, single(most - least)) for clamp, (least, most) in zip(clamps, scores, strict=True)
+            (*clamp, least, most, single(1.0 / (most - least)) if most > least else 0.0)
+            for clamp, (least, most) in zip(clamps, scores, strict=True)
         )
 
 
 def _origin(low: float, high: float) -> tuple[float, float]:
-    """What is taken from a clamped magnitude, and what it is divided by, so that [low, high] becomes [0, 1].
+    """What is taken from a clamped magnitude, and what it is then multiplied by, so that [low, high] becomes [0, 1].
 
     Magnitudes that are all the same become 1, or 0 where they vanish.
     """
     if high > low:
-        return low, single(high - low)
-    return (-1.0, single(high + 1.0)) if high > 0.0 else (0.0, 1.0)
+        return low, single(1.0 / (high - low))
+    return (-1.0, single(1.0 / (high + 1.0))) if high > 0.0 else (0.0, 1.0)
 
 
 @final

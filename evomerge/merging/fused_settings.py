@@ -74,7 +74,7 @@ class FusedSetting:
     consensus  shared strength, votes; parents gain.  s = sum_i v_i where at least `votes` models have
                |v_i| > strength |s - v_i|.
     sign       parents step; parent words low cut, tie salt; words tie salt.  sum_i step_i sign(d_i) above the cuts.
-    pcb        shared models; parents low, high, origin, span, from, to, start, range, gain: see `paper_methods`.
+    pcb        shared steepness; parents low, high, origin, inverse, least, most, inverse, gain: see `paper_methods`.
     universal  shared 1 - election, sharpness; parents gain, median, slope, centre, least; parent words low cut, tie
                salt, mask bound, mask salt; words tie salt: see `universal`.
     ```

@@ -9,15 +9,20 @@ back on the value that they had.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import torch
+
+from evomerge.checkpoints.dtypes import FLOATING
+from evomerge.checkpoints.opened import OpenParent
 
 BLOCK: Final = 64
 """Elements that share a scale."""
 
 BYTES_PER_ELEMENT: Final = 1.0 + 4.0 / BLOCK
 _LEVELS: Final = 127
+_SAMPLED: Final = 4
 _STEP: Final = 1 << 18
 """Elements that are packed at a time; a multiple of `BLOCK`."""
 
@@ -117,3 +122,26 @@ def agreement(base: torch.Tensor, x: torch.Tensor) -> Agreement:
     delta = x.double() - base.double()
     lost, whole = float((again.double() - x.double()).square().sum()), float(delta.square().sum())
     return Agreement(float((again == x).double().mean()) if n else 1.0, math.sqrt(lost / whole) if whole else 0.0)
+
+
+def sampled_agreement(checkpoints: Mapping[str, OpenParent], base: str) -> Agreement | None:
+    """What packing loses of some parents, over a few runs of elements of each.
+
+    Args:
+        checkpoints: name -> parent; those that have yet to be made are left out.
+        base: the one whose differences are packed.
+
+    Returns:
+        The share of equal elements, and the root mean square of the tensors' errors; None where there was nothing.
+    """
+    names = [t.name for t in checkpoints[base].layout.tensors if t.dtype in FLOATING and len(t.shape) > 1]
+    chosen = names[:: max(1, len(names) // _SAMPLED)][:_SAMPLED]
+    found = []
+    for name, parent in checkpoints.items():
+        for tensor in chosen if name != base and parent.is_ready else ():
+            origin, x = (c.tensor(tensor).reshape(-1)[:_STEP] for c in (checkpoints[base], parent))
+            found.append((x.numel(), agreement(origin, x)))
+    if not found:
+        return None
+    equal = sum(n * f.equal for n, f in found) / sum(n for n, _ in found)
+    return Agreement(equal, math.sqrt(sum(f.error**2 for _, f in found) / len(found)))

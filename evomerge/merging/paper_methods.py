@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from evomerge.merging.elements import tie_salts
+from evomerge.merging.fused_eager import steepness_of
 from evomerge.merging.fused_measures import MeasureCompetition, MeasureMoments
 from evomerge.merging.fused_methods import NOTHING, cut_words, one_each, singles
 from evomerge.merging.fused_settings import FusedKind, FusedSetting
@@ -99,7 +100,7 @@ class Pcb(KernelMethod):
         if not moving:
             return NOTHING
         rows = tuple((*numbers[i], single(weights[i])) for i in moving)
-        return FusedSetting("pcb", tuple(moving), (1.0, float(len(weights))), rows)
+        return FusedSetting("pcb", tuple(moving), (1.0, steepness_of(len(weights))), rows)
 
 
 def _signs(parameters: Parameters, facts: Facts, steps: dict[int, float], counts: dict[int, int]) -> Setting:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evomerge.merging import compiled
 from evomerge.merging.eager import merge_eager
 from evomerge.merging.elements import mix32
-from evomerge.merging.fused_math import exp2, log2, power, tanh
+from evomerge.merging.fused_math import exp2, log2, tanh
 from evomerge.merging.fused_methods import one_each, singles
 from evomerge.merging.fused_settings import FUSED_KINDS, FusedSetting, Rows
 from evomerge.merging.kernels import Kernels
@@ -26,7 +26,7 @@ ALL = (0, 1, 2)
 WEIGHTS = one_each([0.3, -0.5, 0.7])
 ROWS = Rows(37, np.linspace(0.1, 1.0, 120).astype(np.float32).tobytes())
 WORDS = tuple((*CUT, mix32(i), 1 << 31, mix32(50 + i)) for i in ALL)
-PCB = tuple(singles(2e-5, 8e-4, 2e-5, 7.8e-4, 0.2, 6.0, 5.8, gain) for gain in (1.2, 0.9, -0.4))
+PCB = tuple(singles(2e-5, 8e-4, 2e-5, 1 / 7.8e-4, 0.2, 6.0, 1 / 5.8, gain) for gain in (1.2, 0.9, -0.4))
 SPREAD = tuple(singles(gain, 3e-4, slope, 0.4, 0.1) for gain, slope in ((0.3, 0.2), (-0.5, 0.0), (0.7, 0.5)))
 
 needs_compiler = pytest.mark.skipif(compiled.find_compiler() is None, reason="no C compiler")
@@ -54,7 +54,7 @@ SETTINGS = {
     "sign of the largest": FusedSetting(
         "sign", (0, 2), (1.0,), WEIGHTS[:2], (mix32(9),), tuple(w[:3] for w in WORDS[:2]), switches=frozenset({"trim"})
     ),
-    "pcb": FusedSetting("pcb", ALL, (1.0, 3.0), PCB),
+    "pcb": FusedSetting("pcb", ALL, singles(1.0, 4.3), PCB),
     "universal": universal(),
     "universal trim": universal("trim"),
     "universal mask": universal("trim", "mask"),
@@ -161,7 +161,7 @@ def test_energies_are_the_same_number(kernels, name, n):
 
 def test_many_models_compete_without_a_compiled_kernel(kernels):
     base, inputs = tensors(50, torch.float32, 6)
-    many = FusedSetting("pcb", tuple(range(14)), (1.0, 14.0), PCB[:1] * 14)
+    many = FusedSetting("pcb", tuple(range(14)), singles(1.0, 20.0), PCB[:1] * 14)
     out = run(kernels, many, base, [inputs[i % 3] for i in range(14)])
     assert torch.isfinite(out).all()
     assert not any(v.n == 14 for v in kernels._functions)
@@ -170,7 +170,7 @@ def test_many_models_compete_without_a_compiled_kernel(kernels):
 class TestMath:
     def test_exp2(self):
         x = torch.linspace(-126, 127, 100_001)
-        assert ((exp2(x).double() / torch.exp2(x.double())) - 1).abs().max() < 3e-7
+        assert ((exp2(x).double() / torch.exp2(x.double())) - 1).abs().max() < 7e-7
         assert exp2(torch.zeros(1)) == 1
 
     def test_log2(self):
@@ -180,14 +180,7 @@ class TestMath:
 
     def test_tanh(self):
         x = torch.linspace(-1, 1, 100_001)
-        assert (tanh(x).double() - torch.tanh(x.double())).abs().max() < 3e-7
-
-    @pytest.mark.parametrize("exponent", [0.0, 0.3, 1.0, 7.5])
-    def test_power(self, exponent):
-        x = torch.tensor([1.0, 0.9, 0.5, 1e-3, 1e-20, 0.0])
-        expected = torch.tensor([v**exponent if v or not exponent else 0.0 for v in x.tolist()])
-        torch.testing.assert_close(power(x, exponent), expected, rtol=1e-5, atol=1e-11)
-        assert power(x, exponent)[0] == 1
+        assert (tanh(x).double() - torch.tanh(x.double())).abs().max() < 7e-7
 
     def test_lane_sums_do_not_depend_on_the_parts(self):
         values = torch.from_numpy(generator(0, "lanes").standard_normal(5000))
