@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from evomerge.checkpoints.compatible import check_compatible
@@ -14,7 +17,7 @@ from evomerge.errors import NonFinite
 from evomerge.layout import TensorInfo
 from evomerge.recipe.recipe import Number
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, Report, silent
-from evomerge.virtual.spectral import one_thread
+from evomerge.virtual.parallel import in_order
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,19 @@ _INPUT_FIRST: Final = frozenset({"gpt2", "openai-gpt"})
 """Model types whose layers store a linear map as (inputs, outputs), the transpose of everybody else."""
 _FLOPS: Final = 4e10
 """fp64 operations per second that one core gave on matrices of 1024 to 4096 rows (2026)."""
+
+_MOST_AT_ONCE: Final = 8
+_COPIES: Final = 35
+"""Memory of one matrix's decompositions, in copies of it in fp32: the most that was measured, with three models."""
+
+
+def at_once(plan: MadePlan) -> int:
+    """How many tensors are made at a time: one per thread that torch has, 8 at most, in a quarter of the memory."""
+    import torch
+
+    largest = max((math.prod(t.shape) for t in plan.changed if is_matrix(t)), default=1)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    return max(1, min(torch.get_num_threads(), _MOST_AT_ONCE, memory // (4 * _COPIES * max(largest, 1))))
 
 
 def is_matrix(tensor: TensorInfo) -> bool:
@@ -103,7 +119,8 @@ class DeltaMaker(Maker):
     """A maker that treats the matrices inside the layers in its own way and takes the mean of all other deltas.
 
     The made parent is `base + scale * merged` in fp32, with `scale` 1 for makers without that setting. A tensor that no
-    model changes stays the base's. Memory: the base and the deltas of one tensor in fp32, and its decompositions.
+    model changes stays the base's. Memory: for each tensor that is made at a time (see `at_once`), the base and the
+    deltas in fp32, and decompositions; torch has one thread meanwhile, so that bits do not hang on how many there are.
     """
 
     def plan(self, ingredients: Ingredients) -> MadePlan:
@@ -114,20 +131,24 @@ class DeltaMaker(Maker):
         self, ingredients: Ingredients, plan: MadePlan, report: Report = silent
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """See `Maker.tensors`."""
-        for done, info in enumerate(plan.changed):
+        jobs = (partial(self._make, info, ingredients) for info in plan.changed)
+        for done, (info, made) in enumerate(zip(plan.changed, in_order(jobs, at_once(plan)), strict=True)):
             report(done, len(plan.changed))
-            base = ingredients.origin.tensor(info.name).float()
-            deltas = [read_delta(model, base, info.name) for model in ingredients.of]
-            merged = self._merged(info, deltas, ingredients)
-            yield info.name, merged.float().mul_(float(ingredients.settings.get("scale", 1.0))).add_(base)
-            ingredients.origin.release(info.name)
+            yield info.name, made
+
+    def _make(self, info: TensorInfo, ingredients: Ingredients) -> torch.Tensor:
+        base = ingredients.origin.tensor(info.name).float()
+        deltas = [read_delta(model, base, info.name) for model in ingredients.of]
+        merged = self._merged(info, deltas, ingredients).float()
+        made = merged.mul_(float(ingredients.settings.get("scale", 1.0))).add_(base)
+        ingredients.origin.release(info.name)
+        return made
 
     def _merged(self, info: TensorInfo, deltas: list[torch.Tensor], ingredients: Ingredients) -> torch.Tensor:
         if not is_matrix(info) or not any(bool(d.any()) for d in deltas):
             return mean(deltas)
         flip = ingredients.origin.config.get("model_type") in _INPUT_FIRST
-        with one_thread():
-            merged = self.matrix([d.T for d in deltas] if flip else deltas, ingredients.settings)
+        merged = self.matrix([d.T for d in deltas] if flip else deltas, ingredients.settings)
         return (merged.T if flip else merged).contiguous()
 
     @abstractmethod

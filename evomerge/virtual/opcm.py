@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, final
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, final
 
 from evomerge.files import disk_full_is_told
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import shared
-from evomerge.virtual.deltas import check_siblings, cost_of, is_matrix, polar_work, read_delta
+from evomerge.virtual.deltas import at_once, check_siblings, cost_of, is_matrix, polar_work, read_delta
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
-from evomerge.virtual.spectral import one_thread, triplets
+from evomerge.virtual.parallel import in_order
+from evomerge.virtual.spectral import triplets
 
 if TYPE_CHECKING:
     import torch
@@ -58,11 +60,12 @@ class Opcm(Maker):
         squares = [0.0] * len(ingredients.of)
         merged_square = 0.0
         with tempfile.TemporaryFile() as scratch:
-            for done, info in enumerate(plan.changed):
+            jobs = (partial(_merge, info, ingredients) for info in plan.changed)
+            for done, found in enumerate(in_order(jobs, at_once(plan))):
                 report(done, len(plan.changed))
-                merged = _merge(info, ingredients, squares)
-                merged_square += _square(merged)
-                _put(scratch, merged)
+                squares = [a + b for a, b in zip(squares, found.squares, strict=True)]
+                merged_square += found.square
+                _put(scratch, found.merged)
             norm = sum(math.sqrt(s) for s in squares) / len(squares)
             factor = norm / math.sqrt(merged_square) if merged_square > 0 else 1.0
             scratch.seek(0)
@@ -75,20 +78,25 @@ class Opcm(Maker):
         return cost_of(ingredients, lambda m, n: (len(ingredients.of) - 1) * polar_work(m, n))
 
 
-def _merge(info: TensorInfo, ingredients: Ingredients, squares: list[float]) -> torch.Tensor:
-    """One tensor's merged delta before rescaling, fp32; adds the deltas' squared norms to `squares`."""
+class _Merged(NamedTuple):
+    """One tensor's merged delta before rescaling, fp32, with its squared norm and those of the models' deltas."""
+
+    merged: torch.Tensor
+    square: float
+    squares: tuple[float, ...]
+
+
+def _merge(info: TensorInfo, ingredients: Ingredients) -> _Merged:
     base = ingredients.origin.tensor(info.name).float()
     merged = read_delta(ingredients.of[0], base, info.name)
-    squares[0] += _square(merged)
-    for i, model in enumerate(ingredients.of[1:], start=1):
+    squares = [_square(merged)]
+    for model in ingredients.of[1:]:
         delta = read_delta(model, base, info.name)
-        squares[i] += _square(delta)
+        squares.append(_square(delta))
         if is_matrix(info):
-            with one_thread():
-                merged += without(delta, merged, float(ingredients.settings["alpha"])).float()
-        else:
-            merged += delta
-    return merged
+            delta = without(delta, merged, float(ingredients.settings["alpha"])).float()
+        merged += delta
+    return _Merged(merged, _square(merged), tuple(squares))
 
 
 def without(delta: torch.Tensor, merged: torch.Tensor, alpha: float) -> torch.Tensor:

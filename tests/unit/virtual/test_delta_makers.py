@@ -70,7 +70,7 @@ def test_what_no_model_changed_has_the_bits_of_the_base(name: str, build: Build)
 @pytest.mark.parametrize("name", DATA_FREE)
 def test_equal_ingredients_give_equal_bits_on_any_number_of_threads(name: str, build: Build) -> None:
     rng = np.random.default_rng(1)
-    draw = [{MATRIX: torch.from_numpy(rng.standard_normal((96, 160))).float()} for _ in range(4)]
+    draw = [{MATRIX: torch.from_numpy(rng.standard_normal((192, 256))).float()} for _ in range(4)]
     models = draw[1:2] if name == "star" else draw[1:]
     before = torch.get_num_threads()
     made = []
