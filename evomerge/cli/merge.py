@@ -27,7 +27,10 @@ def merge(
     """Merge checkpoints by a recipe."""
     from evomerge.api import merge as merge_file
     from evomerge.cli.working import working
+    from evomerge.config.recipe_files import recipe_file_notes
 
     with working(f"Merging into {to}") as making:
         merge_file(file, to, compat=None if compat is None else compat.value, making=making)
+    for note in recipe_file_notes(file):
+        typer.echo(f"Note: {note}")
     typer.echo(f"Wrote {to}. Load it with AutoModelForCausalLM.from_pretrained({str(to)!r}).")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from evomerge.dataflow.export_plan import ExportPlan, Piece, Target, plan_export
 from evomerge.dataflow.fold import fold_gain
 from evomerge.digest import canonical_json
 from evomerge.errors import NonFinite
+from evomerge.layout import Layout
 from evomerge.merging.execute import merge_into, new_tensor, prepare
 from evomerge.merging.export import METADATA_KEY, merge_tensors, stream_merge, stream_tensor
 from evomerge.merging.foresight import kernels_for_merge
@@ -114,6 +116,15 @@ def _folded(merged: torch.Tensor, piece: Piece, target: Target) -> torch.Tensor:
     return folded
 
 
+def _promoted(recipe: Recipe, pool: ParentPool) -> Layout | None:
+    """What `compat: mergekit` stores where no dtype is said: what the parents' dtypes promote to; None elsewhere."""
+    if recipe.compat != "mergekit" or recipe.dtype != "parent":
+        return None
+    plan = plan_merge(recipe, pool)
+    layout = pool.checkpoint(plan.template).layout
+    return Layout(layout.n_layers, tuple(replace(t.info, dtype=t.dtype) for t in plan.tensors))
+
+
 def write_recipe(
     recipe: Recipe,
     pool: ParentPool,
@@ -152,7 +163,7 @@ def write_recipe(
             metadata={"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))},
             extra_files=extra_files,
             dtype=recipe.dtype,
-            layout=None if plan is None else plan.layout,
+            layout=_promoted(recipe, pool) if plan is None else plan.layout,
             config_changes={} if plan is None else plan.config_changes,
             chat_template=recipe.chat_template,
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge.checkpoints.chat_templates import chat_template
 from evomerge.checkpoints.opened import OpenParent
-from evomerge.checkpoints.tokenizers import embedding_rows, read_vocabulary
+from evomerge.checkpoints.tokenizers import VocabularyCache, embedding_rows
 from evomerge.checkpoints.vocabulary import needs_alignment
 from evomerge.dataflow.families import family_of, path_config
 from evomerge.dataflow.fold import offsets_of
@@ -58,16 +58,20 @@ def recipe_of_mergekit(text: str, opened: Callable[[ParentRef], OpenParent], com
         layout=lambda ref: opened(ref).layout,
         is_end=ends_of(first.config),
         chat_template=lambda ref: chat_template(opened(ref).tokenizer_folder),
-        vocabulary=lambda ref: _tokens(opened(ref)),
-        needs_alignment=lambda ref, reference: needs_alignment(opened(ref), opened(reference)),
+        same_tokens=lambda refs, cut: _same_tokens([opened(ref) for ref in refs], cut=cut),
+        is_tied=lambda ref: opened(ref).tied_embeddings,
     )
     return from_mergekit(text, models, compat=compat)
 
 
-def _tokens(parent: OpenParent) -> Set[str] | None:
-    """The tokens that have rows; None without a tokenizer."""
-    vocabulary, rows = read_vocabulary(parent.tokenizer_folder), embedding_rows(parent)
-    return None if vocabulary is None else {t for t, i in vocabulary.ids.items() if rows is None or i < rows}
+def _same_tokens(parents: Sequence[OpenParent], *, cut: bool) -> bool:
+    """Whether all parents have one vocabulary; with `cut` also no rows but those of its tokens."""
+    first, *others = parents
+    read = VocabularyCache().read
+    if any(needs_alignment(parent, first, read) for parent in others):
+        return False
+    vocabulary = read(first.tokenizer_folder)
+    return not cut or vocabulary is None or len(vocabulary.ids) == embedding_rows(first)
 
 
 def mergekit_text(recipe: Recipe, template: OpenParent) -> str:

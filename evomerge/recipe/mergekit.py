@@ -8,14 +8,15 @@ reason; nothing is approximated, and what mergekit itself would ignore is refuse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from evomerge.layout import Layout
 from evomerge.recipe.mergekit_exactness import comments_of
 from evomerge.recipe.mergekit_export import chat_template_text, check_divisors, dtypes_of, inexpressible, only_method
-from evomerge.recipe.mergekit_file import File, body_of, donor_of, entries_of, model_in, read_file
-from evomerge.recipe.mergekit_import import assignments_of, order_of
+from evomerge.recipe.mergekit_file import body_of, donor_of, entries_of, model_in, read_file
+from evomerge.recipe.mergekit_import import Order, assignments_of, order_of
 from evomerge.recipe.mergekit_models import Model, named_parents
 from evomerge.recipe.mergekit_output import Parents, chat_template_of, dtypes_of_parents, recipe_dtypes, stated_dtypes
 from evomerge.recipe.mergekit_path import (
@@ -28,7 +29,7 @@ from evomerge.recipe.mergekit_path import (
 )
 from evomerge.recipe.mergekit_path_import import read_passthrough
 from evomerge.recipe.mergekit_text import DTYPES, read_mergekit, refused, write_mergekit
-from evomerge.recipe.mergekit_tokens import aligned, check_rows, tokenizer_source, without_alignment
+from evomerge.recipe.mergekit_tokens import Asked, untied, vocabulary_asked, with_vocabulary, without_vocabulary
 from evomerge.recipe.mergekit_told import told_of
 from evomerge.recipe.mergekit_translate import translated
 from evomerge.recipe.mergekit_writer import Writer
@@ -46,16 +47,16 @@ class Models(NamedTuple):
         is_end: which tensors end the branches of a layer: scales of exactly these, all by one factor, are gains of a
             path. None when nobody knows.
         chat_template: a model's own, None without one; None when nobody knows.
-        vocabulary: the tokens of a model that have rows, None without a tokenizer; None when nobody knows, and then
-            vocabularies are left as they are.
-        needs_alignment: whether the first model's rows stand for other tokens than the second's.
+        same_tokens: whether all these models have one vocabulary, and (where it is asked for) no rows beside it; None
+            when nobody knows.
+        is_tied: whether a model's head is its embedding; None when nobody knows.
     """
 
     layout: Callable[[ParentRef], Layout]
     is_end: Ends | None = None
     chat_template: Callable[[ParentRef], str | None] | None = None
-    vocabulary: Callable[[ParentRef], Set[str] | None] | None = None
-    needs_alignment: Callable[[ParentRef, ParentRef], bool] | None = None
+    same_tokens: Callable[[Sequence[ParentRef], bool], bool] | None = None
+    is_tied: Callable[[ParentRef], bool] | None = None
 
 
 def to_mergekit(recipe: Recipe, layout: Layout, *, notes: Sequence[str] = (), is_end: Ends | None = None) -> str:
@@ -74,12 +75,12 @@ def to_mergekit(recipe: Recipe, layout: Layout, *, notes: Sequence[str] = (), is
             arithmetic) normalised weights of both signs; or a path that mixes merged layers with gains, or with copies
             by another method than linear.
     """
-    plain, vocabulary = without_alignment(recipe)
+    plain, vocabulary, token_notes = without_vocabulary(recipe)
     if is_copy(plain, layout):
         path = plain.path or tuple(Hop(layer) for layer in range(layout.n_layers))
         body = passthrough_body(plain, path, layout, is_end)
         text = {**body, **passthrough_dtype(plain), **vocabulary, **chat_template_text(plain)}
-        return write_mergekit(text, (*passthrough_comments(plain, layout, body), *notes))
+        return write_mergekit(text, (*passthrough_comments(plain, layout, body), *token_notes, *notes))
     own, translations = translated(plain, layout)
     rules = _used_rules(own, layout)
     method = only_method(own, rules)
@@ -88,7 +89,9 @@ def to_mergekit(recipe: Recipe, layout: Layout, *, notes: Sequence[str] = (), is
     writer = Writer(own, layout, method)
     dtypes, dtype_notes = dtypes_of(own, layout)
     config = {"merge_method": method.name, **writer.config(), **dtypes, **vocabulary, **chat_template_text(own)}
-    return write_mergekit(config, (*comments_of(own, method), *translations, *writer.notes(), *dtype_notes, *notes))
+    return write_mergekit(
+        config, (*comments_of(own, method), *translations, *writer.notes(), *dtype_notes, *token_notes, *notes)
+    )
 
 
 def _used_rules(recipe: Recipe, layout: Layout) -> list[Rule]:
@@ -130,18 +133,17 @@ def _models_of(config: Mapping[str, Any]) -> list[Model]:
     return list(dict.fromkeys(found))
 
 
-def mergekit_told(text: str, n_layers: int) -> tuple[str, ...]:
+def mergekit_told(text: str) -> tuple[str, ...]:
     """What stands in a file without effect, or has one that nobody asked for: lines for people.
 
     Args:
-        text: the file's text.
-        n_layers: of its models.
+        text: of a file that `from_mergekit` takes.
 
     Raises:
         RecipeError: when the file is not understood.
     """
     config = read_mergekit(text)
-    return told_of(config, read_file(config, n_layers))
+    return told_of(config, read_file(config, sys.maxsize))
 
 
 def from_mergekit(
@@ -187,7 +189,7 @@ def from_mergekit(
         in_order = file.layers == tuple(range(template.n_layers))
         path = None if in_order else tuple(Hop(layer) for layer in file.layers)
     return Recipe(
-        parents=_with_vocabulary(config, file, models, dict(zip(order.models, parents, strict=True))),
+        parents=_fitted(config, models, order, dict(zip(order.models, parents, strict=True)), chosen),
         base=None if order.base is None else named[order.base],
         rules=rules,
         dtype=dtypes.stored,
@@ -198,20 +200,23 @@ def from_mergekit(
     )
 
 
-def _with_vocabulary(
-    config: Mapping[str, Any], file: File, models: Models, parents: Mapping[Model, ParentRef]
+def _fitted(
+    config: Mapping[str, Any], models: Models, order: Order, parents: Mapping[Model, ParentRef], compat: Compat
 ) -> tuple[ParentRef, ...]:
-    """The parents with the vocabulary that the file asks for."""
-    source = tokenizer_source(config, file.donor)
-    asked, needs = models.vocabulary, models.needs_alignment
-    if source is None or asked is None or needs is None:
+    """The parents with heads and vocabularies that fit each other, as the file asks for them."""
+    tied = {model: models.is_tied is not None and models.is_tied(parent) for model, parent in parents.items()}
+    headed = next((parent for model, parent in parents.items() if not tied[model]), None)
+    if headed is not None:
+        parents = {m: untied(parent, headed) if tied[m] else parent for m, parent in parents.items()}
+    donor = donor_of(config)
+    asked = vocabulary_asked(config, order.models, donor)
+    if asked is None:
         return tuple(parents.values())
-    (other,) = named_parents([source], {})
-    reference = parents.get(source, other)
-    odd = {model for model, parent in parents.items() if model != source and needs(parent, reference)}
-    if odd:
-        check_rows(file, source, lambda model: asked(parents.get(model, reference)))
-    return tuple(aligned(parent, reference) if model in odd else parent for model, parent in parents.items())
+    exact, refs = compat == "mergekit", tuple(parents.values())
+    plain = asked == Asked(asked.source, {}) and models.same_tokens is not None
+    if plain and models.same_tokens is not None and models.same_tokens(refs, exact):
+        return refs
+    return with_vocabulary(asked, parents, donor, exact=exact)
 
 
 def _own_layouts(layouts: Mapping[Model, Layout], models: Models) -> dict[Model, Layout]:

@@ -297,5 +297,5 @@ def _check_ends(file: File) -> None:
             f"left out: {left_out}",
             "as many sources in the first slice, or an empty first slice (layer_range [0, 0]) with all of them",
         )
-    if not file.layers:
+    if all(piece.start == piece.end for piece in file.slices):
         raise refused("The mergekit file has no layers.", "only empty slices", "at least one layer")

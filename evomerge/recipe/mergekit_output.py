@@ -147,8 +147,13 @@ def recipe_dtypes(stated: Stated, parents: Parents, method: str, compat: Compat)
     return Dtypes(OUT_DTYPES[stored], "stored" if same or arithmetic is None else _ARITHMETIC[arithmetic])
 
 
-NAMED_TEMPLATES: Final = ("alpaca", "chatml", "exaone", "llama3", "mistral")
-"""Templates that are part of mergekit."""
+NAMED_TEMPLATES: Final = ("alpaca", "exaone", "llama3", "mistral")
+"""Templates whose texts are part of mergekit."""
+CHATML: Final = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""ChatML, with nothing said that the messages do not say."""
 _SHORTEST: Final = 20
 
 
@@ -163,12 +168,14 @@ def chat_template_of(
         own: a model's chat template, None without one.
 
     Raises:
-        RecipeError: for one of the templates that are part of mergekit, for text that is no template, and for `auto`
-            when no model has one.
+        RecipeError: for another of the templates that are part of mergekit, for text that is no template, and for
+            `auto` when no model has one.
     """
     value = config.get("chat_template")
     if value is None or value == "":
         return None
+    if value == "chatml":
+        return CHATML
     if value == "auto":
         return _commonest([text.strip() for text in map(own, models) if text])
     if not isinstance(value, str) or "{" not in value or len(value) < _SHORTEST:
@@ -176,7 +183,7 @@ def chat_template_of(
         raise refused(
             "The chat template's text is part of mergekit." if named else "The chat template is no template.",
             repr(value),
-            "auto, or the text of a Jinja template",
+            "auto, chatml, or the text of a Jinja template",
             "write the template's text into the file." if named else "write Jinja text, or remove chat_template.",
         )
     return value

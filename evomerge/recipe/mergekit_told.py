@@ -16,7 +16,7 @@ def told_of(config: Mapping[str, Any], file: File) -> tuple[str, ...]:
         config: the whole file, checked.
         file: its parts.
     """
-    return tuple(dict.fromkeys([*_structure(config, file), *_parameters(file), *_tokenizer(config), *_donor(file)]))
+    return tuple(dict.fromkeys([*_structure(config, file), *_parameters(file), *_donor(file)]))
 
 
 def _structure(config: Mapping[str, Any], file: File) -> Iterator[str]:
@@ -50,11 +50,6 @@ def _parameters(file: File) -> Iterator[str]:
                     yield f"{name} has no effect on the result."
                 elif name not in method.parameters:
                     yield f"{name} has no effect: {method.name} has no such parameter."
-
-
-def _tokenizer(config: Mapping[str, Any]) -> Iterator[str]:
-    if config.get("tokenizer_source") is not None or config.get("tokenizer") is not None:
-        yield "Rows of the embedding that no token has (padding) are kept; mergekit cuts them off."
 
 
 def _donor(file: File) -> Iterator[str]:
