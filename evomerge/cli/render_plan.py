@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evomerge.cli.render_memory import in_bytes, memory_rows
+from evomerge.cli.render_memory import in_bytes, memory_rows, packing_words
 from evomerge.cli.working import working
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.load import ResolvedJob
@@ -16,6 +16,7 @@ from evomerge.config.workers import hop_parents, measured_bytes, n_workers, runs
 from evomerge.dataflow.prefixes import SHARE, default_budget
 from evomerge.execution.memory import measure_rates, measure_sizes
 from evomerge.execution.scoring import choose_device
+from evomerge.merging.packed8 import sampled_agreement
 from evomerge.merging.residence import choose_residence
 from evomerge.racing.forecast import Field, Forecast, forecast
 from evomerge.racing.questioner import Questioner
@@ -107,7 +108,9 @@ def _memory(assembled: Assembled) -> dict[str, str]:
         )
     if runs_paths(assembled):
         each += f"; up to {_shared_states(device)} that paths share"
-    return memory_rows(sizes, choose_residence(sizes, storage.place), measure_rates(), each)
+    rows = memory_rows(sizes, choose_residence(sizes, storage.place), measure_rates(), each)
+    lost = sampled_agreement(parents.checkpoints, storage.packed_from) if storage.packed_from is not None else None
+    return rows if lost is None else {**rows, "task vectors": packing_words(lost)}
 
 
 def _shared_states(device: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from evomerge.cli import render_plan
 from evomerge.cli.render_plan import show_plan
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.load import job_document, resolve_job
-from evomerge.config.workers import hop_parents, runs_paths
+from evomerge.config.workers import hop_parents, measured_bytes, runs_paths
 from evomerge.dataflow.prefixes import default_budget
+from evomerge.errors import ConfigError
 from evomerge.execution.memory import model_bytes
 
 pytestmark = pytest.mark.zoo
@@ -94,3 +96,33 @@ def test_a_worker_keeps_the_parents_of_all_stages(
 
 def test_the_share_of_a_gpu_is_told_without_one() -> None:
     assert render_plan._shared_states("cuda") == "1/4 of the free GPU memory of hidden states"
+
+
+def test_packed_task_vectors_are_told(small_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {"backend": "local", "workers": 1, "compile": "never", "device": "cpu", "task_vectors": "int8"}
+    plan = assembled(small_zoo, space="layer-wise-task-arithmetic", cluster=cluster)
+    words = told(plan, monkeypatch)
+    assert "of them task vectors in 8 bits in every worker's memory, mapped and shared by the workers" in words
+    assert (
+        "of the deltas (root mean square) is lost. What is chosen is scored, and exported, from the originals" in words
+    )
+
+
+def test_packed_task_vectors_need_a_base(small_zoo: Path) -> None:
+    models = {"math": small_zoo / "math", "lang": small_zoo / "lang"}
+    with pytest.raises(ConfigError, match="Task vectors need a base"):
+        assembled(small_zoo, space="model-wise-linear", parents={"models": models}, cluster={"task_vectors": "int8"})
+
+
+def test_ranks_are_counted_among_what_a_worker_keeps(small_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = assembled(
+        small_zoo,
+        space={
+            "method": "della",
+            "parameters": {"weight": {"low": 0, "high": 1}, "density": {"low": 0.2, "high": 0.8}},
+        },
+    )
+    matrices = [t for t in plan.parents.template.layout.tensors if len(t.shape) > 1]
+    kept = 2 * sum(math.prod(t.shape) for t in matrices)
+    assert measured_bytes(plan) == kept
+    assert f"{kept / 2**20:,.1f} MiB that methods measure once and keep" in told(plan, monkeypatch)
