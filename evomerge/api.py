@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from evomerge.checkpoints.staging import check_target
 from evomerge.config.assemble import Assembled, assemble
@@ -43,8 +43,9 @@ from evomerge.virtual.prompts import read_prompts
 Resume = Literal["never", "auto", "must"]
 
 
-class RunWatcher(Watcher, Protocol):
-    """Told what happens while it happens, from the first parent that is made on."""
+@runtime_checkable
+class MakingWatcher(Protocol):
+    """What a watcher may have besides: it is then also told of parents that are made."""
 
     def making(self, parent: str, done: int, total: int) -> None:
         """A parent is being made from others; `done` of `total` steps are done."""
@@ -54,7 +55,7 @@ class Quiet:
     """A watcher that shows nothing."""
 
     def making(self, parent: str, done: int, total: int) -> None:
-        """See `RunWatcher.making`."""
+        """See `MakingWatcher.making`."""
 
     def phase(self, name: str, total: int, done: int) -> None:
         """See `Watcher.phase`."""
@@ -76,7 +77,7 @@ def search(
     run_dir: str | Path | None = None,
     resume: Resume = "never",
     objectives: Mapping[str, ObjectiveFunction] | None = None,
-    watcher: RunWatcher | None = None,
+    watcher: Watcher | None = None,
 ) -> RunSummary:
     """Search for the best merges of a job and return what was found.
 
@@ -103,7 +104,7 @@ def run_search(
     resume: Resume = "never",
     accept_history: bool = False,
     functions: Mapping[str, ObjectiveFunction] | None = None,
-    watcher: RunWatcher | None = None,
+    watcher: Watcher | None = None,
     stop: StopSignal = _never,
 ) -> RunSummary:
     """Start or resume a run and take it to its end; see `search`.
@@ -129,7 +130,7 @@ def run_search(
             store = RunStore.create(folder, run_files(assembled))
         else:
             check_unchanged(folder, assembled)
-        assembled.parents.make((watcher or Quiet()).making)
+        assembled.parents.make(watcher.making if isinstance(watcher, MakingWatcher) else quiet)
         return _run(assembled, store, accept_history=accept_history, watcher=watcher or Quiet(), stop=stop)
     finally:
         if store is not None:
