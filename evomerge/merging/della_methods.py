@@ -2,8 +2,8 @@
 
 With the rank r of |delta| in its row of n entries (0 the smallest; rows run along the last axis), an entry is kept
 with probability `p = (density - epsilon) + 2 epsilon r / (n - 1)` and then divided by p, which leaves every entry's
-expectation as it was (MagPrune, equations 2 to 4 of the paper). mergekit scales what is kept to the L1 norm of the
-tensor instead: that multiplies the smallest entries by 0.6 and the largest by 1.1 on average at density 0.5.
+expectation as it was (MagPrune, arXiv 2406.11617, and the authors' code). mergekit scales what is kept to the L1 norm
+of the tensor instead: that multiplies the smallest entries by 0.66 and the largest by 1.16 on average at density 0.5.
 
 What is exact: ranks are those of the exact magnitudes, equal magnitudes share their mean rank, and the division is by
 the probability that was used. What is not: ranks are kept in 255ths of the highest, one byte an element, so p is off by

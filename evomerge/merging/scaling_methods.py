@@ -13,7 +13,7 @@ from evomerge.recipe.paper_specs import EXPO, FEDLAW, LINES, METAGPT
 
 @final
 class Lines(KernelMethod):
-    """Task arithmetic whose strength grows linearly over the layers (LiNeS, Wang et al. 2024, eq. 3).
+    """Task arithmetic whose strength grows linearly over the layers (LiNeS, Wang et al. 2024, arXiv 2410.17146).
 
     `base + (alpha + beta l / (L - 1)) sum_i w_i (x_i - base)` in layer l of L; what stands outside the layers, and a
     model of one layer, take alpha. With all weights 1 the authors set `alpha = 1 / N` and search beta; with weights
@@ -33,7 +33,7 @@ class Lines(KernelMethod):
 
 @final
 class FedLaw(KernelMethod):
-    """`gamma sum_i softmax(logit)_i x_i`: shares that add up to one, and a shrinking factor (Li et al. 2023, eq. 3).
+    """`gamma sum_i softmax(logit)_i x_i`: shares that add up to one, and a shrinking factor (arXiv 2302.10911).
 
     The paper learns the numbers on proxy data; here they are parameters, and gamma below 1 decays the weights.
     """
@@ -56,7 +56,7 @@ def softmax(logits: tuple[float, ...]) -> list[float]:
 
 @final
 class Expo(KernelMethod):
-    """`x + alpha (x - base)`: further along the way that training went (ExPO, Zheng et al. 2024, eq. 1)."""
+    """`x + alpha (x - base)`: further along the way that training went (ExPO, Zheng et al. 2024, arXiv 2404.16792)."""
 
     spec = EXPO
 
@@ -68,7 +68,7 @@ class Expo(KernelMethod):
 
 @final
 class MetaGpt(KernelMethod):
-    """Task arithmetic with `w_i = |delta_i|^2 / sum_j |delta_j|^2` over the whole model (Zhou et al. 2024, eq. 12).
+    """Task arithmetic with `w_i = |delta_i|^2 / sum_j |delta_j|^2` over the whole model (arXiv 2406.11385).
 
     Lambda is an addition; 1 is the paper's method. Models that all equal the base leave it.
     """

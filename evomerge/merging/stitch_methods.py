@@ -14,7 +14,7 @@ from evomerge.recipe.paper_specs import LOCALIZE_AND_STITCH
 
 @final
 class LocalizeAndStitch(KernelMethod):
-    """Per element the mean of the deltas that are among the largest of their model (He et al. 2024, without data).
+    """Per element the mean of the deltas that are among the largest of their model (arXiv 2408.13656).
 
     `model_wide`: the largest share `density` of all entries of the model's tensors with two axes or more, as the
     authors' dataless code takes them; otherwise of each tensor. Tensors with one axis are averaged whole, and do not

@@ -37,7 +37,7 @@ def stock_share(grams: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @final
 class ModelStock(KernelMethod):
-    """`base + t (mean of the models - base)` with t from the angle between the deltas (Jang et al. 2024, eq. 2 and 3).
+    """`base + t (mean of the models - base)` with t from the angle between the deltas (arXiv 2403.19522).
 
     One t per tensor, or per row (last axis) with `filter_wise`. t stays within [0, 1]: deltas that point apart on
     average (c < 0) leave the base, where mergekit goes away from the models, without bound near c = -1 / (N - 1).
