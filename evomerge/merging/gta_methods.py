@@ -139,7 +139,7 @@ class Ties(KernelMethod):
 class Breadcrumbs(KernelMethod):
     """Drop the share gamma of the largest and all small deltas, sum the rest (Davari and Belilovsky 2023).
 
-    arXiv 2312.06795: the delta times a mask of the magnitudes between two quantiles, times a weight, summed over models.
+    arXiv 2312.06795: the delta times a mask of the magnitudes between two quantiles, times a weight, summed up.
     Exactly round(gamma n) entries go from the top of the tensor's n, then round(density n) are kept, or what is left.
     The authors' code cuts row by row and mergekit, as here, tensor by tensor; older versions of mergekit drop a whole
     delta where gamma n is below one.
