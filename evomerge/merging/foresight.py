@@ -95,11 +95,13 @@ def _variants(tensor: TensorPlan, pool: ParentPool) -> set[AnyVariant]:
     variants: set[AnyVariant] = {variant_of(setting, out, mixed)}
     pairs = {sources[i]: mixed_types(sources[i], base, [sources[i]]) for i in setting.inputs}
     if isinstance(setting, FusedSetting) and base is not None:
-        if setting.parent_words and "trim" in setting.switches:
+        if setting.kind == "pcb" or (setting.parent_words and "trim" in setting.switches):
             variants |= {Variant(kind, x, mixed=t) for kind in ("histogram", "collect") for x, t in pairs.items()}
+        types = mixed_types(base, base, [sources[i] for i in setting.inputs])
         if tensor.rule.shared.get("norm"):
-            types = mixed_types(base, base, [sources[i] for i in setting.inputs])
-            variants.add(fused_variant(setting, base, types, energy=True))
+            variants.add(fused_variant(setting, base, types, gives="energy"))
+        if setting.kind == "pcb" or (setting.kind == "sce" and "trim" in setting.switches):
+            variants.add(fused_variant(setting, base, types, gives="scores"))
     if isinstance(setting, GtaSetting) and base is not None:
         kinds = ["histogram", "collect"] if setting.trimmed or setting.capped else []
         kinds += ["lower_sums"] if kinds and tensor.rule.shared.get("rescale") else []

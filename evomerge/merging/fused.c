@@ -4,7 +4,7 @@
  *           110 universal
  * TYPE MIXED N   as in kernels.c
  * TRIM MASK SPREAD ELECT SHARP   0 or 1, the optional steps
- * ENERGY    1: give the squares of the merged deltas, in lanes, and not the merged tensor
+ * GIVES     0 the merged tensor, 1 the squares of the merged deltas, in lanes, 2 the scores that entries are ranked by
  */
 #define SHARED 4
 #define PER_PARENT 8
@@ -90,6 +90,11 @@ static inline float merged(const struct numbers *c, word index, const float *del
     return (all - all) + either(count > 1.0f, mean, alone);
 }
 #elif KIND == 102
+static inline float spread(const float *delta) {
+    float mean = sum_of(delta) / (float)N, square[N];
+    UNROLL for (int k = 0; k < N; k++) square[k] = (delta[k] - mean) * (delta[k] - mean);
+    return sum_of(square);
+}
 static inline float merged(const struct numbers *c, word index, const float *delta) {
     float total = sum_of(delta), result = total - total, divisor = 0.0f;
     UNROLL for (int k = 0; k < N; k++) {
@@ -99,10 +104,8 @@ static inline float merged(const struct numbers *c, word index, const float *del
     }
     result /= divisor == 0.0f ? 1.0f : divisor;
 #if TRIM
-    float mean = total / (float)N, square[N];
-    UNROLL for (int k = 0; k < N; k++) square[k] = (delta[k] - mean) * (delta[k] - mean);
     word tie = mix32(index ^ c->words[2]) ^ c->words[3];
-    result = chosen(result, above(as_word(sum_of(square)), tie, c->words[0], c->words[1]));
+    result = chosen(result, above(as_word(spread(delta)), tie, c->words[0], c->words[1]));
 #endif
     return result;
 }
@@ -152,8 +155,8 @@ static inline float merged(const struct numbers *c, word index, const float *del
     return total + (all - all);
 }
 #elif KIND == 109
-static inline float merged(const struct numbers *c, word index, const float *delta) {
-    float kept[N], directed[N], within[N], common[N][N], all = sum_of(delta), result = all - all, divisor = 0.0f;
+static inline void score(const struct numbers *c, const float *delta, float *kept, float *balance) {
+    float directed[N], within[N], common[N][N];
     UNROLL for (int k = 0; k < N; k++) {
         const float *p = c->parent[k];
         word moves = delta[k] != 0.0f;
@@ -166,10 +169,14 @@ static inline float merged(const struct numbers *c, word index, const float *del
     UNROLL for (int i = 0; i < N; i++) {
         UNROLL for (int j = 0; j < N; j++) common[i][j] = j < i ? common[j][i] : tangent(directed[i] * directed[j]);
     }
+    UNROLL for (int k = 0; k < N; k++) balance[k] = within[k] * sum_of(common[k]);
+}
+static inline float merged(const struct numbers *c, word index, const float *delta) {
+    float kept[N], balance[N], all = sum_of(delta), result = all - all, divisor = 0.0f;
+    score(c, delta, kept, balance);
     UNROLL for (int k = 0; k < N; k++) {
         const float *p = c->parent[k];
-        float balance = within[k] * sum_of(common[k]);
-        float share = (no_more(at_least(balance, p[4]), p[5]) - p[4]) * p[6];
+        float share = (no_more(at_least(balance[k], p[4]), p[5]) - p[4]) * p[6];
         share = p[6] > 0.0f ? share : 1.0f;
         result += (kept[k] * p[7]) * share;
         divisor += share;
@@ -244,7 +251,29 @@ static void gather(struct numbers *c, const float *shared, const float *parent, 
     memcpy(c->parent_words, parent_words, sizeof c->parent_words);
 }
 
-#if ENERGY
+#if GIVES == 2
+/* The scores of each list, one list after the other. */
+int merge(const void *restrict base, const void *const *inputs, const float *shared, const float *parent,
+          const word *words, const word *parent_words, const float *rows, int64_t width, float *restrict scores,
+          int64_t first, int64_t n) {
+    const void *x[N];
+    struct numbers c;
+    gather(&c, shared, parent, words, parent_words);
+    for (int k = 0; k < N; k++) x[k] = inputs[k];
+    for (int64_t i = 0; i < n; i++) {
+        float origin = load(base, i, BASE_TYPE), delta[N];
+        UNROLL for (int k = 0; k < N; k++) delta[k] = load(x[k], i, INPUT_TYPE(k)) - origin;
+#if KIND == 102
+        scores[i] = spread(delta);
+#elif KIND == 109
+        float kept[N], balance[N];
+        score(&c, delta, kept, balance);
+        UNROLL for (int k = 0; k < N; k++) scores[k * n + i] = balance[k];
+#endif
+    }
+    return 1;
+}
+#elif GIVES == 1
 /* Lane j gets the squares of elements j, j + 1024, ..., in order. */
 int merge(const void *restrict base, const void *const *inputs, const float *shared, const float *parent,
           const word *words, const word *parent_words, const float *rows, int64_t width, double *restrict lanes,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 
 from evomerge.merging.fused_settings import FUSED_KINDS, PER_PARENT, SHARED, FusedKind, FusedSetting
 from evomerge.merging.lanes import LANES, halved
 
+Gives = Literal["merge", "energy", "scores"]
+
+_GIVES: Final = {"merge": 0, "energy": 1, "scores": 2}
 _SWITCHES: Final = ("trim", "mask", "spread", "elect", "sharp")
 _MOST_PAIRED: Final = 12
 """Most inputs of a kind that works on pairs: unrolled, their number is squared."""
@@ -26,7 +29,7 @@ class FusedVariant:
         dtype: 16 bfloat16, 17 float16, 32 float32: of the output.
         n: number of inputs.
         switches: the optional steps.
-        energy: the function sums the squares of the merged delta instead of writing the result.
+        gives: the merged tensor, the sum of the squares of the merged delta, or the scores that entries are ranked by.
         mixed: as `compiled.Variant.mixed`.
     """
 
@@ -34,7 +37,7 @@ class FusedVariant:
     dtype: int
     n: int
     switches: frozenset[str] = frozenset()
-    energy: bool = False
+    gives: Gives = "merge"
     mixed: tuple[int, ...] = ()
 
     sources: ClassVar[tuple[str, ...]] = ("kernels.c", "fused.c")
@@ -44,7 +47,7 @@ class FusedVariant:
         """The `-D` flags."""
         flags = [f"-DKIND={FUSED_KINDS[self.kind]}", f"-DTYPE={self.dtype}", f"-DN={self.n}"]
         flags += [f"-D{name.upper()}={int(name in self.switches)}" for name in _SWITCHES]
-        flags += [f"-DENERGY={int(self.energy)}"]
+        flags += [f"-DGIVES={_GIVES[self.gives]}"]
         return [*flags, f"-DMIXED={','.join(str(t) for t in (self.dtype, *self.mixed))}"] if self.mixed else flags
 
 
@@ -54,10 +57,10 @@ def has_compiled(setting: FusedSetting) -> bool:
 
 
 def fused_variant(
-    setting: FusedSetting, dtype: int, mixed: tuple[int, ...] = (), *, energy: bool = False
+    setting: FusedSetting, dtype: int, mixed: tuple[int, ...] = (), *, gives: Gives = "merge"
 ) -> FusedVariant:
     """The variant that runs a setting and writes elements of `dtype`."""
-    return FusedVariant(setting.kind, dtype, len(setting.inputs), setting.switches, energy, mixed)
+    return FusedVariant(setting.kind, dtype, len(setting.inputs), setting.switches, gives, mixed)
 
 
 def bind(library: Any) -> Any:
@@ -113,3 +116,13 @@ def call_energy(function: Any, setting: FusedSetting, base: torch.Tensor, inputs
     lanes = torch.zeros(LANES, dtype=torch.float64)
     _call(function, setting, base, inputs, target=lanes.data_ptr(), first=0)
     return halved(lanes)
+
+
+def call_scores(
+    function: Any, setting: FusedSetting, base: torch.Tensor, inputs: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The scores of `fused_eager.scores_of`."""
+    lists = len(inputs) if setting.kind == "pcb" else 1
+    scores = torch.empty(lists, base.numel(), dtype=torch.float32)
+    _call(function, setting, base, inputs, target=scores.data_ptr(), first=0)
+    return list(scores)

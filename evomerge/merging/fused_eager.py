@@ -174,44 +174,45 @@ def sign(chunk: Chunk) -> torch.Tensor:
     return total + _nothing(added(chunk.deltas))
 
 
-def _balances(
-    deltas: Sequence[torch.Tensor], parents: Sequence[Sequence[float]], steepness: float
-) -> list[torch.Tensor]:
-    sizes, directed = [], []
-    for delta, (low, high, origin, inverse, *_) in zip(deltas, parents, strict=True):
-        size = (delta.abs().clamp(min=low, max=high) - origin) * inverse
-        sizes.append(size)
-        directed.append(chosen(_signed_like(size, delta), delta != 0.0))
-    n = len(directed)
-    common = {(i, j): tanh(directed[i] * directed[j]) for i in range(n) for j in range(i, n)}
-    within = [exp2((size * size) * steepness) for size in sizes]
-    return [within[i] * added([common[min(i, j), max(i, j)] for j in range(n)]) for i in range(n)]
-
-
 def steepness_of(models: int) -> float:
     """`models * log2(e)`, an fp32 value: the exponential of PCB is a power of two."""
     return float(torch.tensor(models * LOG2_E, dtype=torch.float32))
 
 
-def balances(deltas: Sequence[torch.Tensor], parents: Sequence[Sequence[float]], models: int) -> list[torch.Tensor]:
+def balances(deltas: Sequence[torch.Tensor], setting: FusedSetting) -> list[torch.Tensor]:
     """PCB's balance of each model: `exp(models * size_i^2) * sum_j tanh(s_i size_i s_j size_j)`.
 
-    Args:
-        deltas: one per model.
-        parents: low, high, origin, inverse of each model's magnitudes:
-            `size = (clamp(|d|, low, high) - origin) * inverse`.
-        models: how many compete.
+    The first numbers of a parent are low, high, origin and inverse of its magnitudes:
+    `size = (clamp(|d|, low, high) - origin) * inverse`.
     """
-    return _balances(deltas, parents, steepness_of(models))
+    sizes, directed = [], []
+    for delta, (low, high, origin, inverse, *_) in zip(deltas, setting.parents, strict=True):
+        size = (delta.abs().clamp(min=low, max=high) - origin) * inverse
+        sizes.append(size)
+        directed.append(chosen(_signed_like(size, delta), delta != 0.0))
+    n = len(directed)
+    common = {(i, j): tanh(directed[i] * directed[j]) for i in range(n) for j in range(i, n)}
+    within = [exp2((size * size) * setting.shared[1]) for size in sizes]
+    return [within[i] * added([common[min(i, j), max(i, j)] for j in range(n)]) for i in range(n)]
+
+
+def scores_of(setting: FusedSetting, base: torch.Tensor, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The scores that a kind ranks entries by: the spread for sce, one list; the balances for pcb, one list per input.
+
+    Args:
+        setting: of kind sce or pcb; its thresholds do not matter.
+        base: fp32, flat.
+        inputs: fp32, aligned with the setting's.
+    """
+    deltas = [x - base for x in inputs]
+    return [spread(deltas)] if setting.kind == "sce" else balances(deltas, setting)
 
 
 def pcb(chunk: Chunk) -> torch.Tensor:
     """Deltas averaged by their balance."""
     setting = chunk.setting
     merged, divisor = _nothing(added(chunk.deltas)), torch.zeros_like(chunk.base)
-    for balance, (delta, numbers) in zip(
-        _balances(chunk.deltas, setting.parents, setting.shared[1]), chunk.parents(), strict=True
-    ):
+    for balance, (delta, numbers) in zip(balances(chunk.deltas, setting), chunk.parents(), strict=True):
         low, high, _, _, least, most, inverse, gain = numbers
         share = (balance.clamp(min=least, max=most) - least) * inverse
         share = share if inverse > 0.0 else torch.ones_like(balance)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, final
 
 import numpy as np
 import torch
 
 from evomerge.merging.elements import at_most, hash_range, signed
-from evomerge.merging.fused_eager import balances, chosen, spread
+from evomerge.merging.fused_eager import chosen, spread, steepness_of
 from evomerge.merging.fused_settings import FusedSetting, Rows
 from evomerge.merging.lanes import LaneSum
 from evomerge.merging.measures import PART, Deltas, Measurement, Ranking
@@ -130,11 +131,12 @@ class MeasureSelection(Measurement[Selection | None]):
         (deltas,) = tensors
         cut: Cut | None = None
         if self.share < 1.0:
-            differing = sum(int((spread(part) > 0.0).sum()) for part in deltas.parts())
-            count = density_count(self.share, differing)
+            setting = FusedSetting("sce", tuple(range(len(deltas.inputs))), switches=frozenset({"trim"}))
+            ranking = Ranking(partial(_scores, tensors, setting))
+            count = density_count(self.share, ranking.above_zero())
             if count == 0:
                 return None
-            cut = Ranking(lambda: ([spread(part)] for part in deltas.parts())).cut(count, self.salts)
+            cut = ranking.cut(count, self.salts)
         sums = [LaneSum() for _ in deltas.inputs]
         for index, part in enumerate(deltas.parts()):
             kept = part if cut is None else self._selected(part, cut, index * PART)
@@ -212,6 +214,20 @@ def _divergence(deltas: Deltas, start: int, width: int) -> np.ndarray[tuple[int]
     return (p * torch.log(p / q)).sum(dim=1).float().numpy()
 
 
+def _scores(tensors: Sequence[Deltas], setting: FusedSetting) -> Iterator[Sequence[torch.Tensor]]:
+    """The scores of some tensors, part by part."""
+    for tensor in tensors:
+        for start in range(0, tensor.numel, PART):
+            part = slice(start, start + PART)
+            yield tensor.kernels.scores(setting, tensor.base[part], [x[part] for x in tensor.inputs])
+
+
+def clip_ranks(numel: int, clip: float) -> tuple[int, int]:
+    """The ranks, from 0, of the magnitudes at which PCB clamps."""
+    low = int(numel * clip)
+    return low, max(int(numel * (1.0 - clip) - 1), low)
+
+
 @final
 @dataclass(frozen=True)
 class MeasureCompetition(Measurement[tuple[tuple[float, ...], ...]]):
@@ -221,11 +237,13 @@ class MeasureCompetition(Measurement[tuple[tuple[float, ...], ...]]):
         ratio: share of the entries that survive the competition.
         clip: share of the smallest, and of the largest, magnitudes that are clamped.
         whole_model: over all tensors together.
+        clamps: the two magnitudes of each model, where they are known.
     """
 
     ratio: float
     clip: float
     whole_model: bool = False
+    clamps: tuple[tuple[float, float], ...] = ()
 
     def guess(self, shape: tuple[int, ...], n: int) -> tuple[tuple[float, ...], ...]:
         """See `Measurement.guess`."""
@@ -235,16 +253,16 @@ class MeasureCompetition(Measurement[tuple[tuple[float, ...], ...]]):
         """See `Measurement.take`."""
         n, d = len(tensors[0].inputs), sum(t.numel for t in tensors)
 
-        def parts() -> Iterator[list[torch.Tensor]]:
+        def magnitudes() -> Iterator[Sequence[torch.Tensor]]:
             for tensor in tensors:
-                yield from tensor.parts()
+                for part in tensor.parts():
+                    yield [delta.abs() for delta in part]
 
-        low = int(d * self.clip)
-        high = max(int(d * (1.0 - self.clip) - 1), low)
-        sizes = Ranking(lambda: ([delta.abs() for delta in part] for part in parts())).values([[low, high]] * n)
-        clamps = [(least, most, *_origin(least, most)) for least, most in sizes]
+        sizes = self.clamps or Ranking(magnitudes).values([clip_ranks(d, self.clip)] * n)
+        clamps = [(low, high, *_origin(low, high)) for low, high in sizes]
+        setting = FusedSetting("pcb", tuple(range(n)), (1.0, steepness_of(n)), tuple(clamps))
         survivor = min(int(d * (1.0 - self.ratio)), d - 1)
-        scores = Ranking(lambda: (balances(part, clamps, n) for part in parts())).values([[survivor, d - 1]] * n)
+        scores = Ranking(partial(_scores, tensors, setting)).values([[survivor, d - 1]] * n)
         return tuple(
             (*clamp, least, most, single(1.0 / (most - least)) if most > least else 0.0)
             for clamp, (least, most) in zip(clamps, scores, strict=True)

@@ -14,8 +14,8 @@ import torch
 from evomerge.merging import compiled
 from evomerge.merging.compiled import BINS, TYPES, AnyVariant, CompilerError, Variant, mixed_types
 from evomerge.merging.eager import CHUNK, merge_eager
-from evomerge.merging.fused_compiled import call_energy, fused_variant, has_compiled
-from evomerge.merging.fused_eager import merged_delta
+from evomerge.merging.fused_compiled import Gives, call_energy, call_scores, fused_variant, has_compiled
+from evomerge.merging.fused_eager import merged_delta, scores_of
 from evomerge.merging.fused_settings import FUSED_KINDS, FusedSetting
 from evomerge.merging.lanes import LaneSum
 from evomerge.merging.settings import Setting
@@ -134,12 +134,9 @@ class Kernels:
             inputs: all inputs of the plan, flat `(n,)`.
         """
         chosen = [inputs[i] for i in setting.inputs]
-        types = self._types([base, *chosen]) if has_compiled(setting) else None
-        if types is not None:
-            mixed = mixed_types(types[0], types[0], types[1:])
-            function = self._function(fused_variant(setting, types[0], mixed, energy=True))
-            if function is not None:
-                return call_energy(function, setting, base, chosen)
+        function = self._scoring(setting, base, chosen, "energy")
+        if function is not None:
+            return call_energy(function, setting, base, chosen)
         total = LaneSum()
         for start in range(0, base.numel(), CHUNK):
             part = slice(start, start + CHUNK)
@@ -147,6 +144,31 @@ class Kernels:
             merged = merged_delta(setting, wide[0], wide[1:], start).double()
             total.add(merged * merged)
         return total.total()
+
+    def scores(self, setting: FusedSetting, base: torch.Tensor, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The scores that a kind ranks entries by, see `fused_eager.scores_of`: fp32, on the CPU.
+
+        Args:
+            setting: of kind sce, with its switch, or pcb; its thresholds do not matter.
+            base: flat `(n,)`, a part of a tensor.
+            inputs: all inputs of the plan, flat `(n,)`.
+        """
+        chosen = [inputs[i] for i in setting.inputs]
+        function = self._scoring(setting, base, chosen, "scores")
+        if function is not None:
+            return call_scores(function, setting, base, chosen)
+        wide = [x.cpu().to(torch.float32) for x in (base, *chosen)]
+        return scores_of(setting, wide[0], wide[1:])
+
+    def _scoring(
+        self, setting: FusedSetting, base: torch.Tensor, chosen: Sequence[torch.Tensor], gives: Gives
+    ) -> Any | None:
+        """The compiled function that looks at a setting's deltas; None where there is none."""
+        types = self._types([base, *chosen]) if has_compiled(setting) else None
+        if types is None:
+            return None
+        mixed = mixed_types(types[0], types[0], types[1:])
+        return self._function(fused_variant(setting, types[0], mixed, gives=gives))
 
     def _measuring(self, kind: str, base: torch.Tensor, x: torch.Tensor) -> Any | None:
         """The compiled function that measures one delta; None where there is none."""

@@ -93,9 +93,13 @@ def _keys(values: torch.Tensor) -> npt.NDArray[np.int32]:
     return (patterns ^ ((patterns >> 31) & 0x7FFFFFFF)).numpy()
 
 
+def magnitude_of(bits: int) -> float:
+    """The fp32 value of a pattern without sign."""
+    return float(np.array([bits], np.uint32).view(np.float32)[0])
+
+
 def _value(key: int) -> float:
-    pattern = key if key >= 0 else key ^ 0x7FFFFFFF
-    return float(np.array([pattern], np.int64).astype(np.int32).view(np.float32)[0])
+    return magnitude_of(key) if key >= 0 else -magnitude_of(~key & 0x7FFFFFFF)
 
 
 def _bins(keys: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -143,6 +147,12 @@ class Ranking:
                 for at in wanted[which]:
                     found.setdefault((which, at), []).append(keys[bins == at])
         return [[self._inside(found, which, rank) for rank in asked] for which, asked in enumerate(ranks)]
+
+    def above_zero(self) -> int:
+        """How many scores of the first list are positive."""
+        beyond = int(self._up_to[0][-1] - self._up_to[0][_HALF])  # in the bins above that of zero
+        near = [int((_keys(scores) > 0)[_bins(_keys(scores)) == _HALF].sum()) for scores, *_ in self._parts()]
+        return beyond + sum(near)
 
     def _inside(self, found: dict[tuple[int, int], list[npt.NDArray[np.int32]]], which: int, rank: int) -> float:
         at, below = self._bin(which, rank)

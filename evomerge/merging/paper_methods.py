@@ -11,10 +11,11 @@ from typing import Final, final
 
 from evomerge.merging.elements import tie_salts
 from evomerge.merging.fused_eager import steepness_of
-from evomerge.merging.fused_measures import MeasureCompetition, MeasureMoments
+from evomerge.merging.fused_measures import MeasureCompetition, MeasureMoments, clip_ranks
 from evomerge.merging.fused_methods import NOTHING, cut_words, one_each, singles
 from evomerge.merging.fused_settings import FusedKind, FusedSetting
 from evomerge.merging.linear_methods import linear_setting
+from evomerge.merging.measures import magnitude_of
 from evomerge.merging.methods import Facts, KernelMethod, Parameters
 from evomerge.merging.settings import KEEP_ALL, Setting, single
 from evomerge.merging.thresholds import density_count
@@ -75,6 +76,12 @@ class Consensus(KernelMethod):
         return _weighed("consensus", parameters, strength, 0.0 if len(facts.shape) <= 1 else votes)
 
 
+def _clamp(facts: Facts, index: int, clip: float) -> tuple[float, float]:
+    """The magnitudes at the `clip` and `1 - clip` quantiles."""
+    low, high = (facts.cut(index, facts.numel - rank).bits for rank in clip_ranks(facts.numel, clip))
+    return magnitude_of(low), magnitude_of(high)
+
+
 @final
 class Pcb(KernelMethod):
     """Parameter competition balancing (Du et al. 2024), in the form of the authors' `pcb_ES.py`.
@@ -94,8 +101,9 @@ class Pcb(KernelMethod):
         if len(facts.shape) <= 1:
             return linear_setting([w / len(weights) for w in weights], deltas=True)
         shared = parameters.shared
-        measurement = MeasureCompetition(float(shared["ratio"]), float(shared["clip"]), bool(shared["model_wide"]))
-        numbers = facts.measure(measurement)
+        wide, clip = bool(shared["model_wide"]), float(shared["clip"])
+        clamps = () if wide else tuple(_clamp(facts, i, clip) for i in range(len(weights)))
+        numbers = facts.measure(MeasureCompetition(float(shared["ratio"]), clip, wide, clamps))
         moving = [i for i, found in enumerate(numbers) if found[1] > 0.0]  # the others have no delta
         if not moving:
             return NOTHING
