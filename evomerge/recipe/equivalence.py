@@ -158,6 +158,20 @@ def _stitch(rule: Rule, base: str | None, parents: Sequence[str]) -> dict[str, f
     return _on_base(base, {p: w / total for p, w in known.items()}, float(number(rule, "lambda")))
 
 
+def _universal(rule: Rule, base: str | None, parents: Sequence[str]) -> dict[str, float] | None:
+    """Task arithmetic, where every operator is at its neutral value and nothing is trimmed."""
+    del parents
+    weights = {p: w for p, w in _weights(rule).items() if p != base}
+    shared = ("election", "sharpness", "norm")
+    operates = any(float(number(rule, name)) != 0.0 for name in shared)
+    if operates or base is None or any(float(number(rule, "density", p)) < 1.0 for p in weights):
+        return None
+    strength = float(number(rule, "lambda"))
+    coefficients = {p: strength * w for p, w in weights.items()}
+    rest = 1.0 - sum(coefficients.values())
+    return {p: c for p, c in {base: rest, **coefficients}.items() if c != 0.0}
+
+
 _SUMS: Final[Mapping[str, Callable[[Rule, str | None, Sequence[str]], dict[str, float] | None]]] = {
     "linear": _linear,
     "slerp": _slerp,
@@ -178,6 +192,7 @@ _SUMS: Final[Mapping[str, Callable[[Rule, str | None, Sequence[str]], dict[str, 
     "lines": _lines,
     "metagpt": _metagpt,
     "localize_and_stitch": _stitch,
+    "universal": _universal,
 }
 
 

@@ -247,6 +247,9 @@ class _Sum:
         strength = _strength(space)
         numbers: Numbers = {Slot("normalize", None): self.normalised, Slot("lambda", None): strength}
         factor = self._factor(sums) / strength
+        if method.name == "universal":  # a weighted sum is its neutral corner, not whatever the grid holds
+            numbers |= {Slot(n, None): 0.0 for n in ("election", "sharpness", "norm")}
+            numbers |= {Slot(n, m): 0.0 for n in ("dropout", "epsilon") for m in space.models}
         for model in space.models:
             weight = round(sums.get(model, 0.0) * factor, DECIMALS) + 0.0
             numbers[Slot("weight", model)] = weight

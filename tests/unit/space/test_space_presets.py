@@ -18,6 +18,7 @@ from evomerge.recipe.methods import method_spec
 from evomerge.recipe.recipe import ParentRef
 from evomerge.resources import data_folder
 from evomerge.space.language import parse_space
+from evomerge.space.method_choice import together
 
 ALL = sorted(data_folder("search_spaces").rglob("*.yaml"))
 FILES = [f for f in ALL if yaml.safe_load(f.read_text())["kind"] == "merge"]
@@ -30,6 +31,8 @@ WANTED = {
     "slerp",
     "smooth-task-arithmetic",
     "smooth-ties",
+    "universal",
+    "method-per-block",
 }
 GENES = {
     "one per model": lambda m, _: m,
@@ -40,8 +43,11 @@ GENES = {
     "4 x models": lambda m, _: 4 * m,
     "5 x models": lambda m, _: 5 * m,
     "layers + 2": lambda _, layers: layers + 2,
+    "6 x models + 3": lambda m, _: 6 * m + 3,
+    "5 x models + 14": lambda m, _: 5 * m + 14,
 }
 MAX_GENES = {"smooth-task-arithmetic": 4 * 3, "smooth-ties": 5 * 3, "dare-ties": 2 * 3, "model-wise-linear": 3}
+MAX_GENES |= {"universal": 6 * 3 + 3, "method-per-block": 5 * 3 + 14}
 
 
 def test_the_presets_that_users_are_promised_exist():
@@ -53,6 +59,12 @@ def text(path):
     return path.read_text()
 
 
+def spec_of(path):
+    """What the preset's method asks for; of several together."""
+    method = yaml.safe_load(text(path))["method"]
+    return method_spec(method) if isinstance(method, str) else together([method_spec(m) for m in method["choices"]])
+
+
 class Case(NamedTuple):
     path: Path
     n: int
@@ -62,7 +74,7 @@ class Case(NamedTuple):
 def cases():
     found = []
     for path in FILES:
-        spec = method_spec(yaml.safe_load(text(path))["method"])
+        spec = spec_of(path)
         counts = [n for n in (2, 3, 16) if spec.max_models is None or n <= spec.max_models]
         found += [
             pytest.param(Case(path, n, layers), id=f"{path.stem}-{n}-{layers}") for n in counts for layers in (4, 48)
@@ -109,15 +121,15 @@ def test_every_vector_is_a_legal_recipe(llama, case, seed, corner):
 @pytest.mark.parametrize("n", [2, 3, 4])
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_generation_zero_lies_on_the_grid(llama, path, n):
-    spec = method_spec(yaml.safe_load(text(path))["method"])
+    spec = spec_of(path)
     if spec.max_models is not None and n > spec.max_models:
         pytest.skip(f"{spec.name} merges {spec.models_allowed()}")
     space = space_of(path, n, llama, 4)
     models = refs(n)[1:]
     held = [parent_recipe(m) for m in models]
-    if spec.name in ("linear", "task_arithmetic"):
+    if spec.name in ("linear", "task_arithmetic", "universal") or "|" in spec.name:
         held.append(soup_recipe(models))
-    if spec.name == "task_arithmetic":
+    if spec.name in ("task_arithmetic", "universal") or "|" in spec.name:
         held += [task_arithmetic_recipe(models, refs(n)[0], s) for s in space.starts]
         assert len(space.starts) == 3
     assert all(space.encode_recipe(recipe, seed=1) is not None for recipe in held)
@@ -132,7 +144,7 @@ def test_small_genomes_stay_small_on_deep_models(llama, name):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_presets_write_every_default_and_describe_themselves(path):
     mapping = yaml.safe_load(text(path))
-    spec = method_spec(mapping["method"])
+    spec = spec_of(path)
     assert {"kind", "about", "method", "depth", "modules", "parameters"} <= set(mapping)
     assert set(mapping["parameters"]) == set(spec.parameters)
 
