@@ -199,8 +199,8 @@ EDGES: Final = """\
 In `compat: mergekit`:
 
 - **Dtypes.** Parents of several dtypes are promoted to a common one, tensor by tensor (bf16 and fp16 to fp32), and
-  the result is stored in it, as mergekit does without `out_dtype`; `arcee_fusion` and `ramplus_tl` compute and
-  store fp32 at least. A `dtype` in the recipe is both `dtype` and `out_dtype`.
+  the result is stored in it, as mergekit does without `out_dtype`; `arcee_fusion` and `ramplus_tl` (and `karcher`
+  of a tensor without axes) give fp32 where that is wider. A `dtype` in the recipe is both `dtype` and `out_dtype`.
 - **Buffers.** Integers and flags are copied, and must be equal, dtype included, in all parents.
 - **Missing tensors.** A tied parent beside an untied one gets a head that repeats its embedding, as in mergekit.
   mergekit has other optional tensors, which some parents lack, merged among those that have them; here the recipe

@@ -51,15 +51,21 @@ _WIDENED: Final = ("arcee_fusion", "ramplus_tl")
 _NEEDS_ENTRIES: Final = ("multislerp", "della", "della_linear", "arcee_fusion")
 
 
-def compat_dtype(method: str, stored: Sequence[torch.dtype]) -> torch.dtype:
-    """What mergekit stores when no dtype is asked for: the promoted dtype of all inputs; fp32 at least for two methods.
+def compat_dtype(method: str, stored: Sequence[torch.dtype], shape: Sequence[int], n_models: int) -> torch.dtype:
+    """What mergekit stores when no dtype is asked for: the promoted dtype of all inputs, or fp32 where it is narrower.
+
+    The latter from two methods, whose masks or gains are fp32, and from karcher for a tensor without axes, where its
+    fp32 norms are as good as the tensor.
 
     Args:
         method: a method of mergekit.
         stored: dtypes of the base and the models, floating.
+        shape: of the tensor.
+        n_models: how many are merged.
     """
     promoted = reduce(torch.promote_types, stored)
-    return torch.promote_types(promoted, torch.float32) if method in _WIDENED else promoted
+    widened = method in _WIDENED or (method == "karcher" and not shape and n_models > 1)
+    return torch.promote_types(promoted, torch.float32) if widened else promoted
 
 
 def merge_compat(
@@ -79,7 +85,7 @@ def merge_compat(
         draws: where random masks come from; None takes the element hash.
 
     Returns:
-        The merged tensor, in the dtype of the inputs; fp32 at least from arcee_fusion and ramplus_tl.
+        The merged tensor, in the dtype of the inputs, or in fp32 as `compat_dtype` says.
 
     Raises:
         MergeError: where mergekit stops: multislerp's vanishing mean, della's rows of one element, tensors without
@@ -112,4 +118,5 @@ def _merge_nothing(case: Case) -> torch.Tensor:
             "a tensor with elements",
             "merge this tensor by another method.",
         )
-    return torch.empty_like(case.models[0], dtype=compat_dtype(case.method, [case.dtype]))
+    x = case.models[0]
+    return torch.empty_like(x, dtype=compat_dtype(case.method, [case.dtype], x.shape, len(case.models)))

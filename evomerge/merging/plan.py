@@ -274,7 +274,7 @@ def _stored(recipe: Recipe, info: TensorInfo, rule: RulePlan, stored: _Stored | 
                 fix="leave one of them out.",
             )
         computed = [torch_dtype(dtype) for dtype in found.values()]
-    return safetensors_name(compat_dtype(rule.name, computed))
+    return safetensors_name(compat_dtype(rule.name, computed, info.shape, len(rule.inputs)))
 
 
 def _check_size(info: TensorInfo) -> None:

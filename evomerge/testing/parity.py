@@ -272,7 +272,10 @@ class Bench:
         wide = mode != "compat" and self.dtype != "float32"
         dtypes = {"dtype": "float32", "out_dtype": self.dtype} if wide else {}
         out = self.scratch / f"out-{len(list(self.scratch.glob('out-*')))}"
-        return _attempt(lambda: run_mergekit(mergekit_config(case, self.folders, dtypes), out))
+        merged = _attempt(lambda: run_mergekit(mergekit_config(case, self.folders, dtypes), out))
+        if isinstance(merged, str) or all(bool(x.isfinite().all()) for x in merged.values()):
+            return merged
+        return "NaN or infinity in what it writes"
 
     def measure(self, method: str, mode: Mode, settings: Sequence[Setting] | None = None) -> Cell:
         """A method merged by both, at the mode's settings or at those given."""

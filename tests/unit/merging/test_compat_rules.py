@@ -72,20 +72,24 @@ class TestProbabilities:
 
 
 @pytest.mark.parametrize(
-    ("method", "given", "stored"),
+    ("method", "given", "shape", "stored"),
     [
-        ("linear", [BF16, BF16], BF16),
-        ("ties", [BF16, F16], F32),
-        ("karcher", [F16, F32], F32),
-        ("slerp", [F32, F64], F64),
-        ("arcee_fusion", [BF16, BF16], F32),
-        ("ramplus_tl", [F16, F16], F32),
-        ("ramplus_tl", [F64, F16], F64),
+        ("linear", [BF16, BF16], (3,), BF16),
+        ("ties", [BF16, F16], (3,), F32),
+        ("karcher", [F16, F32], (3,), F32),
+        ("slerp", [F32, F64], (3,), F64),
+        ("arcee_fusion", [BF16, BF16], (3,), F32),
+        ("ramplus_tl", [F16, F16], (3,), F32),
+        ("ramplus_tl", [F64, F16], (3,), F64),
+        ("karcher", [BF16, BF16], (1,), BF16),
+        ("karcher", [BF16, BF16], (), F32),
+        ("karcher", [BF16], (), BF16),
+        ("linear", [BF16, BF16], (), BF16),
     ],
     ids=str,
 )
-def test_the_stored_dtype_is_what_mergekit_computed(method, given, stored):
-    assert compat_dtype(method, given) == stored
+def test_the_stored_dtype_is_what_mergekit_computed(method, given, shape, stored):
+    assert compat_dtype(method, given, shape, len(given)) == stored
 
 
 @pytest.fixture(scope="module")
