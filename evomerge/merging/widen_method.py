@@ -59,7 +59,9 @@ class MeasureSignificance(Measurement[Significances]):
             sizes = [(x.double() - deltas.base.double()).abs().cpu().numpy().reshape(-1) for x in deltas.inputs]
             return Significances((np.stack(sizes),), False)
         changes = [_changes(x, deltas.base, deltas.shape[-1], by_row=self.by_row) for x in deltas.inputs]
-        return Significances(tuple(np.stack([_ranks(c) for c in found]) for found in zip(*changes)), self.by_row)  # noqa: B905
+        return Significances(
+            tuple(np.stack([_ranks(c) for c in found]) for found in zip(*changes, strict=True)), self.by_row
+        )
 
 
 def _changes(x: torch.Tensor, base: torch.Tensor, width: int, *, by_row: bool) -> tuple[Array, Array]:

@@ -159,6 +159,16 @@ def test_energies_are_the_same_number(kernels, name, n):
     assert eager == pytest.approx(float((merged.double() - base.double()).square().sum()), rel=1e-3)
 
 
+@needs_compiler
+@pytest.mark.parametrize("name", ["sce selected", "pcb"])
+@pytest.mark.parametrize("n", [1, 7, 2000])
+def test_scores_are_the_same_numbers(kernels, name, n):
+    base, inputs = tensors(n, torch.bfloat16, 8)
+    slow, fast = (k.scores(SETTINGS[name], base, inputs) for k in (Kernels(), kernels))
+    assert len(fast) == (3 if name == "pcb" else 1)
+    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(slow, fast, strict=True))
+
+
 def test_many_models_compete_without_a_compiled_kernel(kernels):
     base, inputs = tensors(50, torch.float32, 6)
     many = FusedSetting("pcb", tuple(range(14)), singles(1.0, 20.0), PCB[:1] * 14)
