@@ -136,11 +136,17 @@ def _own(recipe: Recipe, rule: Rule) -> tuple[str, float] | None:
 
 
 def is_copy(recipe: Recipe, layout: Layout) -> bool:
-    """Whether every tensor that the recipe makes is one parent's, times a factor or not: what passthrough can make."""
+    """Whether the recipe copies: every tensor that it makes is one parent's, times a factor or not.
+
+    A rule of several parents that amounts to one of them is a merge, unless the path needs passthrough anyway.
+    """
     layers = set(range(layout.n_layers)) if recipe.path is None else {h.layer for h in recipe.path if h.parent is None}
     made = [t for t in layout.tensors if t.layer is None or t.layer in layers]
     rules = [recipe.rule_for(t) for t in made]
-    asked = recipe.path is not None or any(rule.method == PASSTHROUGH for rule in rules)
+    path = recipe.path or ()
+    needed = any(hop.parent is not None or hop.gain != 1.0 for hop in path)
+    alone = recipe.path is not None and all(len(rule.per_parent) == 1 and not recipe.base for rule in rules)
+    asked = needed or alone or any(rule.method == PASSTHROUGH for rule in rules)
     return asked and all(_own(recipe, rule) is not None for rule in rules)
 
 

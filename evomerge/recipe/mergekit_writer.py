@@ -68,12 +68,12 @@ class Writer:
         """
         donor = self._donor()
         top = {} if donor is None else {"base_model": model_text(self._refs[donor])}
-        everything = [entry for piece in self._pieces for entry in piece.entries]
-        models = self._models(everything)
-        is_whole = len(self._pieces) == 1 and self._recipe.path is None
-        if is_whole and (donor is None or donor in models or donor == self._base) and donor == self._first(models):
-            listed = [self._source(m, everything) for m in models]
-            return {**top, **self._shared(everything), "models": listed}
+        if len(self._pieces) == 1 and self._recipe.path is None:
+            everything = self._pieces[0].entries
+            models = self._models(everything)
+            if donor == self._first(models) and (donor in models or donor == self._base):
+                listed = [self._source(m, everything) for m in models]
+                return {**top, **self._shared(everything), "models": listed}
         first, last = self._models(self._pieces[0].entries), self._models(self._pieces[-1].entries)
         if len(last) > len(first):
             raise inexpressible(

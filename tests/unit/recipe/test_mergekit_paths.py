@@ -194,7 +194,7 @@ REFUSED = [
     (ONE % "" + "parameters: {scales: 1}", "'scales'.*Did you mean 'scale'"),
     (ONE % ", parameters: {scale: {filter: o_proj, value: wide}}", "illegal value.*'wide'"),
     (ONE % "" + "dtype: float64", "unknown dtype"),
-    (ONE % "" + "tokenizer_source: union", "union of the vocabularies"),
+    (ONE % "" + "tokenizer_source: base", "from the base, and there is none"),
     (ONE % "" + "modules: {default: {}}", "none or several of its forms"),
     (
         HEAD + "slices: [{sources: [{model: a, layer_range: [0, 2]}]}, {sources: [{model: a, layer_range: [1, 3], "
@@ -278,10 +278,11 @@ base_model: a
 slices: [{sources: [{model: a, layer_range: [6, 8]}, {model: b, layer_range: [6, 8]}]}]
 parameters: {t: [{filter: layers.0., value: 0.75}, {value: 0.25}]}
 """
-    assert [read(text).rule_for(t).shared["t"] for t in layout().tensors if t.layer in {6, 7}] == [0.75] * 6 + [0.25] * 6
+    inside = [t for t in layout().tensors if t.layer in {6, 7}]
+    assert [read(text).rule_for(t).shared["t"] for t in inside] == [0.75] * 6 + [0.25] * 6
     own = text.replace("slerp", "linear").replace("}, {model: b", ", parameters: {weight: 1}}, {model: b")
     own = own.replace("t: [", "weight: [").replace("layers.0.", "layers.6.")
-    found = [read(own).rule_for(t).per_parent["b"]["weight"] for t in layout().tensors if t.layer in {6, 7}]
+    found = [read(own).rule_for(t).per_parent["b"]["weight"] for t in inside]
     assert found == [0.75] * 6 + [0.25] * 6
 
 

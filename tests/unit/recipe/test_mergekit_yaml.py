@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from evomerge.errors import RecipeError
 from evomerge.layout import Layout, TensorInfo
-from evomerge.recipe.mergekit import Models, from_mergekit, mergekit_models, mergekit_told, to_mergekit
-from evomerge.recipe.mergekit_settings import evaluate_filters, filters_for
+from evomerge.recipe.mergekit import Models, from_mergekit, mergekit_models, to_mergekit
 from evomerge.recipe.mergekit_file import MERGEKIT
+from evomerge.recipe.mergekit_settings import evaluate_filters, filters_for
 from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 
@@ -345,6 +345,7 @@ def test_the_expanded_form_that_mergekit_saves_is_read():
 TIES = "merge_method: ties\nbase_model: x/base\nmodels: [{model: x/a, parameters: {weight: 1}}]\n"
 SLICE = "merge_method: linear\nslices: [{sources: [{model: a, layer_range: %s, parameters: {weight: 1}}]}]\n"
 TWO = "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 2], parameters: {weight: %s}}]}, {sources: [{model: a, layer_range: [1, 3], parameters: {weight: 1}}]}]\n"  # fmt: skip  # noqa: E501
+SLERP = "merge_method: slerp\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}"
 BOMB = "merge_method: &a [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
 )
@@ -367,14 +368,17 @@ REFUSED = [
     (LINEAR.replace("linear", "lines"), "no such merge method.*'lines'"),
     (LINEAR.replace("linear", "[linear]"), "no such merge method"),
     (LINEAR + "name: x", "no such key in the file.*'name'"),
-    (LINEAR + "tokenizer_source: union", "union of the vocabularies"),
     (LINEAR + "tokenizer_source: base", "from the base, and there is none"),
     (LINEAR + "tokenizer_source: base\ntokenizer: {source: base}", "says twice"),
-    (LINEAR + "tokenizer: {}", "union of the vocabularies"),
-    (LINEAR + "tokenizer: {source: base, tokens: {x: {force: true}}}", "single tokens.*'x'"),
-    (LINEAR + "tokenizer: {source: base, pad_to_multiple_of: 8}", "pads the embeddings.*8"),
+    (LINEAR + "tokenizer_source: z", "tokenizer comes from a model that is not merged.*z.*x/a, y/a"),
+    (LINEAR + "tokenizer: {tokens: {<x>: {force: true}}}", "row of '<x>' comes from is not understood"),
+    (LINEAR + "tokenizer: {tokens: {<x>: {source: z}}}", "row of '<x>' comes from a model that is not merged.*z"),
+    (LINEAR + "tokenizer: {tokens: {<x>: {source: {kind: one}}}}", "is not understood.*'one'"),
+    (LINEAR + "tokenizer: {tokens: {<x>: {source: {kind: model_token, model: x/a}}}}", "is not understood"),
+    (LINEAR + "tokenizer: {tokens: {<x>: {forse: true}}}", "no such key in the token '<x>'.*'forse'"),
+    (LINEAR + "tokenizer: {pad_to_multiple_of: 0}", "padding is not understood.*0"),
     (LINEAR + "tokenizer: {sauce: base}", "no such key in tokenizer.*'sauce'.*Did you mean 'source'"),
-    (LINEAR + "chat_template: chatml", "part of mergekit.*'chatml'"),
+    (LINEAR + "chat_template: llama3", "part of mergekit.*'llama3'"),
     (LINEAR + "chat_template: short {", "is no template.*'short {'"),
     (LINEAR + "chat_template: auto", "No model has a chat template"),
     (LINEAR + "dtype: float64", "unknown dtype.*'float64'"),
@@ -401,7 +405,7 @@ REFUSED = [
     ("merge_method: linear\nmodules: {vision: {models: []}, text: {models: []}}", "does not have.*vision, text"),
     ("merge_method: linear\nmodules: {default: {models: [], slices: []}}", "names no models|two forms"),
     ("merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}", "needs a base_model"),
-    ("merge_method: slerp\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}", r"another number of models.*a, b, c \(base_model c is not listed"),
+    (SLERP, r"another number of models.*a, b, c \(base_model c is not listed"),
     (TIES.replace("base_model: x/base\n", ""), "needs a base_model"),
     (TIES.replace("x/a", "x/base"), "another number of models.*1 or more beside the base"),
     (TIES.replace("ties", "nearswap").replace("model: x/a", "model: x/a}, {model: x/b"), "exactly 1 beside the base"),
@@ -467,7 +471,8 @@ def test_filters_that_tell_tensors_of_one_role_apart_make_rules_of_names():
         for n in ("k_proj.weight", "q_proj.weight", "v_proj.weight")
     ]
     layout = Layout(2, tuple(tensors))
-    text = LINEAR.replace("weight: 0.5", "weight: [{filter: q_proj, value: [1, 2]}, {filter: k_, value: 3}, {value: 0}]")
+    weight = "weight: [{filter: q_proj, value: [1, 2]}, {filter: k_, value: 3}, {value: 0}]"
+    text = LINEAR.replace("weight: 0.5", weight)
     recipe = from_mergekit(text, Models(lambda ref: layout))
     found = [(r.layers, r.names, r.per_parent["a"]["weight"]) for r in recipe.rules if r.names]
     q, k = ("self_attn.q_proj.weight",), ("self_attn.k_proj.weight",)
@@ -482,6 +487,6 @@ def test_slices_must_agree_on_the_order_of_their_sources():
         return f"{{sources: [{', '.join(sources)}]}}"
 
     text = f"merge_method: linear\nslices: [{piece('a', 'b', [0, 1])}, {piece('b', 'a', [1, 3])}]"
-    with pytest.raises(RecipeError, match="(?s)order their sources differently.*a, b; b, a"):
+    with pytest.raises(RecipeError, match=r"(?s)order their sources differently.*a, b; b, a"):
         read(text)
     assert len(read(text.replace(piece("b", "a", [1, 3]), piece("a", "b", [1, 3]))).rules) == 1
