@@ -27,7 +27,7 @@ def salt(purpose: str, *names: str | int) -> int:
     """A 32-bit word that depends on everything it is given, in order.
 
     Args:
-        purpose: `"tie"` or `"mask"`; one name never serves two purposes.
+        purpose: `"tie"`, `"mask"` or `"sample"`; one name never serves two purposes.
         names: tensor, parent, and for masks the recipe's seed.
     """
     text = "\x1f".join([purpose, *(str(n) for n in names)])
