@@ -82,7 +82,7 @@ class Sce(KernelMethod):
 
     def compile(self, parameters: Parameters, facts: Facts) -> Setting:
         """See `KernelMethod.compile`."""
-        share = float(parameters.shared["select_topk"]) if len(facts.shape) > 1 else 1.0
+        share = float(parameters.shared["select_topk"]) if len(facts.shape) > 1 and facts.numel else 1.0
         salts = tie_salts(parameters.tensor, "\x1f".join(parameters.parents))
         selection = facts.measure(MeasureSelection(share, salts if share < 1.0 else (0, 0)))
         total = sum(selection.energies) if selection is not None else 0.0

@@ -139,14 +139,15 @@ class Ranking:
             ValueError: for a rank outside its range.
         """
         wanted = [{self._bin(which, rank)[0] for rank in asked} for which, asked in enumerate(ranks)]
-        found: dict[tuple[int, int], list[npt.NDArray[np.int32]]] = {}
+        lower = {(which, at): np.zeros(2 * _HALF, np.int64) for which, bins in enumerate(wanted) for at in bins}
         for scores in self._parts():
             for which, values in enumerate(scores):
                 keys = _keys(values)
                 bins = _bins(keys)
                 for at in wanted[which]:
-                    found.setdefault((which, at), []).append(keys[bins == at])
-        return [[self._inside(found, which, rank) for rank in asked] for which, asked in enumerate(ranks)]
+                    lower[which, at] += np.bincount(keys[bins == at] & 0xFFFF, minlength=2 * _HALF)
+        up_to = {place: counts.cumsum() for place, counts in lower.items()}
+        return [[self._inside(up_to, which, rank) for rank in asked] for which, asked in enumerate(ranks)]
 
     def above_zero(self) -> int:
         """How many scores of the first list are positive."""
@@ -154,10 +155,10 @@ class Ranking:
         near = [int((_keys(scores) > 0)[_bins(_keys(scores)) == _HALF].sum()) for scores, *_ in self._parts()]
         return beyond + sum(near)
 
-    def _inside(self, found: dict[tuple[int, int], list[npt.NDArray[np.int32]]], which: int, rank: int) -> float:
+    def _inside(self, up_to: dict[tuple[int, int], npt.NDArray[np.int64]], which: int, rank: int) -> float:
         at, below = self._bin(which, rank)
-        keys = np.concatenate(found[which, at])
-        return _value(int(np.partition(keys, rank - below)[rank - below]))
+        low = int(np.searchsorted(up_to[which, at], rank - below, side="right"))
+        return _value((at - _HALF) << 16 | low)
 
     def cut(self, count: int, salts: tuple[int, int]) -> Cut:
         """The threshold above which exactly `count` scores of the first list lie; they are not negative.

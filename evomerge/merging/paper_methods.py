@@ -98,7 +98,7 @@ class Pcb(KernelMethod):
     def compile(self, parameters: Parameters, facts: Facts) -> Setting:
         """See `KernelMethod.compile`."""
         weights = parameters.column("weight")
-        if len(facts.shape) <= 1:
+        if len(facts.shape) <= 1 or facts.numel == 0:
             return linear_setting([w / len(weights) for w in weights], deltas=True)
         shared = parameters.shared
         wide, clip = bool(shared["model_wide"]), float(shared["clip"])

@@ -253,6 +253,13 @@ def test_a_number_without_axes(method):
     assert alone == merge(method, base, inputs)[0]
 
 
+@pytest.mark.parametrize("method", ["ram", "sce", "magmax", "emr", "consensus", "pcb", "widen"])
+def test_no_entries_at_all(method):
+    base = torch.empty(0, 4)
+    shared = {"select_topk": 0.5} if method == "sce" else {}
+    assert merge(method, base, [base.clone()] * 3, shared).shape == (0, 4)
+
+
 @pytest.mark.parametrize("shape", [(7, 5), (11,)])
 class TestOneModel:
     """What is left of a method when one model is merged."""
