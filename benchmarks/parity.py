@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -154,12 +155,18 @@ def compat_families(cells: Sequence[Cell]) -> list[str]:
     return _rows(["family", "tensors", "settings", *DTYPES], rows)
 
 
+def _told(text: str) -> str:
+    """A message without folders, the number of a layer, and torch's request to report it."""
+    without = re.sub(r"\.(h|layers)\.\d+\.", r".\1.N.", re.sub(r" in model \S+", "", text))
+    return without.split("  (Could this")[0]
+
+
 def refusals(cells: Sequence[Cell]) -> list[str]:
     """What was not compared, and why; one line per reason."""
     places: dict[str, list[Cell]] = {}
     for cell in cells:
         for text in (*cell.refused, *cell.failed):
-            places.setdefault(text, []).append(cell)
+            places.setdefault(_told(text), []).append(cell)
     lines = []
     for text, here in places.items():
         families, methods = ({getattr(c, name) for c in here} for name in ("family", "method"))
@@ -200,7 +207,8 @@ In `compat: mergekit`:
 
 - **Dtypes.** Parents of several dtypes are promoted to a common one, tensor by tensor (bf16 and fp16 to fp32), and
   the result is stored in it, as mergekit does without `out_dtype`; `arcee_fusion` and `ramplus_tl` (and `karcher`
-  of a tensor without axes) give fp32 where that is wider. A `dtype` in the recipe is both `dtype` and `out_dtype`.
+  of a tensor without axes) give fp32 where that is wider. Where a tensor without axes vanishes in all parents
+  (magnitudes below `tol`), mergekit's `karcher` stores a zero of the narrow dtype, and this one of fp32. A `dtype` in the recipe is both `dtype` and `out_dtype`.
 - **Buffers.** Integers and flags are copied, and must be equal, dtype included, in all parents.
 - **Missing tensors.** A tied parent beside an untied one gets a head that repeats its embedding, as in mergekit.
   mergekit has other optional tensors, which some parents lack, merged among those that have them; here the recipe
@@ -228,7 +236,11 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
     """What `compat: mergekit` reaches."""
     mine = [c for c in cells if c.mode == "compat"]
     whole, odd = total(c.agreement for c in mine), [c for c in mine if c.agreement.equal != c.agreement.n]
-    different = [f"- {c.method}, {c.dtype}, {c.family}: {c.agreement}" for c in odd]
+    different = [
+        f"- `{c.method}`, {c.family}, {c.dtype}: {c.agreement.n - c.agreement.equal} of {c.agreement.n} elements in bits or"
+        f" in dtype; largest difference {_number(c.agreement.largest)}"
+        for c in odd
+    ]
     return [
         "## `compat: mergekit`",
         "",
@@ -238,7 +250,7 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
         "",
         *compat_table(cells),
         "",
-        *(different or ["No method, dtype and family has a difference."]),
+        *(["Not equal:", "", *different] if different else ["No method, dtype and family has a difference."]),
         "",
         "By family: elements compared, over all methods, and the share with equal bits. `mergekit's` tensors: mergekit"
         " reads and writes these families under other names, or with the experts of a layer stacked as transformers"

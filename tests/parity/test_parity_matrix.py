@@ -26,6 +26,8 @@ pytestmark = [
 ]
 
 DTYPES = ("float32", "bfloat16", "float16")
+VANISHING_SCALARS = {("apertus", "karcher"): 2}
+"""Tensors without axes and below `tol`, whose zero mergekit stores in the narrow dtype: no header tells."""
 MEASURED = Path(__file__).parents[2] / ".cache" / "parity"
 
 
@@ -49,7 +51,9 @@ def check(cells):
     for cell in cells:
         assert all("mergekit: merged" not in failure for failure in cell.failed), cell
         if cell.mode == "compat":
-            assert cell.agreement.equal == cell.agreement.n, cell
+            vanishing = VANISHING_SCALARS.get((cell.family, cell.method), 0)
+            assert cell.agreement.equal >= cell.agreement.n - vanishing, cell
+            assert cell.agreement.largest == 0, cell
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
