@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evomerge.cli.render_memory import in_bytes, memory_rows, packing_words
+from evomerge.cli.render_parents import parent_notes
 from evomerge.cli.working import working
 from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.load import ResolvedJob
@@ -90,6 +91,8 @@ def _search(assembled: Assembled) -> Table:
         table.add_row(key, value)
     for note in assembled.questions.notes:
         table.add_row("note", note)
+    for word, text in parent_notes(assembled):
+        table.add_row(word, text)
     return table
 
 

@@ -34,12 +34,14 @@ class Parents:
     Attributes:
         checkpoints: name -> parent, the base first under `base`, then the models in the job's order.
         base: `base`, or None.
-        named: name -> the parent as the job has it.
+        given: name -> the parent as the job describes it.
+        named: name -> the parent as it is merged: given a head or the reference's tokens where it has others.
         opener: opened them, and makes what is made from others.
     """
 
     checkpoints: Mapping[str, OpenParent]
     base: str | None
+    given: Mapping[str, ParentRef]
     named: Mapping[str, ParentRef]
     opener: ParentOpener
 
@@ -126,7 +128,7 @@ def open_parents(resolved: ResolvedJob) -> Parents:
         with resolved.document.placing("parents", *([BASE] if name == BASE else ["models", name])):
             opener.open(ref)
     with resolved.document.placing("parents", "tokens"):
-        refs = fit_parents(refs, base, opener, tokens=resolved.job.parents.tokens)
-    checkpoints = {name: opener.open(ref) for name, ref in refs.items()}
+        fitted = fit_parents(refs, base, opener, tokens=resolved.job.parents.tokens)
+    checkpoints = {name: opener.open(ref) for name, ref in fitted.items()}
     check_compatible(checkpoints, base)
-    return Parents(checkpoints, base, refs, opener)
+    return Parents(checkpoints, base, refs, fitted, opener)
