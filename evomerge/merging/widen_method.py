@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.merging.fused_methods import NOTHING
 from evomerge.merging.measures import Deltas, Measurement
 from evomerge.merging.methods import Facts, KernelMethod, Parameters
 from evomerge.merging.settings import Setting, VectorSetting
@@ -115,6 +116,8 @@ class Widen(KernelMethod):
 
     def compile(self, parameters: Parameters, facts: Facts) -> Setting:
         """See `KernelMethod.compile`."""
+        if facts.numel == 0:
+            return NOTHING
         by_row = len(facts.shape) > 1 and _EMBEDDING.search(parameters.tensor) is not None
         found = facts.measure(MeasureSignificance(by_row))
         t, c = float(parameters.shared["above_average"]), float(parameters.shared["score"])

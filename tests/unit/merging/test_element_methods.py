@@ -255,9 +255,10 @@ def test_a_number_without_axes(method):
 
 @pytest.mark.parametrize("method", ["ram", "sce", "magmax", "emr", "consensus", "pcb", "widen"])
 def test_no_entries_at_all(method):
-    base = torch.empty(0, 4)
     shared = {"select_topk": 0.5} if method == "sce" else {}
-    assert merge(method, base, [base.clone()] * 3, shared).shape == (0, 4)
+    for shape in ((0, 4), (4, 0)):
+        base = torch.empty(shape)
+        assert merge(method, base, [base.clone()] * 3, shared).shape == shape
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (11,)])
