@@ -14,6 +14,9 @@ MAKERS: Final = Registry(
     builtin={
         "iso_c": "evomerge.virtual.iso:ISO_C",
         "iso_cts": "evomerge.virtual.iso:ISO_CTS",
+        "mats": "evomerge.virtual.mats:MATS",
+        "regmean": "evomerge.virtual.regmean:REGMEAN",
+        "regmean_pp": "evomerge.virtual.regmean:REGMEAN_PP",
         "knots": "evomerge.virtual.knots:KNOTS",
         "opcm": "evomerge.virtual.opcm:OPCM",
         "retokenized": "evomerge.virtual.retokenized:RETOKENIZED",
