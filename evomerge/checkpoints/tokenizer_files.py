@@ -11,14 +11,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from evomerge.checkpoints.bundle import tokenizer_files
 from evomerge.checkpoints.folder import find_file, read_bytes
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.reader import CONFIG
 from evomerge.checkpoints.strict_json import damaged, read_object
-from evomerge.checkpoints.tokenizers import TOKENIZER, Vocabulary
+from evomerge.checkpoints.tokenizers import TOKENIZER, Vocabulary, vocabulary_in
 from evomerge.checkpoints.vocabulary import rows_of, vocabulary_of
 from evomerge.errors import ModelError
 
@@ -33,20 +33,40 @@ class NewVocabulary:
 
     Attributes:
         ids: token string -> id.
-        files: name -> content, `tokenizer.json` among them.
+        content: of its `tokenizer.json`.
+        donor: the parent that gives all other files.
     """
 
     ids: Mapping[str, int]
-    files: Mapping[str, bytes]
+    content: Mapping[str, Any]
+    donor: OpenParent
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", MappingProxyType(dict(self.ids)))
-        object.__setattr__(self, "files", MappingProxyType(dict(self.files)))
+        object.__setattr__(self, "content", MappingProxyType(dict(self.content)))
 
     @property
     def order(self) -> tuple[str, ...]:
         """The tokens by id; where two share an id, by string."""
         return tuple(sorted(self.ids, key=lambda t: (self.ids[t], t)))
+
+    def files(self) -> dict[str, bytes]:
+        """Name -> content of all files, `tokenizer.json` among them.
+
+        Raises:
+            ModelError: when one of the donor's files cannot be read.
+        """
+        found = tokenizer_files(self.donor.tokenizer_folder)
+        kept = {n: read_bytes(p) for n, p in found.items() if n != TOKENIZER and n.partition(".v")[0] not in _STALE}
+        kept[CONFIG] = read_bytes(self.donor.folder / CONFIG)  # transformers may look there for the tokenizer's class
+        return {**kept, TOKENIZER: json.dumps(dict(self.content), ensure_ascii=False).encode()}
+
+
+class _Tokenizer(NamedTuple):
+    """A parent's tokenizer.json, and its tokens that have a row."""
+
+    content: dict[str, Any]
+    usable: Vocabulary
 
 
 def usable(parent: OpenParent) -> Vocabulary:
@@ -55,13 +75,17 @@ def usable(parent: OpenParent) -> Vocabulary:
     Raises:
         ModelError: when its tokenizer's file is damaged or does not name tokens, or no embedding is recognised.
     """
-    vocabulary, rows = vocabulary_of(parent), rows_of(parent)
+    return _with_rows(vocabulary_of(parent), rows_of(parent))
+
+
+def _with_rows(vocabulary: Vocabulary, rows: int) -> Vocabulary:
+    if vocabulary.max_id < rows:
+        return vocabulary
     ids = {t: i for t, i in vocabulary.ids.items() if i < rows}
     return Vocabulary(MappingProxyType(ids), vocabulary.special & ids.keys())
 
 
-def _content(parent: OpenParent) -> dict[str, Any]:
-    """A parent's tokenizer.json."""
+def _read(parent: OpenParent) -> _Tokenizer:
     path = find_file(parent.tokenizer_folder, TOKENIZER)
     if path is None:
         raise ModelError(
@@ -74,7 +98,7 @@ def _content(parent: OpenParent) -> dict[str, Any]:
     model = content.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
         raise damaged(path, "a model without vocab", "a tokenizer with a vocabulary")
-    return content
+    return _Tokenizer(content, _with_rows(vocabulary_in(content, path), rows_of(parent)))
 
 
 def _added(content: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -113,42 +137,30 @@ def build_vocabulary(donor: OpenParent, others: Sequence[OpenParent] = (), added
     Raises:
         ModelError: when a tokenizer's file is missing, damaged or does not name tokens.
     """
-    content = _stripped(_content(donor), rows_of(donor))
-    tokens, known = _added(content), dict(usable(donor).ids)
+    first, *rest = (_read(p) for p in (donor, *others))
+    content = _stripped(first.content, rows_of(donor))
+    tokens, known = _added(content), dict(first.usable.ids)
     is_added = {str(t["content"]) for t in tokens}
-    own = [usable(p) for p in others]
-    marked = [
-        [t for t in _added(_content_or_empty(p)) if t["content"] in v.ids] for p, v in zip(others, own, strict=True)
-    ]
+    marked = [[t for t in _added(r.content) if t["content"] in r.usable.ids] for r in rest]
     special = {str(t["content"]) for group in marked for t in group}
     fresh: list[dict[str, Any]] = []
-    for vocabulary in own:
-        plain = sorted(vocabulary.ids.keys() - special, key=lambda t: (vocabulary.ids[t], t))
-        fresh += [{"content": t, **_PLAIN} for t in plain if t not in known]
+    for ids in (r.usable.ids for r in rest):
+        plain = sorted(ids.keys() - special - known.keys(), key=lambda t: (ids[t], t))
+        fresh += [{"content": t, **_PLAIN} for t in plain]
     fresh += [t for group in marked for t in group if t["content"] not in is_added]
     fresh += [{"content": t, **_PLAIN} for t in added if t not in known]
+    last = max(known.values(), default=-1)
     for token in fresh:
         text = str(token["content"])
         if text in is_added or (text in known and token.items() >= _PLAIN.items()):
             continue
-        known.setdefault(text, 1 + max(known.values(), default=-1))
+        if text not in known:
+            known[text], last = last + 1, last + 1
         is_added.add(text)
         tokens.append({**token, "id": known[text]})
     content["added_tokens"] = [{"id": t["id"], **{k: v for k, v in t.items() if k != "id"}} for t in tokens]
     content["added_tokens"].sort(key=lambda t: int(t["id"]))
-    return NewVocabulary(known, _files(donor, content))
-
-
-def _content_or_empty(parent: OpenParent) -> dict[str, Any]:
-    path = find_file(parent.tokenizer_folder, TOKENIZER)
-    return {} if path is None else read_object(path)
-
-
-def _files(donor: OpenParent, content: Mapping[str, Any]) -> dict[str, bytes]:
-    files = {n: p for n, p in tokenizer_files(donor.tokenizer_folder).items() if n.partition(".v")[0] not in _STALE}
-    kept = {n: read_bytes(p) for n, p in files.items() if n != TOKENIZER}
-    kept[CONFIG] = read_bytes(donor.folder / CONFIG)  # transformers may look there for the tokenizer's class
-    return {**kept, TOKENIZER: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()}
+    return NewVocabulary(known, content, donor)
 
 
 def union_vocabulary(parents: Sequence[OpenParent]) -> NewVocabulary:

@@ -68,6 +68,15 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
         path, content = plain, {"model": {"vocab": read_object(plain)}}
     else:
         return None
+    return vocabulary_in(content, path)
+
+
+def vocabulary_in(content: Mapping[str, Any], path: Path) -> Vocabulary:
+    """The vocabulary that the content of a `tokenizer.json` describes; `path` is for messages.
+
+    Raises:
+        ModelError: when it is damaged.
+    """
     added = content.get("added_tokens") or []
     if not isinstance(added, list) or not all(
         isinstance(t, Mapping) and isinstance(t.get("content"), str) for t in added

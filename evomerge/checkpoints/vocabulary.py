@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,9 @@ from evomerge.checkpoints.architecture import language_config
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.token_rows import TOKEN_IDS, token_embedding, token_tensors
 from evomerge.checkpoints.tokenizers import TOKENIZER, ReadVocabulary, Vocabulary, read_vocabulary
+from evomerge.digest import digest_text
 from evomerge.errors import ModelError
+from evomerge.types import Digest
 
 _LISTED: Final = 5
 
@@ -86,12 +89,17 @@ def vocabulary_of(parent: OpenParent) -> Vocabulary:
     return vocabulary
 
 
+def content_of(vocabulary: Vocabulary) -> Digest:
+    """Digest of a vocabulary: tokens, ids, and which are special."""
+    return digest_text(json.dumps([sorted(vocabulary.ids.items()), sorted(vocabulary.special)], separators=(",", ":")))
+
+
 def strings_by_id(vocabulary: Vocabulary) -> dict[int, tuple[str, ...]]:
     """The token strings of every id, special ones first: added tokens may share the id of an unused one."""
     found: dict[int, list[str]] = {}
-    for token in sorted(vocabulary.ids, key=lambda t: (t not in vocabulary.special, t)):
-        found.setdefault(vocabulary.ids[token], []).append(token)
-    return {i: tuple(found[i]) for i in sorted(found)}
+    for token, i in vocabulary.ids.items():
+        found.setdefault(i, []).append(token)
+    return {i: tuple(sorted(found[i], key=lambda t: (t not in vocabulary.special, t))) for i in sorted(found)}
 
 
 def align(parent: OpenParent, reference: OpenParent) -> Alignment:
@@ -144,8 +152,9 @@ def _named(config: Mapping[str, object], key: str, vocabulary: Vocabulary) -> li
     """The strings of the ids that a config states under `key`."""
     value = language_config(config).get(key, config.get(key))
     ids = value if isinstance(value, list) else [value]
-    strings = strings_by_id(vocabulary)
-    return sorted(strings[i][0] for i in ids if isinstance(i, int) and not isinstance(i, bool) and i in strings)
+    wanted = {i for i in ids if isinstance(i, int) and not isinstance(i, bool)}
+    few = {t: i for t, i in vocabulary.ids.items() if i in wanted}
+    return sorted(strings[0] for strings in strings_by_id(Vocabulary(few, vocabulary.special)).values())
 
 
 def needs_alignment(parent: OpenParent, reference: OpenParent, read: ReadVocabulary = read_vocabulary) -> bool:

@@ -10,8 +10,7 @@ from evomerge.checkpoints.architecture import language_config
 from evomerge.checkpoints.dtypes import FLOATING, safetensors_name, torch_dtype
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.token_rows import TOKEN_IDS, TokenTensor, language_changes, token_tensors
-from evomerge.checkpoints.vocabulary import align
-from evomerge.digest import digest_json
+from evomerge.checkpoints.vocabulary import align, content_of, vocabulary_of
 from evomerge.errors import ModelError
 from evomerge.layout import TensorInfo
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
@@ -102,9 +101,8 @@ class Aligned(Maker):
             yield info.name, out.index_copy_(pair.wanted.axis, here, picked.to(dtype))
 
     def extra_content(self, ingredients: Ingredients) -> Any:
-        """See `Maker.extra_content`: which rows become which."""
-        (parent,) = ingredients.of
-        return digest_json(list(align(parent, ingredients.origin).source))
+        """See `Maker.extra_content`: the two vocabularies."""
+        return [content_of(vocabulary_of(p)) for p in (*ingredients.of, ingredients.origin)]
 
     def cost(self, ingredients: Ingredients) -> str:
         """See `Maker.cost`: what is lost."""

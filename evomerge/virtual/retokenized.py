@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -16,8 +16,7 @@ from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.token_rows import TOKEN_IDS, TokenTensor, language_changes
 from evomerge.checkpoints.tokenizer_files import NewVocabulary, build_vocabulary, usable
 from evomerge.checkpoints.tokenizers import Vocabulary
-from evomerge.checkpoints.vocabulary import rows_of
-from evomerge.digest import digest_json
+from evomerge.checkpoints.vocabulary import content_of, rows_of, vocabulary_of
 from evomerge.errors import ModelError
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import count, flag
@@ -168,7 +167,7 @@ class Retokenized(Maker):
         changed = [_resized(group, work.rows, settings.wide) for group in _groups(ingredients, settings.member)]
         special = {k: v for k, v in language_config(donor.config).items() if k in TOKEN_IDS}
         config = language_changes(member.config, {**special, "vocab_size": work.rows})
-        return MadePlan(member, tuple(changed), {}, config, work.vocabulary.files)
+        return MadePlan(member, tuple(changed), {}, config, work.vocabulary.files())
 
     def tensors(
         self, ingredients: Ingredients, plan: MadePlan, report: Report = silent
@@ -183,9 +182,8 @@ class Retokenized(Maker):
 
     def extra_content(self, ingredients: Ingredients) -> Any:
         """See `Maker.extra_content`: the vocabularies and the rules."""
-        work = _work(ingredients)
-        rows = [sorted(work.own.items()), sorted(work.given.items()), sorted(work.means.items())]
-        return digest_json([dict(work.vocabulary.ids), rows, sorted(work.padded.items())])
+        rules = [[token, asdict(rule)] for token, rule in token_rules(ingredients.ref.source).items()]
+        return [[content_of(vocabulary_of(m)) for m in ingredients.of], rules]
 
 
 def _groups(ingredients: Ingredients, member: int) -> list[tuple[TokenTensor, ...]]:

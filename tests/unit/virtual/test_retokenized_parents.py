@@ -161,7 +161,7 @@ def test_the_union_loads_in_transformers_under_the_same_ids(folders: list[Path],
     assert tokenizer.get_vocab() == dict(union.ids)
     assert tokenizer.convert_ids_to_tokens(range(7)) == list(union.order)
     assert parent.tokenizer_folder.parent == tmp_path
-    assert "<x>" in union.files["tokenizer.json"].decode()
+    assert "<x>" in union.files()["tokenizer.json"].decode()
 
 
 def test_tokens_without_rows_are_left_out_with_their_merges(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_tokens_without_rows_are_left_out_with_their_merges(tmp_path: Path) -> N
     (folder / "tokenizer.json").write_text(json.dumps(content))
     built = build_vocabulary(open_checkpoint(folder), added=["a", "new"])
     assert dict(built.ids) == {"a": 0, "b": 1, "ab": 2, "c": 3, "abc": 4, "new": 5}
-    text = built.files["tokenizer.json"].decode()
+    text = built.files()["tokenizer.json"].decode()
     assert json.loads(text)["model"]["merges"] == [["a", "b"], ["ab", "c"]]
     assert Tokenizer.from_str(text).get_vocab() == dict(built.ids)
 
@@ -185,7 +185,7 @@ def test_stale_spellings_of_a_vocabulary_are_left_behind(folders: list[Path], tm
     folder = model(tmp_path / "spelt", "p q r", 4, 0)
     for name in ("vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"):
         (folder / name).write_text("{}")
-    files = build_vocabulary(open_checkpoint(folder)).files
+    files = build_vocabulary(open_checkpoint(folder)).files()
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} == set(files)
 
 
