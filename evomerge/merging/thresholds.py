@@ -19,7 +19,7 @@ import torch
 from evomerge.merging.elements import FULL, tie_hash, tie_salts
 from evomerge.merging.kernels import BinEntries, Kernels
 from evomerge.merging.settings import Cut
-from evomerge.merging.wide_bins import WIDE, Bin, largest_lows, wide_cut
+from evomerge.merging.wide_bins import WIDE, Bin, count_into, largest_lows, wide_cut
 
 BINS: Final = 1 << 15
 
@@ -196,11 +196,11 @@ def joint_cut(count: int, parts: Sequence[Part], kernels: Kernels) -> Cut:
     at, wanted = _from_the_top(totals, count)
     lows = np.zeros(1 << 16, np.int64)
     for _, entries in _entries_of(parts, at, kernels):
-        lows += np.bincount(entries.low, minlength=1 << 16)
+        count_into(lows, entries.low)
     low, wanted = _from_the_top(lows, wanted)
     buckets = np.zeros(1 << 16, np.int64)
     for part, entries in _entries_of(parts, at, kernels):
-        buckets += np.bincount(_tied_hashes(entries, low, tie_salts(*part.names)) >> 16, minlength=1 << 16)
+        count_into(buckets, _tied_hashes(entries, low, tie_salts(*part.names)) >> 16)
     bucket, wanted = _from_the_top(buckets[::-1], wanted)
     bucket = (1 << 16) - 1 - bucket
     hashes = (_tied_hashes(e, low, tie_salts(*p.names)) for p, e in _entries_of(parts, at, kernels))
@@ -217,6 +217,5 @@ def _from_the_top(counts: npt.NDArray[np.int64], wanted: int) -> tuple[int, int]
 
 def _entries_of(parts: Sequence[Part], at: int, kernels: Kernels) -> Iterator[tuple[Part, BinEntries]]:
     for part in parts:
-        size = int(part.magnitudes.counts()[at])
-        if size:
-            yield part, kernels.collect(*part.pair(), at, size)
+        if part.magnitudes.counts()[at]:
+            yield from ((part, entries) for entries in Bin(at, *part.pair(), kernels).entries())

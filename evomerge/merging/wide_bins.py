@@ -6,7 +6,7 @@ equals by the upper and the lower half of their hashes. Three readings in place 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ class Bin(NamedTuple):
 
     def lows(self) -> npt.NDArray[np.int64]:
         """How many entries have each lower half, shape `(65536,)`."""
-        return _counted(e.low for e in self.entries())
+        return counted(e.low for e in self.entries())
 
     def hashes(self, low: int, salts: tuple[int, int]) -> Iterator[npt.NDArray[np.uint32]]:
         """Per chunk: tie-breaking hashes of the entries with one lower half."""
@@ -58,15 +58,32 @@ class Bin(NamedTuple):
             yield tie_hash(torch.from_numpy(tied), *salts).numpy().view(np.uint32)
 
 
-def _counted(parts: Iterator[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
-    """How often each number below 65536 occurs."""
+def count_into(counts: npt.NDArray[np.int64], numbers: npt.NDArray[Any]) -> None:
+    """Add to `counts`, shape `(65536,)`, how often each number below 65536 occurs."""
+    if numbers.size < _FEW:
+        np.add.at(counts, numbers, 1)
+    else:
+        counts += np.bincount(numbers, minlength=_HALF)
+
+
+def counted(parts: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    """How often each number below 65536 occurs, shape `(65536,)`."""
     counts = np.zeros(_HALF, np.int64)
     for part in parts:
-        if part.size < _FEW:
-            np.add.at(counts, part, 1)
-        else:
-            counts += np.bincount(part, minlength=_HALF)
+        count_into(counts, part)
     return counts
+
+
+def smallest(hashes: Callable[[], Iterator[npt.NDArray[np.uint32]]], wanted: int) -> int:
+    """The `wanted`-th smallest of many 32-bit words, without listing them.
+
+    Args:
+        hashes: gives them part by part, as often as it is called.
+        wanted: from 1.
+    """
+    upper, left = _at(counted(h >> 16 for h in hashes()), wanted)
+    lower, _ = _at(counted(h[h >> 16 == upper] & 0xFFFF for h in hashes()), left)
+    return upper << 16 | lower
 
 
 def wide_cut(found: Bin, wanted: int, salts: tuple[int, int]) -> Cut:
@@ -79,10 +96,7 @@ def wide_cut(found: Bin, wanted: int, salts: tuple[int, int]) -> Cut:
     """
     low, left = _at(found.lows()[::-1], wanted)
     low = _HALF - 1 - low
-    upper, left = _at(_counted(h >> 16 for h in found.hashes(low, salts)), left)
-    inside = (h[h >> 16 == upper] & 0xFFFF for h in found.hashes(low, salts))
-    lower, _ = _at(_counted(inside), left)
-    return Cut(found.number << 16 | low, upper << 16 | lower)
+    return Cut(found.number << 16 | low, smallest(lambda: found.hashes(low, salts), left))
 
 
 def largest_lows(found: Bin, wanted: int) -> int:
