@@ -208,7 +208,8 @@ In `compat: mergekit`:
 - **Dtypes.** Parents of several dtypes are promoted to a common one, tensor by tensor (bf16 and fp16 to fp32), and
   the result is stored in it, as mergekit does without `out_dtype`; `arcee_fusion` and `ramplus_tl` (and `karcher`
   of a tensor without axes) give fp32 where that is wider. Where a tensor without axes vanishes in all parents
-  (magnitudes below `tol`), mergekit's `karcher` stores a zero of the narrow dtype, and this one of fp32. A `dtype` in the recipe is both `dtype` and `out_dtype`.
+  (magnitudes below `tol`), mergekit's `karcher` stores a zero of the narrow dtype, and this one of fp32. A `dtype`
+  in the recipe is both `dtype` and `out_dtype`.
 - **Buffers.** Integers and flags are copied, and must be equal, dtype included, in all parents.
 - **Missing tensors.** A tied parent beside an untied one gets a head that repeats its embedding, as in mergekit.
   mergekit has other optional tensors, which some parents lack, merged among those that have them; here the recipe
@@ -237,8 +238,8 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
     mine = [c for c in cells if c.mode == "compat"]
     whole, odd = total(c.agreement for c in mine), [c for c in mine if c.agreement.equal != c.agreement.n]
     different = [
-        f"- `{c.method}`, {c.family}, {c.dtype}: {c.agreement.n - c.agreement.equal} of {c.agreement.n} elements in bits or"
-        f" in dtype; largest difference {_number(c.agreement.largest)}"
+        f"- `{c.method}`, {c.family}, {c.dtype}: {c.agreement.n - c.agreement.equal} of {c.agreement.n} elements in bits"
+        f" or dtype; largest difference {_number(c.agreement.largest)}"
         for c in odd
     ]
     return [
