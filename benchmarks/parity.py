@@ -238,7 +238,7 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
     mine = [c for c in cells if c.mode == "compat"]
     whole, odd = total(c.agreement for c in mine), [c for c in mine if c.agreement.equal != c.agreement.n]
     different = [
-        f"- `{c.method}`, {c.family}, {c.dtype}: {c.agreement.n - c.agreement.equal} of {c.agreement.n} elements in bits"
+        f"- `{c.method}`, {c.family}, {c.dtype}: {c.agreement.n - c.agreement.equal} of {c.agreement.n} in bits"
         f" or dtype; largest difference {_number(c.agreement.largest)}"
         for c in odd
     ]
