@@ -49,7 +49,15 @@ _KINDS: Final = {
     "vectors": 8,
     "delta_vectors": 9,
 }
-_FLAGS: Final = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
+_FLAGS: Final = (
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+)
 _TIMEOUT_S: Final = 60
 
 

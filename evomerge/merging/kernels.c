@@ -149,9 +149,9 @@ int merge(const void *restrict base, const void *const *inputs, const uint8_t *c
     const uint8_t *rank[N];
     for (int k = 0; k < N; k++) rank[k] = ranks[k];
 #endif
-    for (int64_t i = 0; i < n; i++) {
+    word index = (word)first;
+    for (int64_t i = 0; i < n; i++, index++) {
         float origin = load(base, i, BASE_TYPE), total = 0.0f, value[N];
-        word index = (word)i + (word)first;
 #if NORM
         float divisor = 0.0f;
 #endif
@@ -192,13 +192,13 @@ int merge(const void *restrict base, const void *const *inputs, const uint8_t *c
         float merged = total - total;
         word flip = as_word(total) & 0x80000000u;
         UNROLL for (int k = 0; k < N; k++) {
-            word agrees = 0u - (as_float(as_word(value[k]) ^ flip) > 0.0f);
-            merged += as_float(as_word(value[k]) & agrees);
+            int agrees = as_float(as_word(value[k]) ^ flip) > 0.0f;
+            merged = agrees ? merged + value[k] : merged;
 #if NORM
-            divisor += as_float(as_word(p[k].weight) & agrees);
+            divisor = agrees ? divisor + p[k].weight : divisor;
 #endif
         }
-        merged = as_float(as_word(merged) & (0u - (total != 0.0f))); /* a cancellation elects nothing */
+        merged = total != 0.0f ? merged : 0.0f; /* a cancellation elects nothing */
 #else
         float merged = total;
 #endif
