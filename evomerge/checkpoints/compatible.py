@@ -127,7 +127,8 @@ def _describe(faults: Mapping[str, list[str]]) -> str:
 
 def _fix(between: Sequence[str]) -> str:
     if any(line.startswith(("tokenizer: ", "config: vocab_size ")) for line in between):
-        return "set `parents.tokens: align`, which matches rows by token string, or leave out the parents that differ."
+        how = "set `parents.tokens: align` (in a mergekit file `tokenizer_source: base`)"
+        return f"{how}, which matches rows by token string, or leave out the parents that differ."
     return "use fine-tuned versions of one base model, or leave out the parents that differ."
 
 
