@@ -99,8 +99,9 @@ def test_every_kind_is_tried():
 
 
 @needs_compiler
-@pytest.mark.parametrize("code", DTYPES)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "code"), [*((n, 16) for n in SETTINGS), ("pcb", 17), ("universal everything", 32), ("gate", 32)]
+)
 def test_eager_and_compiled_give_the_same_bits(kernels, name, code):
     setting = SETTINGS[name]
 
@@ -126,7 +127,7 @@ def test_dtypes_may_be_mixed(kernels, name):
 @given(name=st.sampled_from(sorted(SETTINGS)), at=st.integers(1, 399), chunk=st.integers(1, 500))
 @settings(deadline=None, max_examples=60)
 def test_parts_and_chunks_do_not_matter(kernels, name, at, chunk):
-    base, inputs = tensors(400, torch.float32, 3)
+    base, inputs = tensors(400, torch.bfloat16, 3)
     setting = SETTINGS[name]
     whole = run(Kernels(), setting, base, inputs)
     for used in (Kernels(), kernels):
@@ -140,7 +141,7 @@ def test_parts_and_chunks_do_not_matter(kernels, name, at, chunk):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_is_not_finite_is_told(kernels, name):
-    base, inputs = tensors(300, torch.float32, 4)
+    base, inputs = tensors(300, torch.bfloat16, 4)
     for x in inputs:
         x[100:] = float("nan")  # some of them survive every mask
     for used in (Kernels(), kernels):
