@@ -59,7 +59,8 @@ def _packed(sizes: Sizes, place: str) -> str:
 
 def _where(sizes: Sizes, held: Residence) -> str:
     if held.place == DISK:
-        return "mapped and shared by the workers of a host"
+        rest = "the rest " if sizes.packed else ""
+        return f"{rest}mapped and shared by the workers of a host"
     if sizes.device_free is None:
         return "copied by every worker"
     if held.place == DEVICE:

@@ -102,7 +102,7 @@ def test_packed_task_vectors_are_told(small_zoo: Path, monkeypatch: pytest.Monke
     cluster = {"backend": "local", "workers": 1, "compile": "never", "device": "cpu", "task_vectors": "int8"}
     plan = assembled(small_zoo, space="layer-wise-task-arithmetic", cluster=cluster)
     words = told(plan, monkeypatch)
-    assert "of them task vectors in 8 bits in every worker's memory, mapped and shared by the workers" in words
+    assert "of them task vectors in 8 bits in every worker's memory, the rest mapped and shared by" in words
     assert (
         "of the deltas (root mean square) is lost. What is chosen is scored, and exported, from the originals" in words
     )
