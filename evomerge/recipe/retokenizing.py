@@ -71,6 +71,7 @@ def retokenized(
     pad_to_multiple_of: int = 1,
     wide: bool = True,
     keep_rows: bool = True,
+    full: bool = False,
 ) -> tuple[ParentRef, ...]:
     """All models of a merge with the rows of one vocabulary.
 
@@ -80,8 +81,10 @@ def retokenized(
         source: number of the model whose tokenizer the result has; None for the union of all.
         tokens: where single tokens' rows come from; tokens that the vocabulary lacks are added.
         pad_to_multiple_of: rows of the result.
-        wide: means and rows in fp32, else in the dtype that holds all models' values (mergekit).
+        wide: means are summed in fp32 and rounded once, else summed in the stored dtype (mergekit).
         keep_rows: the padding rows of the tokenizer's model are kept (mergekit cuts them off).
+        full: rows are stored in fp32, else in the narrowest dtype that holds all models' values; mergekit's rows where
+            its `dtype` is float32 and the models are narrower.
 
     Returns:
         One reference per model, under its name.
@@ -93,6 +96,7 @@ def retokenized(
         "pad_to_multiple_of": pad_to_multiple_of,
         "wide": wide,
         "keep_rows": keep_rows,
+        "full": full,
     }
     return tuple(
         ParentRef(

@@ -59,7 +59,7 @@ class _Settings:
         values, n = ingredients.settings, len(ingredients.of)
         self.member, self.base, self.source = (int(values[k]) for k in ("member", "base", "source"))
         self.multiple = int(values["pad_to_multiple_of"])
-        self.keep_rows, self.wide = bool(values["keep_rows"]), bool(values["wide"])
+        self.wide, self.keep_rows, self.full = (bool(values[k]) for k in ("wide", "keep_rows", "full"))
         self.rules = token_rules(ingredients.ref.source)
         named = [self.member, self.base, self.source, *(r.model for r in self.rules.values())]
         if not all(NONE <= i < n for i in named) or self.member == NONE:
@@ -138,10 +138,10 @@ class Retokenized(Maker):
 
     `of` are all models of the merge in its order. Settings: `member`, the place of this parent among them; `base`, of
     the base, -1 without; `source`, of the model whose tokenizer the result has, -1 for the union; `pad_to_multiple_of`;
-    `wide`, whether means are taken and rows stored in fp32 (else in the dtype that holds all models' values, as
-    mergekit does); `keep_rows`, whether padding rows of the tokenizer's model are kept (mergekit cuts them off). Rows
-    that have no token and are not kept are the mean of all others. `tokens` stands in `ref.source`
-    (`recipe.retokenizing`).
+    `full`, whether rows are stored in fp32, else in the narrowest dtype that holds all models' values; `wide`, whether
+    means are summed in fp32 and rounded once, else in the stored dtype (mergekit); `keep_rows`, whether padding rows of
+    the tokenizer's model are kept (mergekit cuts them off). Rows that have no token and are not kept are the mean of
+    all others. `tokens` stands in `ref.source` (`recipe.retokenizing`).
     """
 
     spec = MakerSpec(
@@ -156,6 +156,7 @@ class Retokenized(Maker):
             "pad_to_multiple_of": count(1, 1),
             "wide": flag(default=True),
             "keep_rows": flag(default=True),
+            "full": flag(default=False),
         },
         source="mergekit 0.1.5, tokenizer source and tokens",
     )
@@ -164,7 +165,7 @@ class Retokenized(Maker):
         """See `Maker.plan`."""
         settings, work = _Settings(ingredients), _work(ingredients)
         member, donor = ingredients.of[settings.member], ingredients.of[settings.donor]
-        changed = [_resized(group, work.rows, settings.wide) for group in _groups(ingredients, settings.member)]
+        changed = [_resized(group, work.rows, settings.full) for group in _groups(ingredients, settings.member)]
         special = {k: v for k, v in language_config(donor.config).items() if k in TOKEN_IDS}
         config = language_changes(member.config, {**special, "vocab_size": work.rows})
         return MadePlan(member, tuple(changed), {}, config, work.vocabulary.files())
@@ -173,11 +174,14 @@ class Retokenized(Maker):
         self, ingredients: Ingredients, plan: MadePlan, report: Report = silent
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """See `Maker.tensors`."""
+        import torch
+
         settings, work = _Settings(ingredients), _work(ingredients)
         for done, (info, group) in enumerate(zip(plan.changed, _groups(ingredients, settings.member), strict=True)):
             report(done, len(plan.changed))
             views = [m.tensor(info.name).movedim(t.axis, 0) for m, t in zip(ingredients.of, group, strict=True)]
-            rows = _rows(views, settings.member, work, torch_dtype(info.dtype))
+            sums = torch.float32 if settings.wide else torch_dtype(info.dtype)
+            rows = _rows(views, settings.member, work, torch_dtype(info.dtype), sums)
             yield info.name, rows.movedim(0, group[0].axis).contiguous()
 
     def extra_content(self, ingredients: Ingredients) -> Any:
@@ -196,16 +200,18 @@ def _groups(ingredients: Ingredients, member: int) -> list[tuple[TokenTensor, ..
     return [tuple(pair.own for pair in group) for group in zip(*of, strict=True)]
 
 
-def _resized(group: Sequence[TokenTensor], rows: int, wide: bool) -> TensorInfo:
+def _resized(group: Sequence[TokenTensor], rows: int, full: bool) -> TensorInfo:
     first = group[0]
     shape = (*first.info.shape[: first.axis], rows, *first.info.shape[first.axis + 1 :])
     infos = [t.info for t in group]
-    dtype = "F32" if wide else reduce(lambda a, b: replace(a, dtype=common_dtype(a, b)), infos).dtype
+    dtype = "F32" if full else reduce(lambda a, b: replace(a, dtype=common_dtype(a, b)), infos).dtype
     return replace(first.info, shape=shape, dtype=dtype)
 
 
-def _rows(views: Sequence[torch.Tensor], member: int, work: _Work, dtype: torch.dtype) -> torch.Tensor:
-    """The new rows of one tensor: tokens first, then padding."""
+def _rows(
+    views: Sequence[torch.Tensor], member: int, work: _Work, dtype: torch.dtype, sums: torch.dtype
+) -> torch.Tensor:
+    """The new rows of one tensor, tokens first, then padding; means are summed in `sums`."""
     import torch
 
     from evomerge.virtual.factors import tree_sum
@@ -216,10 +222,10 @@ def _rows(views: Sequence[torch.Tensor], member: int, work: _Work, dtype: torch.
         _copy(out, view, {row: i for row, (m, i) in work.given.items() if m == model})
         _copy(out, view, {row: i for row, i in work.padded.items() if i >= 0 and model == work.donor})
     for row, owners in work.means.items():
-        total = torch.zeros_like(out[0])
+        total = torch.zeros_like(out[0], dtype=sums)
         for model, i in owners:
-            total = total + views[model][i].to(dtype)
-        out[row] = total / len(owners)
+            total = total + views[model][i].to(sums)
+        out[row] = (total / len(owners)).to(dtype)
     left = [row for row, i in work.padded.items() if i < 0]
     if left:
         tokens = torch.tensor(sorted(set(range(work.rows)) - set(left)))

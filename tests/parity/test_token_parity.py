@@ -99,7 +99,7 @@ def test_rows_are_mergekits(folders: tuple[Path, Path, Path], tmp_path: Path, wh
 
     asked, ours = asks(folders)[which]
     out = merged_by_mergekit(folders, asked, tmp_path / "out")
-    refs = retokenized([ParentRef(f.name, str(f)) for f in folders], base=0, keep_rows=False, **ours)
+    refs = retokenized([ParentRef(f.name, str(f)) for f in folders], base=0, wide=False, keep_rows=False, **ours)
     opener = ParentOpener(tmp_path / "cache")
     parents = {r.name: opener.open(r) for r in refs}
     check_compatible(parents, None)

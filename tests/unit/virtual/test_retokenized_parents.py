@@ -141,15 +141,18 @@ def test_damaged_rules_are_refused() -> None:
             token_rules(text)
 
 
-def test_means_have_the_parents_dtype_only_when_asked(tmp_path: Path) -> None:
-    folders = [
-        model(tmp_path / n, w, 2, f, dtype=torch.bfloat16)
-        for n, w, f in (("a", "p q", 1), ("b", "q r", 2), ("c", "p s", 256))
-    ]
-    wide, narrow = (make(folders, tmp_path / "cache", wide=w, keep_rows=False)[1] for w in (True, False))
-    assert narrow.tensor(HEAD).dtype == torch.bfloat16
-    assert rows(wide)[0] == (1 + 256) / 2
-    assert rows(narrow)[0] == 128.0  # 1 + 256 is 256 in bf16
+def test_dtypes_of_rows_and_of_their_sums(tmp_path: Path) -> None:
+    spelt = (("a", "p q", 1), ("b", "q r", 2), ("c", "p s", 256), ("d", "p t", 1))
+    folders = [model(tmp_path / n, w, 2, f, dtype=torch.bfloat16) for n, w, f in spelt]
+    found = {}
+    for wide, full in ((True, False), (False, False), (False, True)):
+        parent = make(folders, tmp_path / "cache", wide=wide, full=full)[1]
+        found[wide, full] = (parent.tensor(HEAD).dtype, rows(parent)[0])
+    assert found == {
+        (False, True): (torch.float32, 86.0),
+        (True, False): (torch.bfloat16, 86.0),
+        (False, False): (torch.bfloat16, 85.5),  # in bf16 256 + 1 is 256, and 256 / 3 has 8 bits
+    }
 
 
 def test_the_union_loads_in_transformers_under_the_same_ids(folders: list[Path], tmp_path: Path) -> None:
