@@ -1,7 +1,7 @@
 """The tests that every maker of parents has to pass, built in or brought by a plug-in.
 
-Subclass it in a test module and say which maker is meant; makers that read files or prompts of their own also say how
-their `ingredients` come about:
+Subclass it in a test module and say which maker is meant; makers that read files of their own also say how their
+`ingredients` come about:
 
 ```python
 class TestMine(MakerSuite):
@@ -24,7 +24,7 @@ from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.recipe.recipe import Number, ParentRef
 from evomerge.testing.tiny import tiny_checkpoint
-from evomerge.virtual.maker import Ingredients, Maker
+from evomerge.virtual.maker import Ingredients, Maker, Prompts
 
 
 class MakerSuite:
@@ -34,11 +34,13 @@ class MakerSuite:
         maker: the maker.
         settings: values of its settings; defaults are filled in.
         family: of the tiny checkpoints, as in `testing.tiny`.
+        prompts: what makers that need prompts are shown; tokens from 0 to 63.
     """
 
     maker: ClassVar[Maker]
     settings: ClassVar[Mapping[str, Number]] = {}
     family: ClassVar[str] = "llama"
+    prompts: ClassVar[Prompts] = ((1, 5, 9, 20), (1, 33, 40, 3, 7))
 
     def models(self) -> int:
         """How many models are used: three where the maker allows it."""
@@ -55,7 +57,9 @@ class MakerSuite:
         complete = {n: v for n, v in whole.items() if v is not None}
         if len(complete) < len(whole):
             raise ValueError(f"the suite needs values for {', '.join(set(whole) - set(complete))}")
-        return Ingredients(ParentRef("made", "made"), tuple(of), base if self.maker.spec.needs_base else None, complete)
+        origin = base if self.maker.spec.needs_base else None
+        prompts = self.prompts if self.maker.spec.needs_prompts else ()
+        return Ingredients(ParentRef("made", "made"), tuple(of), origin, complete, prompts)
 
     def made(self, ingredients: Ingredients) -> dict[str, torch.Tensor]:
         """All tensors, each given once."""

@@ -12,6 +12,9 @@ MAKERS: Final = Registry(
     group=GROUP_MAKERS,
     noun="maker of parents",
     builtin={
+        "adamerging": "evomerge.virtual.adamerging:ADAMERGING",
+        "fisher": "evomerge.virtual.fisher:FISHER",
+        "lm_cocktail": "evomerge.virtual.cocktail:LM_COCKTAIL",
         "iso_c": "evomerge.virtual.iso:ISO_C",
         "iso_cts": "evomerge.virtual.iso:ISO_CTS",
         "mats": "evomerge.virtual.mats:MATS",
