@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints.chat_templates import chat_template
@@ -74,6 +76,19 @@ def _same_tokens(parents: Sequence[OpenParent], *, cut: bool) -> bool:
     return not cut or vocabulary is None or len(vocabulary.ids) == embedding_rows(first)
 
 
+def _absolute(parent: ParentRef) -> ParentRef:
+    """The parent with absolute folders: mergekit asks the hub about relative ones, and stops when there is none."""
+    made = parent.made
+    if made is not None:
+        base = None if made.base is None else _absolute(made.base)
+        parent = replace(parent, made=replace(made, base=base, of=tuple(map(_absolute, made.of))))
+    try:
+        folder = Path(parent.source).expanduser()
+        return replace(parent, source=str(folder.resolve())) if folder.is_dir() else parent
+    except (OSError, RuntimeError, ValueError):  # not a path at all
+        return parent
+
+
 def mergekit_text(recipe: Recipe, template: OpenParent) -> str:
     """The recipe as the text of a mergekit file; see `recipe.mergekit.to_mergekit`.
 
@@ -87,6 +102,7 @@ def mergekit_text(recipe: Recipe, template: OpenParent) -> str:
             transformers fills it in for the parent's depth when mergekit opens the parent, not for the path's.
         ModelError: when paths cannot run through the architecture.
     """
+    recipe = replace(recipe, parents=tuple(map(_absolute, recipe.parents)))
     if recipe.path is None:
         return to_mergekit(recipe, template.layout)
     check_layers(recipe.path, template.layout.n_layers)

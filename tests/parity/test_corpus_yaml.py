@@ -17,6 +17,10 @@ from evomerge.checkpoints.chat_templates import chat_template
 from evomerge.checkpoints.reader import Checkpoint, open_checkpoint
 from evomerge.checkpoints.tokenizers import read_vocabulary
 from evomerge.cli.main import run
+from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
+from evomerge.dataflow.mergekit import mergekit_text
+from evomerge.merging.plan import template_of
+from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.testing.mergekit_corpus import PLACE, CorpusFile, corpus, corpus_models, corpus_table
 
 pytest.importorskip("mergekit")
@@ -102,6 +106,24 @@ def test_both_tools_do_what_the_file_expects(
     if file.refused_by_mergekit:
         return
     compare(file, open_checkpoint(ours), open_checkpoint(theirs), open_checkpoint(zoo / "base"))
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.refused], ids=lambda file: file.name)
+def test_what_is_read_is_written_and_read_again(file: CorpusFile, zoo: Path, tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_text(file.text.replace(PLACE, str(zoo)))
+    recipe = read_recipe_file(tmp_path / "file.yaml")
+    template = open_recipe_parents(recipe).checkpoints[template_of(recipe)]
+    (tmp_path / "again.yaml").write_text(mergekit_text(recipe, template))
+    again = read_recipe_file(tmp_path / "again.yaml", recipe.compat)
+    assert again == recipe
+
+
+def test_exported_folders_are_absolute(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(zoo)
+    rule = Rule("linear", {}, {"a": {"weight": 1.0}, "hub": {"weight": 1.0}})
+    recipe = Recipe((ParentRef("a", "a"), ParentRef("hub", "org/model", "v1")), None, (rule,))
+    text = mergekit_text(recipe, open_checkpoint("a"))
+    assert [entry["model"] for entry in yaml.safe_load(text)["models"]] == [str(zoo / "a"), "org/model@v1"]
 
 
 def compare(file: CorpusFile, ours: Checkpoint, theirs: Checkpoint, base: Checkpoint) -> None:
