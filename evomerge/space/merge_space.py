@@ -5,6 +5,7 @@ The method is one for all, or itself a gene for each group of layers and modules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -177,6 +178,8 @@ class MergeSpace(CandidateSpace):
             self._forget_what_does_not_matter(method, per_parent)
         if method.name == "linear" and shared["normalize"]:
             self._avoid_zero_sum(per_parent)
+        if method.name in ("della", "della_linear"):
+            self._keep_probabilities_possible(per_parent)
         return Assignment.of(shared, per_parent, method.name if self.choices else "")
 
     @staticmethod
@@ -185,6 +188,15 @@ class MergeSpace(CandidateSpace):
         for values in per_parent.values():
             if values.get("weight") == 0.0:
                 values |= {n: d for n in values if (d := method.parameters[n].default) is not None}
+
+    @staticmethod
+    def _keep_probabilities_possible(per_parent: Mapping[str, dict[str, Number]]) -> None:
+        """Probabilities spread around the density must stay between 0 and 1; a wider spread means the widest."""
+        for values in per_parent.values():
+            density = float(values["density"])
+            if density < 1.0:
+                widest = math.floor(990 * min(density, 1.0 - density)) / 1000
+                values["epsilon"] = min(float(values["epsilon"]), widest)
 
     @staticmethod
     def _avoid_zero_sum(per_parent: Mapping[str, dict[str, Number]]) -> None:

@@ -325,3 +325,15 @@ def test_a_deep_model_is_built_in_milliseconds(llama):
     weights = weights_by_tensor(space, recipe)
     layers = [weights[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(48)]
     assert max(abs(a - b) for a, b in pairwise(layers)) < 0.15
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10_000), corner=st.sampled_from([None, 0.0, 1.0]))
+def test_della_never_asks_for_probabilities_outside_zero_and_one(llama, seed, corner):
+    ranges = {"density": {"low": 0, "high": 1, "step": 0.05}, "epsilon": {"low": 0, "high": 0.5, "step": 0.05}}
+    space = make(llama, "della", parameters=ranges)
+    vector = random_vector(space, seed) if corner is None else np.full(space.space.dim, corner)
+    for rule in build(space, vector).rules:
+        for values in rule.per_parent.values():
+            density, epsilon = values.get("density", 1.0), values.get("epsilon", 0.0)
+            assert density >= 1 or density == 0 or (density - epsilon > 0 and density + epsilon < 1)
