@@ -245,7 +245,7 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
     return [
         "## `compat: mergekit`",
         "",
-        f"{whole.equal} of {whole.n} elements have equal bits ({_share(whole)} %) and the same dtype. Each cell:"
+        f"{whole.equal:,} of {whole.n:,} elements have equal bits and the same dtype, in {len(mine)} cells. Each cell:"
         " families whose tensors are all equal, of how many; largest difference; share of equal bits in percent. The"
         " random methods (dare, della) take mergekit's draws here, from torch's global generator in mergekit's order.",
         "",
