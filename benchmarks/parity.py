@@ -237,6 +237,7 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
     """What `compat: mergekit` reaches."""
     mine = [c for c in cells if c.mode == "compat"]
     whole, odd = total(c.agreement for c in mine), [c for c in mine if c.agreement.equal != c.agreement.n]
+    compared = sum(c.agreement.n > 0 for c in mine)
     different = [
         f"- `{c.method}`, {c.family}, {c.dtype}: {c.agreement.n - c.agreement.equal} of {c.agreement.n} in bits"
         f" or dtype; largest difference {_number(c.agreement.largest)}"
@@ -245,7 +246,7 @@ def compat_section(cells: Sequence[Cell]) -> list[str]:
     return [
         "## `compat: mergekit`",
         "",
-        f"{whole.equal:,} of {whole.n:,} elements have equal bits and the same dtype, in {len(mine)} cells. Each cell:"
+        f"{whole.equal:,} of {whole.n:,} elements have equal bits and the same dtype, in {compared} cells. Each cell:"
         " families whose tensors are all equal, of how many; largest difference; share of equal bits in percent. The"
         " random methods (dare, della) take mergekit's draws here, from torch's global generator in mergekit's order.",
         "",
