@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,14 @@ class OpenParent(ABC):
 
     def release(self, name: str) -> None:  # noqa: B027 - there may be nothing to do
         """Let go of the memory that reading a tensor took, where it can be read again; a hint."""
+
+    @cached_property
+    def result_dtypes(self) -> Mapping[str, str]:
+        """Name -> dtype of a merge's tensor for which this parent is the template, safetensors spelling.
+
+        Its own, but for tensors that were made: they are held in fp32, and a merge is stored as what lies beneath.
+        """
+        return {t.name: t.dtype for t in self.layout.tensors}
 
     @property
     def is_ready(self) -> bool:

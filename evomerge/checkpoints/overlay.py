@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
@@ -88,6 +89,13 @@ class Overlay(OpenParent):
     def is_ready(self) -> bool:
         """See `OpenParent.is_ready`."""
         return self.under.is_ready and (self.spec.file is None or self.spec.file.is_file())
+
+    @cached_property
+    def result_dtypes(self) -> Mapping[str, str]:
+        """See `OpenParent.result_dtypes`."""
+        beneath = self.under.result_dtypes
+        aliases = {new: beneath[name] for new, name in self._aliases.items()}
+        return {t.name: aliases.get(t.name) or beneath.get(t.name, t.dtype) for t in self.layout.tensors}
 
     def tensor(self, name: str) -> torch.Tensor:
         """See `OpenParent.tensor`."""

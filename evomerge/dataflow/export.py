@@ -116,10 +116,8 @@ def _folded(merged: torch.Tensor, piece: Piece, target: Target) -> torch.Tensor:
     return folded
 
 
-def _promoted(recipe: Recipe, pool: ParentPool) -> Layout | None:
-    """What `compat: mergekit` stores where no dtype is said: what the parents' dtypes promote to; None elsewhere."""
-    if recipe.compat != "mergekit" or recipe.dtype != "parent":
-        return None
+def _as_stored(recipe: Recipe, pool: ParentPool) -> Layout:
+    """The template's tensors in the dtypes of the result."""
     plan = plan_merge(recipe, pool)
     layout = pool.checkpoint(plan.template).layout
     return Layout(layout.n_layers, tuple(replace(t.info, dtype=t.dtype) for t in plan.tensors))
@@ -163,7 +161,7 @@ def write_recipe(
             metadata={"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))},
             extra_files=extra_files,
             dtype=recipe.dtype,
-            layout=_promoted(recipe, pool) if plan is None else plan.layout,
+            layout=_as_stored(recipe, pool) if plan is None else plan.layout,
             config_changes={} if plan is None else plan.config_changes,
             chat_template=recipe.chat_template,
         )

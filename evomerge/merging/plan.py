@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from evomerge.checkpoints.dtypes import FLOATING, safetensors_name, torch_dtype
@@ -218,7 +218,8 @@ def plan_merge(recipe: Recipe, pool: ParentPool) -> MergePlan:
         RecipeError: when a rule does not fit its method, or a tensor is selected by no rule.
     """
     _check_shapes(recipe, pool)
-    layout = pool.checkpoint(template_of(recipe)).layout
+    template = pool.checkpoint(template_of(recipe))
+    layout, result_dtypes = template.layout, template.result_dtypes
     check_layers(recipe.path or (), layout.n_layers)
     methods = {name: load_method(name) for name in dict.fromkeys(rule.method for rule in recipe.rules)}
     plans = {id(rule): plan_rule(recipe, rule, methods[rule.method]) for rule in recipe.rules}
@@ -230,7 +231,8 @@ def plan_merge(recipe: Recipe, pool: ParentPool) -> MergePlan:
         place = (info.layer, info.role, info.name if by_name else "")
         if place not in decided:
             decided[place] = plans[id(recipe.rule_for(info))]
-        dtype = _stored(recipe, info, decided[place], stored)
+        own = result_dtypes[info.name]
+        dtype = _stored(recipe, replace(info, dtype=own), decided[place], stored)
         tensors.append(TensorPlan(info, dtype, decided[place], recipe.seed, layout.n_layers))
         _check_size(info)
     return MergePlan(recipe, template_of(recipe), tuple(tensors))
