@@ -34,7 +34,7 @@ LAYERS = (
     ("space",),
     ("recipe", "archive", "irt", "survey"),
     ("registry",),
-    ("digest", "seeds", "files", "resources"),
+    ("digest", "seeds", "files", "resources", "hostmemory"),
     ("errors", "types", "layout"),
 )
 """From the top down: a module may import its own package and whatever stands below it."""

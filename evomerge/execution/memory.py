@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import torch
 
 from evomerge.checkpoints.dtypes import FLOATING, ITEMSIZE
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.hostmemory import host_free
 from evomerge.merging.packed8 import packed_bytes
 from evomerge.merging.residence import Rates, Sizes, Storage
 
-_MEMINFO: Final = Path("/proc/meminfo")
-_GROUPS: Final = (Path("/sys/fs/cgroup"),)
 _PROBE_S: Final = 0.05
 _PROBE_ELEMENTS: Final = 1 << 23
 
@@ -45,21 +41,6 @@ def parent_bytes(checkpoint: OpenParent) -> int:
 def task_vector_bytes(checkpoint: OpenParent) -> int:
     """Bytes of a parent's packed differences from the base; what cannot be merged is read as it is stored."""
     return sum(packed_bytes(math.prod(t.shape)) for t in checkpoint.layout.tensors if t.dtype in FLOATING)
-
-
-def host_free() -> int:
-    """Bytes of memory that this process may still take: what the system has available, or its control group allows."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError, StopIteration):
-        line = next(entry for entry in _MEMINFO.read_text().splitlines() if entry.startswith("MemAvailable:"))
-        free = int(line.split()[1]) * 1024
-    for group in _GROUPS:
-        with suppress(OSError, ValueError, StopIteration):
-            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-            stat = (group / "memory.stat").read_text().splitlines()
-            cached = next(int(entry.split()[1]) for entry in stat if entry.startswith("file "))
-            free = min(free, max(0, limit - used + cached))
-    return free
 
 
 def device_free(device: str) -> int | None:

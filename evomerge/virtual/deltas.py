@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from evomerge.checkpoints.dtypes import FLOATING
 from evomerge.checkpoints.finite import is_finite
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import NonFinite
+from evomerge.hostmemory import host_free
 from evomerge.layout import TensorInfo
 from evomerge.recipe.recipe import Number
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, Report, silent
@@ -33,11 +33,11 @@ _COPIES: Final = 35
 
 
 def at_once(plan: MadePlan) -> int:
-    """How many tensors are made at a time: one per thread that torch has, 8 at most, in a quarter of the memory."""
+    """How many tensors are made at a time: one per thread that torch has, at most 8, in a quarter of the free memory."""
     import torch
 
     largest = max((math.prod(t.shape) for t in plan.changed if is_matrix(t)), default=1)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    memory = host_free() // 4
     return max(1, min(torch.get_num_threads(), _MOST_AT_ONCE, memory // (4 * _COPIES * max(largest, 1))))
 
 

@@ -81,7 +81,7 @@ class Fisher(Maker):
                 diagonals = []
                 for i, model in enumerate(ingredients.of):
                     scaffold.hold_all(model)
-                    diagonals.append(_new_file(Path(folder) / str(i), scaffold.arena_size))
+                    diagonals.append(new_file(Path(folder) / str(i), scaffold.arena_size))
                     for number, prompt in enumerate(ingredients.prompts):
                         report(i * n_prompts + number, total)
                         if prompt:
@@ -207,8 +207,12 @@ def weighted_mean(info: TensorInfo, ingredients: Ingredients, diagonals: Diagona
     return first.add_(pull.div_(weight)).float()
 
 
-def _new_file(path: Path, size: int) -> torch.Tensor:
-    """Zeros in a file's pages, which the machine may write out when memory is short."""
+def new_file(path: Path, size: int) -> torch.Tensor:
+    """Zeros in the pages of a new file, fp32, which the machine may write out when memory is short.
+
+    Raises:
+        DiskFull: when there is no room for them.
+    """
     import torch
 
     with disk_full_is_told(path), path.open("wb") as file:

@@ -13,6 +13,7 @@ MAKERS: Final = Registry(
     noun="maker of parents",
     builtin={
         "adamerging": "evomerge.virtual.adamerging:ADAMERGING",
+        "dam": "evomerge.virtual.dam:DAM",
         "fisher": "evomerge.virtual.fisher:FISHER",
         "lm_cocktail": "evomerge.virtual.cocktail:LM_COCKTAIL",
         "iso_c": "evomerge.virtual.iso:ISO_C",

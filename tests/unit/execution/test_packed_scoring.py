@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evomerge import hostmemory
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.evaluation.plan import EvalPlan, Item, MetricPlan, Scored, Source, TaskPlan, pack
-from evomerge.execution import memory, scoring
-from evomerge.execution.memory import device_free, host_free, measure_rates, measure_sizes, task_vector_bytes
+from evomerge.execution import scoring
+from evomerge.execution.memory import device_free, measure_rates, measure_sizes, task_vector_bytes
 from evomerge.execution.scoring import MergeScorer, ScoringSpec
+from evomerge.hostmemory import host_free
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.packed8 import packed_bytes
 from evomerge.merging.residence import DEVICE, DISK, HOST, Sizes, Storage
@@ -97,8 +99,8 @@ def test_sizes_are_those_of_the_files(spec: ScoringSpec) -> None:
 
 
 def test_free_memory_is_what_the_control_group_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_GROUPS", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr(hostmemory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(hostmemory, "_GROUPS", (tmp_path / "none", tmp_path))
     assert host_free() > 0  # neither file: all that there is
     (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:    60 kB\n")
     assert host_free() == 60 * 1024
