@@ -33,7 +33,7 @@ _COPIES: Final = 35
 
 
 def at_once(plan: MadePlan) -> int:
-    """How many tensors are made at a time: one per thread that torch has, at most 8, in a quarter of the free memory."""
+    """How many tensors are made at a time: one per thread that torch has, at most 8, in a quarter of what is free."""
     import torch
 
     largest = max((math.prod(t.shape) for t in plan.changed if is_matrix(t)), default=1)
