@@ -34,9 +34,9 @@ from evomerge.recipe.baselines import parent_recipe, soup_recipe, task_arithmeti
 from evomerge.recipe.path import check_layers
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text
+from evomerge.runs.manifest import read_manifest
 from evomerge.space.base import CandidateSpace
-from evomerge.survey.files import SURVEY_FILE, read_survey
-from evomerge.survey.values import Survey
+from evomerge.survey.values import Survey, recorded_survey
 from evomerge.types import CandidateId
 
 
@@ -148,7 +148,7 @@ def assemble(
     check_goals_measurable(goals, plan, resolved.document)
     counts = (len(goals.objectives), len(goals.constraints), questions.per_candidate(_judged_tasks(goals, plan)))
     sizes = [s.evaluations if resolved.in_stages or sized_for is None else sized_for for s in resolved.stages]
-    survey = survey_of(parents.checkpoints, parents.base) if run is None else read_survey(run / SURVEY_FILE)
+    survey = survey_of(parents.checkpoints, parents.base) if run is None else recorded_survey(read_manifest(run))
     makers = tuple(
         StageMaker(stage, space, parents, counts, resolved.job.seed, size, survey)
         for stage, space, size in zip(resolved.stages, spaces, sizes, strict=True)

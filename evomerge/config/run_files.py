@@ -14,7 +14,6 @@ import evomerge
 from evomerge.config.assemble import Assembled
 from evomerge.config.load import JOB_FILE, ResolvedJob, load_run_job, present_text
 from evomerge.config.space_files import Origin
-from evomerge.config.surveys import survey_text
 from evomerge.errors import ConfigError
 from evomerge.evaluation.goals_json import goals_to_json
 from evomerge.recipe.serialize import parent_to_json
@@ -22,7 +21,6 @@ from evomerge.registry import plugin_versions
 from evomerge.runs.manifest import FORMAT, MANIFEST_FILE, VERSION, read_manifest
 from evomerge.runs.replay import read_history
 from evomerge.runs.store import RunStore
-from evomerge.survey.files import SURVEY_FILE
 from evomerge.types import SET_NAMES
 
 PACKAGES: Final = ("cma", "cmaes", "lm_eval", "numpy", "optuna", "ray", "scipy", "tokenizers", "torch", "transformers")
@@ -63,6 +61,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
         },
         "banks": dict(assembled.questions.digests),
         **goals_to_json(assembled.goals),
+        "survey": None if assembled.survey is None else assembled.survey.to_json(),
         "genes": list(assembled.space.space.names),
         "optimizer": {
             "name": assembled.optimizer.name,
@@ -96,11 +95,9 @@ def _origin(resolved: ResolvedJob, part: str) -> dict[str, str]:
 
 def run_files(assembled: Assembled) -> dict[str, str]:
     """File name -> text of what a new run directory holds."""
-    survey = {} if assembled.survey is None else {SURVEY_FILE: survey_text(assembled.survey)}
     return {
         JOB_FILE: _HEADER + assembled.resolved.to_yaml(),
         MANIFEST_FILE: json.dumps(manifest(assembled), indent=1, ensure_ascii=False) + "\n",
-        **survey,
     }
 
 

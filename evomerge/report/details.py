@@ -27,7 +27,7 @@ from evomerge.report.race import asked_questions
 from evomerge.report.stages import stage_report
 from evomerge.report.summary import Difference, EvaluationRow, RunDetails, RunSummary
 from evomerge.runs.records import Evaluated, Failed
-from evomerge.survey.files import SURVEY_FILE, read_survey
+from evomerge.survey.values import recorded_survey
 from evomerge.types import SET_NAMES, CandidateId, Digest, SetName
 
 _DRAWN = 6
@@ -76,7 +76,7 @@ def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetai
         workers=int(cluster.get("workers", 0)),
         asked=asked,
         selected=selected_models(book),
-        survey=read_survey(book.folder / SURVEY_FILE),
+        survey=recorded_survey(manifest),
     )
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
 
 from evomerge.survey.values import Survey, SurveyError, survey_from_json
-
-SURVEY_FILE: Final = "survey.json"
-"""Where a run keeps the survey of its parents."""
 
 
 def read_survey(path: Path) -> Survey | None:

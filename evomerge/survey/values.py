@@ -203,6 +203,16 @@ def survey_from_json(value: object) -> Survey:
         _unreadable(f"{type(error).__name__}: {error}")
 
 
+def recorded_survey(manifest: Mapping[str, Any]) -> Survey | None:
+    """The survey in a run's manifest; None for runs without one.
+
+    Raises:
+        SurveyError: as `survey_from_json`.
+    """
+    found = manifest.get("survey")
+    return None if found is None else survey_from_json(found)
+
+
 def _place(value: Mapping[str, Any]) -> Place:
     def matrix(name: str) -> Matrix:
         return tuple(tuple(float(v) for v in row) for row in value[name])
