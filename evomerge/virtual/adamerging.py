@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import count, shared
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
-from evomerge.virtual.averaged import check_models, read_model, running_cost
+from evomerge.virtual.averaged import PASS, check_models, read_model, running_cost
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
 from evomerge.virtual.spectral import one_thread
 
@@ -80,7 +81,9 @@ class AdaMerging(Maker):
         """See `Maker.cost`."""
         settings = ingredients.settings
         share = min(float(settings["batch"]) / len(ingredients.prompts), 1.0) * float(settings["steps"])
-        return running_cost(ingredients, share, share, 0, 0)
+        size = sum(math.prod(t.shape) for t in ingredients.origin.layout.tensors)
+        passes = 5.0 * len(ingredients.of) * size * float(settings["steps"])
+        return running_cost(ingredients, share, share, PASS * passes, 0)
 
 
 def coefficients(ingredients: Ingredients, report: Report = silent) -> Coefficients:
@@ -163,17 +166,21 @@ class Entropy:
 
         for info in self._changed:
             row = 0 if info.layer is None else info.layer + 1
-            self._scaffold.put(info.name, _merged(info, self._ingredients, values[row].tolist()).float())
+            base = self._ingredients.origin.tensor(info.name).float()
+            merged = base.clone()
+            for model, value in zip(self._ingredients.of, values[row].tolist(), strict=True):
+                merged.add_(model.tensor(info.name).float() - base, alpha=value)
+            self._scaffold.put(info.name, merged)
         found = torch.zeros_like(values)
 
         def project(parameter: torch.nn.Parameter, gradient: torch.Tensor) -> None:
             for piece, own in self._finder.of(parameter, gradient):
                 if piece.info.name in self._names:
                     row = 0 if piece.info.layer is None else piece.info.layer + 1
-                    base = read_model(self._ingredients.origin, piece.info.name)
+                    base = self._ingredients.origin.tensor(piece.info.name).float()[piece.where]
                     for i, model in enumerate(self._ingredients.of):
-                        delta = (read_model(model, piece.info.name) - base)[piece.where]
-                        found[row, i] += (own.reshape(delta.shape).double() * delta).sum()
+                        delta = model.tensor(piece.info.name).float()[piece.where] - base
+                        found[row, i] += delta.mul_(own.reshape(delta.shape)).sum(dtype=torch.float64)
 
         self.value = 0.0
         with gradients_taken(self._scaffold, project):

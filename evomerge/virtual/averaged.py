@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _FLOPS: Final = 4e10
 """Operations per second that one core gives on products of matrices, in fp32 with few rows or in fp64 with many."""
+PASS: Final = 200
+"""What going through the elements of a tensor once takes, in operations per element: memory is what limits it."""
 _BACKWARD: Final = 2
 """What a backward pass takes, in forward passes."""
 
@@ -110,13 +112,13 @@ def running_cost(ingredients: Ingredients, forward: float, backward: float, extr
         forward: forward passes over all prompts.
         backward: backward passes over all prompts.
         extra: operations beside them.
-        held: memory, in bytes, beside one model in fp32.
+        held: memory, in bytes, beside one model in fp32; parents' pages are mapped and do not count.
     """
     size = sum(math.prod(t.shape) for t in ingredients.of[0].layout.tensors)
     tokens = sum(len(p) for p in ingredients.prompts)
     seconds = (2.0 * size * tokens * (forward + _BACKWARD * backward) + extra) / _FLOPS
     n_prompts = len(ingredients.prompts)
     passes = f"{forward * n_prompts:,.0f} forward" + (f" and {backward * n_prompts:,.0f} backward" if backward else "")
-    memory = (4.0 * size + held) / 1e9
+    memory = max(8.0 * size, 4.0 * size + held) / 1e9  # there are two models for a moment while the first is loaded
     words = f"about {duration(seconds)} on one core, {passes} passes of {tokens / n_prompts:,.0f} tokens"
     return f"{words}, {memory:.1f} GB of memory"

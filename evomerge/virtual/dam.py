@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import count, shared
 from evomerge.recipe.recipe import Number
-from evomerge.virtual.averaged import check_models, read_model, running_cost
+from evomerge.virtual.averaged import PASS, check_models, read_model, running_cost
 from evomerge.virtual.deltas import is_matrix
 from evomerge.virtual.fisher import new_file
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
@@ -75,7 +76,9 @@ class Dam(Maker):
         share = min(float(settings["batch"]) / len(ingredients.prompts), 1.0) * float(settings["steps"])
         tokens = sum(len(p) for p in ingredients.prompts)
         vocabulary = ingredients.of[0].config.get("vocab_size") or 1
-        words = running_cost(ingredients, models + share, share, 0, 0)
+        size = sum(math.prod(t.shape) for t in ingredients.of[0].layout.tensors)
+        passes = 5.0 * models * size * float(settings["steps"])
+        words = running_cost(ingredients, models + share, share, PASS * passes, 0)
         return f"{words}, {4e-9 * tokens * models * vocabulary:.1f} GB of temporary files"
 
 
@@ -165,20 +168,19 @@ class Distance:
         from evomerge.virtual.gradients import gradients_taken
 
         for name, info in self._changed.items():
-            self._scaffold.put(name, merged_columns(info, self._ingredients, values[name]).float())
+            self._scaffold.put(name, merged_columns(info, self._ingredients, values[name].float()))
         found = {name: torch.zeros_like(v) for name, v in values.items()}
 
         def project(parameter: torch.nn.Parameter, gradient: torch.Tensor) -> None:
             for piece, own in self._finder.of(parameter, gradient):
                 info = self._changed.get(piece.info.name)
                 if info is not None:
-                    whole = torch.zeros(info.shape, dtype=torch.float64)
+                    whole = torch.zeros(info.shape)
                     section = whole[piece.where]
                     section.copy_(own.reshape(section.shape))
                     for i, model in enumerate(self._ingredients.of):
-                        found[info.name][i] += _over_columns(
-                            info, self._ingredients, whole * read_model(model, info.name)
-                        )
+                        both = whole * model.tensor(info.name)
+                        found[info.name][i] += _over_columns(info, self._ingredients, both)
 
         self.value = 0.0
         with gradients_taken(self._scaffold, project):
@@ -206,29 +208,31 @@ def _columns(info: TensorInfo, ingredients: Ingredients) -> int:
 
 
 def _over_columns(info: TensorInfo, ingredients: Ingredients, values: torch.Tensor) -> torch.Tensor:
-    """Sums of the entries that share a coefficient."""
+    """Sums of the entries that share a coefficient, fp64."""
+    import torch
+
     axis = _axis(info, ingredients)
     if axis is None:
-        return values.sum().view(1)
+        return values.sum(dtype=torch.float64).view(1)
     rest = [i for i in range(values.dim()) if i != axis]
-    return values.sum(rest) if rest else values
+    return values.sum(rest, dtype=torch.float64) if rest else values.double()
 
 
 def merged_columns(info: TensorInfo, ingredients: Ingredients, values: torch.Tensor) -> torch.Tensor:
-    """`sum_i W_i diag(c_i)` of one tensor, fp64.
+    """`sum_i W_i diag(c_i)` of one tensor, in the dtype of `values`.
 
     Args:
         info: the tensor.
         ingredients: of `Dam`.
-        values: fp64, shape (models, columns).
+        values: shape (models, columns).
     """
     import torch
 
     axis = _axis(info, ingredients)
     shape = [1] * len(info.shape) if axis is None else [-1 if i == axis else 1 for i in range(len(info.shape))]
-    found = torch.zeros(info.shape, dtype=torch.float64)
+    found = torch.zeros(info.shape, dtype=values.dtype)
     for model, own in zip(ingredients.of, values, strict=True):
-        found.addcmul_(read_model(model, info.name).double(), own.view(shape))
+        found.addcmul_(read_model(model, info.name).to(values.dtype), own.view(shape))
         model.release(info.name)
     return found
 

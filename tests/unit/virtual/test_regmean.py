@@ -15,11 +15,14 @@ from transformers.pytorch_utils import Conv1D
 
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.errors import ModelError, NonFinite
+from evomerge.layout import Layout
 from evomerge.recipe.recipe import Number, ParentRef
 from evomerge.testing.tiny import tiny_checkpoint, tiny_siblings
+from evomerge.virtual.layered import LayeredPass
 from evomerge.virtual.maker import Ingredients, Maker
 from evomerge.virtual.mats import MATS, conjugate_gradients
 from evomerge.virtual.regmean import REGMEAN, REGMEAN_PP, Normal, solution
+from evomerge.virtual.scaffold import Scaffold
 
 PROMPTS = ((1, 5, 9, 20, 33, 7), (1, 8, 8, 40), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 60, 61, 62))
 NAMES = ("one", "two", "three")
@@ -242,3 +245,17 @@ def test_a_model_with_nan_is_named(tmp_path: Path) -> None:
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(NonFinite, match=r"layers\.1\.mlp\.up_proj\.weight of .*two"):
         made(folders, REGMEAN)
+
+
+def test_layers_that_do_not_give_what_the_model_gives_are_refused(
+    siblings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = siblings("qwen2")
+    plain = LayeredPass._step
+    monkeypatch.setattr(LayeredPass, "_step", lambda self, state, layer: plain(self, state, layer) + 0.01)
+    with pytest.raises(ModelError, match="layers alone do not give what the whole model gives"):
+        made(folders, REGMEAN)
+    scaffold = Scaffold(open_checkpoint(folders["one"]))
+    scaffold.layout = Layout(3, ())
+    with pytest.raises(ModelError, match="no list of 3 layers"):
+        scaffold.layers()
