@@ -41,7 +41,7 @@ class Coefficients:
 class AdaMerging(Maker):
     """`base_l + sum_i c_li delta_li` with the c that make predictions surest (layer-wise AdaMerging, Yang et al. 2024).
 
-    The mean entropy of the next token after every token of the prompts is minimised (eq. 4) over one coefficient per
+    The mean entropy of the next token after every token of the prompts is minimised over one coefficient per
     model and layer, and one for what stands outside the layers. All start at `start`; Adam takes `steps` steps at
     `rate` over `batch` prompts at a time, in turn, and what is used is clamped to [0, 1]. `coefficients` gives the
     numbers, `coefficients_recipe` the same merge as task arithmetic by layers, to start a search from.
@@ -62,7 +62,7 @@ class AdaMerging(Maker):
             "start": shared(0.3, 0.0, 1.0),
         },
         needs_prompts=True,
-        source="AdaMerging, Yang et al. 2024, arXiv 2310.02575, eq. 4",
+        source="AdaMerging, Yang et al. 2024, arXiv 2310.02575",
     )
 
     def plan(self, ingredients: Ingredients) -> MadePlan:

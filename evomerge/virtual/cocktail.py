@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @final
 class LmCocktail(Maker):
-    """`sum_i w_i theta_i` with `w = softmax(-loss / temperature)` (LM-Cocktail, Xiao et al. 2024, eq. 2).
+    """`sum_i w_i theta_i` with `w = softmax(-loss / temperature)` (LM-Cocktail, Xiao et al. 2024).
 
     A model's loss is the mean over prompts of the mean negative log-likelihood of the prompt's tokens but the first, in
     nats. `cocktail_weights` gives the weights themselves, `cocktail_recipe` the same merge as a recipe.
@@ -34,7 +34,7 @@ class LmCocktail(Maker):
         max_models=None,
         parameters={"temperature": shared(5.0, 1e-3)},
         needs_prompts=True,
-        source="LM-Cocktail, Xiao et al. 2024, arXiv 2311.13534, eq. 2",
+        source="LM-Cocktail, Xiao et al. 2024, arXiv 2311.13534",
     )
 
     def plan(self, ingredients: Ingredients) -> MadePlan:

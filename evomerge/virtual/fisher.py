@@ -32,10 +32,9 @@ Labels = Iterator["torch.Tensor"]
 
 @final
 class Fisher(Maker):
-    """`theta = sum_i F_i theta_i / sum_i F_i`, weight by weight (Fisher merging, Matena and Raffel 2022, eq. 2).
+    """`theta = sum_i F_i theta_i / sum_i F_i`, weight by weight (Fisher merging, Matena and Raffel 2022).
 
-    `F_i = E_x E_{y ~ p_i(y|x)} (d log p_i(y|x) / d theta)^2` is the diagonal of model i's Fisher information (eq. 4): x
-    is a prompt up to some token, every token of it in turn, y the next one as the model itself foresees it. With
+    `F_i = E_x E_{y ~ p_i(y|x)} (d log p_i(y|x) / d theta)^2` is the diagonal of model i's Fisher information: x is a prompt up to some token, every token of it in turn, y the next one as the model itself foresees it. With
     `samples` of 1 or more y is drawn, so many times for each x, and the squares are taken of the sum over a prompt's
     tokens: the draws are independent and each gradient has mean zero, so that the expectation is the same. `samples: 0`
     takes the expectation over the vocabulary exactly, which needs tokens x vocabulary backward passes. All models get
@@ -44,7 +43,7 @@ class Fisher(Maker):
     Each F_i is divided by its root mean square over the whole model, so that no model outweighs the others because it
     is less sure, and raised by `floor`. Where no model depends on a weight the result is the mean.
 
-    Where it differs from the code of Jin et al. and Yu et al.: theirs squares one gradient for all labels and the whole
+    Where it differs from MergeLM's code (Yu et al. 2024): that squares one gradient for all labels and the whole
     batch, which keeps the products of different ones; and it adds the floor before it divides by the norm, so that its
     effect hangs on the gradients' scale.
     """
@@ -60,7 +59,7 @@ class Fisher(Maker):
             "floor": shared(1e-6, 1e-12, 1.0),
         },
         needs_prompts=True,
-        source="Fisher merging, Matena and Raffel 2022, arXiv 2111.09832, eq. 2 and 4",
+        source="Fisher merging, Matena and Raffel 2022, arXiv 2111.09832",
     )
 
     def plan(self, ingredients: Ingredients) -> MadePlan:

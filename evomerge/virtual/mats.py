@@ -22,7 +22,7 @@ _TOLERANCE: Final = 1e-12
 
 @final
 class Mats(MomentMaker):
-    """Conjugate gradients on `sum_i G_i (W - W_i) = 0` from the mean of the models (MaTS, Tam et al. 2024, section 3).
+    """Conjugate gradients on `sum_i G_i (W - W_i) = 0` from the mean of the models (MaTS, Tam et al. 2024).
 
     `G_i` are the moments of what a linear map is given in model i, W is stored as (inputs, outputs) and seen as one
     long vector. Few `iterations` stay near the mean in directions that the prompts hardly show; many lead to RegMean's
@@ -40,7 +40,7 @@ class Mats(MomentMaker):
         max_models=None,
         parameters={"iterations": count(100, 1, 100_000)},
         needs_prompts=True,
-        source="MaTS, Tam et al. 2024, arXiv 2312.04339, section 3",
+        source="MaTS, Tam et al. 2024, arXiv 2312.04339",
     )
 
     def solve(self, normal: Normal, settings: Mapping[str, Number]) -> torch.Tensor:

@@ -198,10 +198,10 @@ class _Walk:
 
 @final
 class RegMean(MomentMaker):
-    """`W = (sum_i G_i)^-1 sum_i G_i W_i` for every linear map inside the layers (RegMean, Jin et al. 2023, eq. 2).
+    """`W = (sum_i G_i)^-1 sum_i G_i W_i` for every linear map inside the layers (RegMean, Jin et al. 2023).
 
     `G_i = X_i^T X_i / tokens` are the moments of what the map is given in model i, W_i is stored as (inputs, outputs).
-    All but the diagonal of G_i is multiplied by `off_diagonal` (the paper's alpha, section 3.3). Everything else is the
+    All but the diagonal of G_i is multiplied by `off_diagonal` (the paper's alpha). Everything else is the
     mean of the models. With `off_diagonal` 0 it is a mean of rows weighted by the size of their inputs.
 
     Where it differs from the authors' code: all models are shown the same prompts, not each those of its own task; and
@@ -216,7 +216,7 @@ class RegMean(MomentMaker):
         max_models=None,
         parameters={"off_diagonal": shared(0.9, 0.0, 1.0)},
         needs_prompts=True,
-        source="RegMean, Jin et al. 2023, arXiv 2212.09849, eq. 2",
+        source="RegMean, Jin et al. 2023, arXiv 2212.09849",
     )
 
     def solve(self, normal: Normal, settings: Mapping[str, Number]) -> torch.Tensor:
