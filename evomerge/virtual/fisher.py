@@ -34,11 +34,12 @@ Labels = Iterator["torch.Tensor"]
 class Fisher(Maker):
     """`theta = sum_i F_i theta_i / sum_i F_i`, weight by weight (Fisher merging, Matena and Raffel 2022).
 
-    `F_i = E_x E_{y ~ p_i(y|x)} (d log p_i(y|x) / d theta)^2` is the diagonal of model i's Fisher information: x is a prompt up to some token, every token of it in turn, y the next one as the model itself foresees it. With
-    `samples` of 1 or more y is drawn, so many times for each x, and the squares are taken of the sum over a prompt's
-    tokens: the draws are independent and each gradient has mean zero, so that the expectation is the same. `samples: 0`
-    takes the expectation over the vocabulary exactly, which needs tokens x vocabulary backward passes. All models get
-    the same random numbers, drawn from `seed`.
+    `F_i = E_x E_{y ~ p_i(y|x)} (d log p_i(y|x) / d theta)^2` is the diagonal of model i's Fisher information: x is a
+    prompt up to some token, every token of it in turn, y the next one as the model itself foresees it. With `samples`
+    of 1 or more y is drawn, so many times for each x, and the squares are taken of the sum over a prompt's tokens: the
+    draws are independent and each gradient has mean zero, so that the expectation is the same. `samples: 0` takes the
+    expectation over the vocabulary exactly, which needs tokens x vocabulary backward passes. All models get the same
+    random numbers, drawn from `seed`.
 
     Each F_i is divided by its root mean square over the whole model, so that no model outweighs the others because it
     is less sure, and raised by `floor`. Where no model depends on a weight the result is the mean.
