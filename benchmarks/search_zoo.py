@@ -82,6 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--questions", default="all", help="per candidate: all, auto")
     parser.add_argument("--space", default="layer-wise-task-arithmetic")
     parser.add_argument("--optimizer", default="auto")
+    parser.add_argument("--steps", choices=("norms", "space"), default="norms", help="first steps of weights")
     parser.add_argument("--backend", choices=("local", "ray"), default="local")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true")
@@ -126,7 +127,7 @@ def _job(zoo: Path, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
             },
         },
         "objectives": [{"name": OBJECTIVE, "tasks": list(TASKS), "aggregate": "mean"}],
-        "optimizer": {"name": arguments.optimizer},
+        "optimizer": {"name": arguments.optimizer, "steps": arguments.steps},
         "budget": {"evaluations": arguments.evaluations},
         "cluster": {"backend": arguments.backend, "workers": arguments.workers},
         "seed": seed,
