@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -17,12 +18,23 @@ from evomerge.checkpoints.bundle import tokenizer_files
 from evomerge.checkpoints.folder import find_file, read_bytes
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.reader import CONFIG
-from evomerge.checkpoints.strict_json import damaged, read_object
+from evomerge.checkpoints.strict_json import damaged, quoted, read_object
 from evomerge.checkpoints.tokenizers import TOKENIZER, Vocabulary, vocabulary_in
 from evomerge.checkpoints.vocabulary import rows_of, vocabulary_of
 from evomerge.errors import ModelError
 
-_STALE: Final = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "spiece.model")
+_STALE: Final = (
+    "tokenizer.model",
+    "tokenizer.model.v*",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "*.tiktoken",
+)
 """Other spellings of a vocabulary, which a changed one no longer agrees with; transformers reads tokenizer.json."""
 _PLAIN: Final = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
 
@@ -57,9 +69,13 @@ class NewVocabulary:
             ModelError: when one of the donor's files cannot be read.
         """
         found = tokenizer_files(self.donor.tokenizer_folder)
-        kept = {n: read_bytes(p) for n, p in found.items() if n != TOKENIZER and n.partition(".v")[0] not in _STALE}
+        kept = {n: read_bytes(p) for n, p in found.items() if n != TOKENIZER and not _is_stale(n)}
         kept[CONFIG] = read_bytes(self.donor.folder / CONFIG)  # transformers may look there for the tokenizer's class
         return {**kept, TOKENIZER: json.dumps(dict(self.content), ensure_ascii=False).encode()}
+
+
+def _is_stale(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in _STALE)
 
 
 class _Tokenizer(NamedTuple):
@@ -98,7 +114,17 @@ def _read(parent: OpenParent) -> _Tokenizer:
     model = content.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
         raise damaged(path, "a model without vocab", "a tokenizer with a vocabulary")
+    merges, prefix = model.get("merges") or [], model.get("continuing_subword_prefix")
+    if not isinstance(merges, list) or not all(_is_merge(m) for m in merges):
+        odd = next((m for m in merges if not _is_merge(m)), merges) if isinstance(merges, list) else merges
+        raise damaged(path, f"the merge {quoted(odd)}", "merges of two texts each")
+    if not isinstance(prefix, str | None):
+        raise damaged(path, f"continuing_subword_prefix = {quoted(prefix)}", "a text")
     return _Tokenizer(content, _with_rows(vocabulary_in(content, path), rows_of(parent)))
+
+
+def _is_merge(merge: Any) -> bool:
+    return isinstance(merge, str) or (isinstance(merge, list) and all(isinstance(p, str) for p in merge))
 
 
 def _added(content: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -120,7 +146,7 @@ def _stripped(content: dict[str, Any], rows: int) -> dict[str, Any]:
 
 def _is_whole(merge: Any, vocab: Mapping[str, int], model: Mapping[str, Any]) -> bool:
     """Whether both parts of a merge, and what they make, are tokens."""
-    parts = merge.split(" ") if isinstance(merge, str) else list(merge)
+    parts = merge.split(" ") if isinstance(merge, str) else merge
     prefix = model.get("continuing_subword_prefix") or ""
     made = parts[0] + parts[1].removeprefix(prefix) if len(parts) == 2 else ""
     return len(parts) == 2 and all(t in vocab for t in (*parts, made))

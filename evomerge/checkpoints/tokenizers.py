@@ -79,7 +79,7 @@ def vocabulary_in(content: Mapping[str, Any], path: Path) -> Vocabulary:
     """
     added = content.get("added_tokens") or []
     if not isinstance(added, list) or not all(
-        isinstance(t, Mapping) and isinstance(t.get("content"), str) for t in added
+        isinstance(t, Mapping) and isinstance(t.get("content"), str) and _is_id(t.get("id")) for t in added
     ):
         raise damaged(path, "malformed added_tokens", "a list of tokens with id and content")
     ids = _model_ids(content.get("model")) | {t["content"]: t.get("id") for t in added}

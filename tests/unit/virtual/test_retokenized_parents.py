@@ -186,10 +186,47 @@ def test_tokens_without_rows_are_left_out_with_their_merges(tmp_path: Path) -> N
 
 def test_stale_spellings_of_a_vocabulary_are_left_behind(folders: list[Path], tmp_path: Path) -> None:
     folder = model(tmp_path / "spelt", "p q r", 4, 0)
-    for name in ("vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"):
+    spelt = ("sentencepiece.bpe.model", "tekken.json", "qwen.tiktoken", "tokenizer.model.v3", "spiece.model")
+    for name in ("vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", *spelt):
         (folder / name).write_text("{}")
     files = build_vocabulary(open_checkpoint(folder)).files()
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} == set(files)
+
+
+def test_files_of_a_tokenizer_may_hold_any_bytes(folders: list[Path], tmp_path: Path) -> None:
+    folder = model(tmp_path / "binary", "p q r", 4, 0)
+    (folder / "sentencepiece.bpe.model").write_bytes(b"\xff\xfe\x00\x80")
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe\x00\x80")
+    (parent, _) = make([folder, folders[1]], tmp_path / "cache")
+    assert (parent.tokenizer_folder / "chat_template.jinja").read_bytes() == b"\xff\xfe\x00\x80"
+    assert not (parent.tokenizer_folder / "sentencepiece.bpe.model").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "got"),
+    [
+        ({"merges": [5]}, "the merge '5'"),
+        ({"merges": [["a", 5]]}, "the merge \"\\['a', 5\\]\""),
+        ({"merges": "a b"}, "the merge 'a b'"),
+        ({"merges": [["a", "b"]], "continuing_subword_prefix": 3}, "continuing_subword_prefix = '3'"),
+    ],
+)
+def test_merges_that_are_no_pairs_of_texts_are_refused(tmp_path: Path, edit: Any, got: str) -> None:
+    folder = model(tmp_path / "bpe", "a b c", 2, 0)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"] = {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2}, **edit}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=got):
+        build_vocabulary(open_checkpoint(folder))
+
+
+def test_an_added_token_named_twice_needs_an_id_each_time(tmp_path: Path) -> None:
+    folder = model(tmp_path / "twice", "p q", 3, 0)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"] = [{"content": "z", "id": None}, {"content": "z", "id": 2}]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="malformed added_tokens"):
+        build_vocabulary(open_checkpoint(folder))
 
 
 def test_a_base_without_token_strings_is_refused(folders: list[Path], tmp_path: Path) -> None:
