@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -126,7 +127,7 @@ class ParentOpener:
         """The folder of a planned parent's tokenizer, written if it is a new one; None for that of `plan.under`."""
         if plan.tokenizer is None or isinstance(plan.tokenizer, Path):
             return plan.tokenizer
-        digest = digest_json({name: content.decode() for name, content in plan.tokenizer.items()})
+        digest = digest_json({name: sha256(content).hexdigest() for name, content in plan.tokenizer.items()})
         folder = (self.folder / f"tokenizer-{digest}").absolute()
         if not folder.is_dir():
             try:
