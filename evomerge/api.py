@@ -125,12 +125,13 @@ def run_search(
     store = _open_store(folder, resume)
     try:
         begun_with = None if store is None else load_run_job(folder).job.budget.evaluations
-        assembled = assemble(resolved, functions, sized_for=begun_with, run=None if store is None else folder)
+        making = watcher.making if isinstance(watcher, MakingWatcher) else quiet
+        run = None if store is None else folder
+        assembled = assemble(resolved, functions, sized_for=begun_with, run=run, making=making)
         if store is None:
             store = RunStore.create(folder, run_files(assembled))
         else:
             check_unchanged(folder, assembled)
-        assembled.parents.make(watcher.making if isinstance(watcher, MakingWatcher) else quiet)
         return _run(assembled, store, accept_history=accept_history, watcher=watcher or Quiet(), stop=stop)
     finally:
         if store is not None:
@@ -261,6 +262,7 @@ def merge(
     check_export(found, pool)
     check_target(Path(to))  # before anything is made
     opened.make(making)
+    found = replace(found, parents=tuple(opened.opener.known(p) for p in found.parents))
     kernels = kernels_for_merge(found, pool, kernel_folder())
     write_recipe(found, pool, Path(to), extra_files={RECIPE_FILE: recipe_to_text(found)}, kernels=kernels)
     return found

@@ -79,8 +79,11 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             undo.callback(shutil.rmtree, temporary, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(target)
-            temporary.mkdir()
-            lock = _try_lock(temporary)
+            unnamed = temporary.with_suffix(".new")  # locked before anybody takes it for an abandoned one
+            undo.callback(shutil.rmtree, unnamed, ignore_errors=True)
+            unnamed.mkdir()
+            lock = _try_lock(unnamed)
+            unnamed.rename(temporary)
             yield temporary
             fsync_folder(temporary)
             temporary.rename(target)

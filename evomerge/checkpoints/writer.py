@@ -25,6 +25,7 @@ from evomerge.checkpoints.parts import TensorPart
 from evomerge.checkpoints.sharding import ShardPlan, index_text, plan_shards
 from evomerge.checkpoints.shards import INDEX
 from evomerge.checkpoints.staging import check_target, staged_folder
+from evomerge.digest import digest_file
 from evomerge.errors import ConfigError, MergeError
 from evomerge.files import disk_full_is_told
 from evomerge.layout import Layout
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 SHARD_BYTES = 5_000_000_000
+DIGEST_FILE = "sha256"
+"""Beside the tensors that `write_tensors` writes: the digest of their file, by which damage is noticed."""
 
 
 def stored_layout(layout: Layout, dtype: str) -> Layout:
@@ -222,7 +225,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def write_tensors(folder: Path, layout: Layout, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Write nothing but tensors, in one file `model.safetensors`.
+    """Write nothing but tensors, in one file `model.safetensors`, and beside it the file's digest in `DIGEST_FILE`.
 
     Args:
         folder: new or empty; appears complete or not at all.
@@ -239,3 +242,4 @@ def write_tensors(folder: Path, layout: Layout, tensors: Iterable[tuple[str, tor
         for name, tensor in tensors:
             files.put(name, tensor)
         files.finish()
+        _write_small(staged, {DIGEST_FILE: digest_file(staged / plans[0].name).encode()})

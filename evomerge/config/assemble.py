@@ -12,7 +12,7 @@ from evomerge.checkpoints.finite import check_finite
 from evomerge.config.goals import build_goals, check_goals_measurable
 from evomerge.config.load import ResolvedJob
 from evomerge.config.parent_refs import BASE
-from evomerge.config.parents import Parents, open_parents
+from evomerge.config.parents import Making, Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
 from evomerge.config.storage import check_task_vectors
@@ -112,6 +112,7 @@ def assemble(
     functions: Mapping[str, ObjectiveFunction] | None = None,
     sized_for: int | None = None,
     run: Path | None = None,
+    making: Making | None = None,
 ) -> Assembled:
     """Check everything that can be checked without a worker.
 
@@ -121,6 +122,8 @@ def assemble(
         sized_for: the budget that the optimizer is chosen and sized for; the job's if None. A resumed run keeps the
             one that it began with, or it would ask for other candidates than the recorded ones.
         run: the directory of a run that is resumed; its survey of the parents is used, if it has one.
+        making: makes the parents that are made from others, after all checks, and is told of it; without it they stay
+            as they are, and the survey leaves them out.
 
     Raises:
         ConfigError: for unknown names in optimizer, suite, objectives and constraints.
@@ -148,6 +151,8 @@ def assemble(
     check_goals_measurable(goals, plan, resolved.document)
     counts = (len(goals.objectives), len(goals.constraints), questions.per_candidate(_judged_tasks(goals, plan)))
     sizes = [s.evaluations if resolved.in_stages or sized_for is None else sized_for for s in resolved.stages]
+    if making is not None:
+        parents.make(making)
     survey = survey_of(parents.checkpoints, parents.base) if run is None else recorded_survey(read_manifest(run))
     makers = tuple(
         StageMaker(stage, space, parents, counts, resolved.job.seed, size, survey)

@@ -17,6 +17,7 @@ from evomerge.errors import ConfigError, ModelError
 from evomerge.recipe.recipe import ParentRef
 from evomerge.survey.hazards import Hazard, hazards_of
 from evomerge.survey.values import Survey
+from evomerge.virtual.fitting import fit_parents
 from evomerge.virtual.opening import ParentOpener
 
 Report = Callable[[int, int], None]
@@ -53,12 +54,12 @@ def inspect_parents(targets: Sequence[str], base: str | None, report: Report | N
     odd, fitting = _compared(opened, reference_name)
     opener.make()
     survey = survey_of(fitting, BASE if BASE in fitting else None, report)
-    if survey is None or not (set(fitting) - {BASE}):
+    if survey is None or len(fitting) < 2:
         raise ModelError(
             "There is nothing to compare.",
             got="; ".join(h.text for h in odd) or "no models",
-            allowed=f"models with the tensors of {reference_name}",
-            fix="name fine-tuned versions of one base model.",
+            allowed=f"a base and models with its tensors, or several models with those of {reference_name}",
+            fix="name fine-tuned versions of one base model, and the base with --base.",
         )
     return Inspection(survey, (*odd, *hazards_of(survey)))
 
@@ -72,12 +73,14 @@ def _refs(targets: Sequence[str], base: str | None, opener: ParentOpener) -> dic
                 allowed="a job file alone, or models with --base",
                 fix="leave --base out.",
             )
-        return job_refs(load_job(Path(targets[0])), opener)
+        resolved = load_job(Path(targets[0]))
+        given = job_refs(resolved, opener)
+        return fit_parents(given, BASE if BASE in given else None, opener, tokens=resolved.job.parents.tokens)
     refs = {} if base is None else {BASE: source_ref(BASE, base)}
     for target in targets:
         stem = Path(target).name.partition("@")[0] or "model"
         name, count = stem, 2
-        while name in refs:
+        while name in refs or name == BASE:  # a folder called base is not the base unless --base says so
             name, count = f"{stem}-{count}", count + 1
         refs[name] = source_ref(name, target)
     return refs

@@ -27,6 +27,10 @@ def source_ref(name: str, source: str) -> ParentRef:
     return ParentRef(name, source)
 
 
+_BY_OTHER_KEYS: Final = ("adapter", "aligned", "untied", "retokenized")
+"""Makers that a job asks for in another way (`adapter:`, `tokens:`), or that it needs no asking for."""
+
+
 @final
 class ParentRefs:
     """Turns the parents of a job into references, those first that others are made of.
@@ -99,11 +103,12 @@ class ParentRefs:
         return self._by_maker(name, parent)
 
     def _by_maker(self, name: str, parent: Parent) -> ParentRef:
-        if parent.make is None or parent.make not in MAKERS.names():
+        names = [n for n in MAKERS.names() if n not in _BY_OTHER_KEYS]
+        if parent.make is None or parent.make not in names:
             raise ConfigError(
                 f"There is no method {parent.make!r} that makes parents.",
                 got=repr(parent.make),
-                allowed=suggest(str(parent.make), MAKERS.names()),
+                allowed=suggest(str(parent.make), names),
                 fix="use one of these names; `evomerge ls makers` says what each does.",
             )
         known = self._parents.models | self._parents.ingredients

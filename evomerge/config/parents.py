@@ -73,6 +73,13 @@ class Parents:
         """The parents as recipes name them; reads every weight once for the content digests."""
         return self._refs
 
+    def made_files(self) -> dict[str, str]:
+        """Name -> digest of the tensors of every parent that is made and holds tensors of its own.
+
+        Made anew on another machine they may have other last bits, which no digest of ingredients tells.
+        """
+        return self.opener.made()
+
     def make(self, report: Making) -> None:
         """Make what is made from others and is not in the cache yet.
 

@@ -49,6 +49,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
         "versions": package_versions(),
         "parents": [parent_to_json(ref) for ref in assembled.parents.refs()],
         "base": assembled.parents.base,
+        "made": assembled.parents.made_files(),
         "n_layers": assembled.parents.template.layout.n_layers,
         **_spaces(assembled),
         "suite": {
@@ -153,6 +154,7 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
     """What may not change: contents and digests; versions may, the replay judges them."""
     facts = {
         "parents": {p["name"]: p["content"] for p in found["parents"]},
+        "made parents": found.get("made", {}),
         "space": [stage["space"]["digest"] for stage in found.get("stages", [found])],
         "questions": found["suite"]["plan"],
         "banks": found.get("banks", {}),

@@ -66,6 +66,8 @@ class Document:
         try:
             yield
         except EvomergeError as error:
+            if error.got.startswith((f"{self.name}:", f"{self.name} (")):  # placed already, more closely
+                raise
             got = f"{self.where(path)}: {error.got}"
             raise type(error)(error.what, got=got, allowed=error.allowed, fix=error.fix) from error
 

@@ -31,7 +31,7 @@ def survey_of(
         base: origin of the deltas, or None.
         report: told how many of how many tensors are done, when it is measured anew.
     """
-    ready = {name: parent for name, parent in parents.items() if parent.is_ready}
+    ready = {name: parent for name, parent in parents.items() if parent.is_ready}  # all of them, in a search
     if not set(ready) - {base} or (base is not None and base not in ready):
         return None
     key = digest_json([VERSION, {name: parent.content for name, parent in ready.items()}, list(ready), base])

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from evomerge.checkpoints.finite import is_finite
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.overlay import Overlay, OverlaySpec
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.checkpoints.shards import SINGLE
-from evomerge.checkpoints.writer import write_files, write_tensors
-from evomerge.digest import digest_json
+from evomerge.checkpoints.writer import DIGEST_FILE, write_files, write_tensors
+from evomerge.digest import digest_file, digest_json
 from evomerge.errors import ConfigError, NonFinite, RecipeError, suggest
 from evomerge.layout import Layout
 from evomerge.recipe.recipe import Making, Number, ParentRef
@@ -26,8 +27,11 @@ from evomerge.virtual.makers import load_maker
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1
+FORMAT: Final = 2
 """Of made parents; raised when what `content` is taken over changes."""
+
+_OF_NO_EFFECT: Final = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+"""Keys of config.json that say where a model came from, and nothing about how it runs."""
 
 
 def _silent(parent: str, done: int, total: int) -> None:
@@ -65,6 +69,7 @@ class ParentOpener:
         self._prompts = dict(prompts or {})
         self._opened: dict[ParentRef, OpenParent] = {}
         self._planned: list[Pending] = []
+        self._sound: set[Path] = set()
 
     def add_prompts(self, prompts: Mapping[Digest, Prompts]) -> None:
         """Have more prompts at hand."""
@@ -151,7 +156,20 @@ class ParentOpener:
 
     def pending(self) -> tuple[Pending, ...]:
         """What has to be made, in an order in which it can be."""
-        return tuple(p for p in self._planned if p.parent.spec.file is not None and not p.parent.spec.file.is_file())
+        return tuple(
+            p for p in self._planned if p.parent.spec.file is not None and not self._is_sound(p.parent.spec.file)
+        )
+
+    def made(self) -> dict[str, str]:
+        """Name -> digest of the file of every parent that is made and holds tensors of its own."""
+        files = {p.ingredients.ref.name: p.parent.spec.file for p in self._planned}
+        return {name: _recorded(f) for name, f in files.items() if f is not None and f.is_file()}
+
+    def _is_sound(self, file: Path) -> bool:
+        """Whether a made file is there as it was written; read once, and believed from then on."""
+        if file not in self._sound and file.is_file() and digest_file(file) == _recorded(file):
+            self._sound.add(file)
+        return file in self._sound
 
     def make(self, report: Callable[[str, int, int], None] = _silent) -> None:
         """Make everything that is pending.
@@ -165,15 +183,27 @@ class ParentOpener:
         """
         for pending in self.pending():
             file = pending.parent.spec.file
-            if file is not None and not file.is_file():  # two names for one content: made once
-                layout = Layout(
-                    pending.plan.under.layout.n_layers, tuple(sorted(pending.plan.changed, key=lambda t: t.name))
-                )
-                try:
-                    write_tensors(file.parent, layout, _checked(pending, partial(report, pending.parent.source)))
-                except ConfigError:
-                    if not file.is_file():  # else another process that shares the folder was faster
-                        raise
+            if file is None or self._is_sound(file):  # two names for one content: made once
+                continue
+            if file.is_file():  # damaged since it was made
+                shutil.rmtree(file.parent)
+            layout = Layout(
+                pending.plan.under.layout.n_layers, tuple(sorted(pending.plan.changed, key=lambda t: t.name))
+            )
+            try:
+                write_tensors(file.parent, layout, _checked(pending, partial(report, pending.parent.source)))
+            except ConfigError:
+                if not file.is_file():  # else another process that shares the folder was faster
+                    raise
+            self._sound.add(file)
+
+
+def _recorded(file: Path) -> str:
+    """The digest that was written beside a made file; empty where there is none."""
+    try:
+        return file.with_name(DIGEST_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _checked(pending: Pending, report: Report) -> Iterator[tuple[str, torch.Tensor]]:
@@ -228,6 +258,12 @@ def complete_settings(spec: MakerSpec, made: Making) -> dict[str, Number]:
     return found
 
 
+def _identity(parent: OpenParent) -> list[str]:
+    """What of an ingredient decides what is made from it: its weights, and how they are run."""
+    config = {key: value for key, value in parent.config.items() if key not in _OF_NO_EFFECT}
+    return [parent.content, digest_json(config)]
+
+
 def _content(maker: Maker, ingredients: Ingredients, data: Digest | None) -> Digest:
     """What names a made parent: everything that its tensors depend on."""
     base = ingredients.base
@@ -235,8 +271,8 @@ def _content(maker: Maker, ingredients: Ingredients, data: Digest | None) -> Dig
         {
             "format": FORMAT,
             "maker": [maker.spec.name, maker.spec.version],
-            "of": [p.content for p in ingredients.of],
-            "base": None if base is None else base.content,
+            "of": [_identity(p) for p in ingredients.of],
+            "base": None if base is None else _identity(base),
             "settings": dict(ingredients.settings),
             "data": data,
             "extra": maker.extra_content(ingredients),
