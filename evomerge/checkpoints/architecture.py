@@ -20,6 +20,7 @@ from evomerge.errors import ModelError
 from evomerge.layout import Layout, Role, TensorInfo
 
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
+_INPUT_FIRST = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 _LEAVES = {"weight", "bias", "scale", "gamma", "beta"}
 _FOREIGN = re.compile(r"vision|visual|image|audio|speech|multi_modal|mm_projector")
 
@@ -39,6 +40,11 @@ class _Stack(NamedTuple):
 
     prefix: tuple[str, ...]
     depth: int
+
+
+def is_input_first(config: Mapping[str, Any]) -> bool:
+    """Whether the linear maps inside the layers are stored as (inputs, outputs), the transpose of everybody else's."""
+    return config.get("model_type") in _INPUT_FIRST
 
 
 def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

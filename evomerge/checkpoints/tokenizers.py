@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -111,8 +111,9 @@ def _unreadable(checkpoint: OpenParent) -> dict[str, Digest]:
     return {n: digest_file(p) for n, p in files.items() if n.endswith((".model", ".tiktoken")) or n == "tekken.json"}
 
 
-def _some(tokens: Set[str]) -> str:
-    listed = ", ".join(repr(t) for t in sorted(tokens)[:_LISTED])
+def listed_tokens(tokens: Sequence[str]) -> str:
+    """For people: the first few tokens, and how many more there are."""
+    listed = ", ".join(repr(t) for t in tokens[:_LISTED])
     return listed + (f" and {len(tokens) - _LISTED} more" if len(tokens) > _LISTED else "")
 
 
@@ -127,7 +128,7 @@ def vocabulary_differences(left: Vocabulary, right: Vocabulary) -> list[str]:
         (moved, "tokens with another id"),
         (special, "tokens special in only one of the two"),
     ]
-    return [f"tokenizer: {len(tokens)} {text}: {_some(tokens)}" for tokens, text in kinds if tokens]
+    return [f"tokenizer: {len(tokens)} {text}: {listed_tokens(sorted(tokens))}" for tokens, text in kinds if tokens]
 
 
 def tokenizer_differences(
@@ -176,4 +177,4 @@ def token_id_faults(checkpoint: OpenParent, read: ReadVocabulary = read_vocabula
     if vocabulary is None or rows is None or vocabulary.max_id < rows:
         return []
     beyond = {t for t, i in vocabulary.ids.items() if i >= rows}
-    return [f"tokenizer: {len(beyond)} tokens beyond the {rows} rows of the embedding: {_some(beyond)}"]
+    return [f"tokenizer: {len(beyond)} tokens beyond the {rows} rows of the embedding: {listed_tokens(sorted(beyond))}"]

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from evomerge.checkpoints.architecture import language_config
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.token_rows import TOKEN_IDS, token_embedding, token_tensors
-from evomerge.checkpoints.tokenizers import TOKENIZER, ReadVocabulary, Vocabulary, read_vocabulary
+from evomerge.checkpoints.tokenizers import TOKENIZER, ReadVocabulary, Vocabulary, listed_tokens, read_vocabulary
 from evomerge.digest import digest_text
 from evomerge.errors import ModelError
 from evomerge.types import Digest
-
-_LISTED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,8 @@ class Alignment:
             (self.dropped, "tokens of its own are dropped"),
             (self.beyond, "tokens whose id has no row in its embedding count as lacking"),
         )
-        lines = [f"{len(tokens)} {text}: {_some(tokens)}" for tokens, text in kinds if tokens]
+        lines = [f"{len(tokens)} {text}: {listed_tokens(tokens)}" for tokens, text in kinds if tokens]
         return (*lines, *self.clashes)
-
-
-def _some(tokens: tuple[str, ...]) -> str:
-    listed = ", ".join(repr(t) for t in tokens[:_LISTED])
-    return listed + (f" and {len(tokens) - _LISTED} more" if len(tokens) > _LISTED else "")
 
 
 def rows_of(parent: OpenParent) -> int:
@@ -115,7 +107,7 @@ def align(parent: OpenParent, reference: OpenParent) -> Alignment:
         beyond = tuple(sorted(t for t, i in wanted.ids.items() if i >= n_wanted))
         raise ModelError(
             "The vocabulary that others are aligned to has tokens without rows.",
-            got=f"{reference.source}: {len(beyond)} tokens beyond its {n_wanted} rows: {_some(beyond)}",
+            got=f"{reference.source}: {len(beyond)} tokens beyond its {n_wanted} rows: {listed_tokens(beyond)}",
             allowed="ids below the number of rows",
             fix="resize the embeddings with transformers (resize_token_embeddings), or repair the tokenizer.",
         )
@@ -140,7 +132,7 @@ def _clashes(parent: OpenParent, reference: OpenParent, own: Vocabulary, wanted:
     """Special tokens that the two use differently."""
     common = own.ids.keys() & wanted.ids.keys()
     odd = tuple(sorted((own.special ^ wanted.special) & common))
-    found = [f"{len(odd)} tokens are special in only one of the two: {_some(odd)}"] if odd else []
+    found = [f"{len(odd)} tokens are special in only one of the two: {listed_tokens(odd)}"] if odd else []
     for key in TOKEN_IDS:
         theirs, ours = _named(parent.config, key, own), _named(reference.config, key, wanted)
         if theirs and ours and theirs != ours:

@@ -9,6 +9,7 @@ from evomerge.merging.linear_methods import linear_setting
 from evomerge.merging.methods import Facts, KernelMethod, Parameters
 from evomerge.merging.settings import Setting
 from evomerge.recipe.paper_specs import EXPO, FEDLAW, LINES, METAGPT
+from evomerge.recipe.shares import softmax
 
 
 @final
@@ -45,13 +46,6 @@ class FedLaw(KernelMethod):
         del facts
         gamma = float(parameters.shared["gamma"])
         return linear_setting([gamma * s for s in softmax(parameters.column("logit"))], deltas=False)
-
-
-def softmax(logits: tuple[float, ...]) -> list[float]:
-    """`exp(x_i) / sum_j exp(x_j)`."""
-    powers = [math.exp(x - max(logits)) for x in logits]
-    total = math.fsum(powers)
-    return [p / total for p in powers]
 
 
 @final

@@ -8,6 +8,7 @@ from typing import Final
 
 from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import Number, Recipe, Rule
+from evomerge.recipe.shares import softmax
 
 Coefficients = Mapping[str, float]
 """Parent -> its coefficient c, so that the merged tensor is the sum of c * parent; zeros are left out."""
@@ -124,10 +125,9 @@ def _sphere(rule: Rule, base: str | None, parents: Sequence[str]) -> dict[str, f
 def _fedlaw(rule: Rule, base: str | None, parents: Sequence[str]) -> dict[str, float] | None:
     del base
     names = _merged(rule, None, parents)
-    logits = [float(number(rule, "logit", p)) for p in names]
-    powers = [math.exp(x - max(logits)) for x in logits]
+    shares = softmax([float(number(rule, "logit", p)) for p in names])
     gamma = float(number(rule, "gamma"))
-    return {p: gamma * x / math.fsum(powers) for p, x in zip(names, powers, strict=True) if gamma * x != 0.0}
+    return {p: gamma * share for p, share in zip(names, shares, strict=True) if gamma * share != 0.0}
 
 
 def _expo(rule: Rule, base: str | None, parents: Sequence[str]) -> dict[str, float] | None:

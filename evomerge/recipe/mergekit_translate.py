@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -12,6 +11,7 @@ from evomerge.recipe.equivalence import number
 from evomerge.recipe.named_rules import rules_of_tensors
 from evomerge.recipe.recipe import Recipe, Rule
 from evomerge.recipe.rules import Assignment
+from evomerge.recipe.shares import softmax
 
 
 def _task_arithmetic(weights: Mapping[str, float]) -> Rule:
@@ -34,10 +34,9 @@ def _expo(rule: Rule, tensor: TensorInfo, n_layers: int, recipe: Recipe) -> Rule
 def _fedlaw(rule: Rule, tensor: TensorInfo, n_layers: int, recipe: Recipe) -> Rule:
     del tensor, n_layers
     models = [p.name for p in recipe.parents if not rule.per_parent or p.name in rule.per_parent]
-    logits = [float(number(rule, "logit", p)) for p in models]
-    powers = [math.exp(x - max(logits)) for x in logits]
-    gamma, total = float(number(rule, "gamma")), math.fsum(powers)
-    weights = {p: {"weight": gamma * (power / total)} for p, power in zip(models, powers, strict=True)}
+    shares = softmax([float(number(rule, "logit", p)) for p in models])
+    gamma = float(number(rule, "gamma"))
+    weights = {p: {"weight": gamma * share} for p, share in zip(models, shares, strict=True)}
     return Rule("linear", {"normalize": False}, weights)
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Final, final
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import count, shared
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
+from evomerge.virtual.adam import Adam
 from evomerge.virtual.averaged import PASS, check_models, read_model, running_cost
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
 from evomerge.virtual.spectral import one_thread
 
 if TYPE_CHECKING:
     import torch
-
-_VALUES: Final = "coefficients"
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,9 @@ def coefficients(ingredients: Ingredients, report: Report = silent) -> Coefficie
     """
     import torch
 
-    from evomerge.virtual.gradients import Adam
-
     steps = int(ingredients.settings["steps"])
     shape = (ingredients.origin.layout.n_layers + 1, len(ingredients.of))
-    raw = {_VALUES: torch.full(shape, float(ingredients.settings["start"]), dtype=torch.float64)}
+    raw = torch.full(shape, float(ingredients.settings["start"]), dtype=torch.float64)
     with one_thread():
         if steps:
             entropy, adam = Entropy(ingredients), Adam(float(ingredients.settings["rate"]))
@@ -111,10 +108,10 @@ def coefficients(ingredients: Ingredients, report: Report = silent) -> Coefficie
         for step in range(steps):
             report(step, steps)
             turn = [prompts[(step * batch + i) % len(prompts)] for i in range(batch)]
-            slope = entropy.slope(raw[_VALUES].clamp(0, 1), turn)
-            inside = (raw[_VALUES] >= 0) & (raw[_VALUES] <= 1)  # outside, clamping lets no gradient through
-            raw = adam.moved(raw, {_VALUES: slope * inside})
-    first, *rest = raw[_VALUES].clamp(0, 1).tolist()
+            slope = entropy.slope(raw.clamp(0, 1), turn)
+            inside = (raw >= 0) & (raw <= 1)  # outside, clamping lets no gradient through
+            raw = adam.moved(raw, slope * inside)
+    first, *rest = raw.clamp(0, 1).tolist()
     return Coefficients(tuple(first), tuple(tuple(row) for row in rest))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
 from evomerge.checkpoints.adapters import Adapter, Factors
+from evomerge.checkpoints.architecture import is_input_first
 from evomerge.checkpoints.folder import find_file
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.token_rows import head_of, language_changes, token_embedding, untied_config
@@ -15,8 +16,6 @@ from evomerge.checkpoints.tokenizers import TOKENIZER
 from evomerge.errors import ModelError
 from evomerge.layout import TensorInfo
 
-_CONV1D: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-"""Architectures whose layers store matrices as (in, out)."""
 _HEADS: Final = ("lm_head", "embed_out", "output_layer", "output", "head")
 _LISTED: Final = 5
 
@@ -66,7 +65,7 @@ class _Base:
         self.embedding = token_embedding(base.layout)
         self.head = head_of(base.layout)
         self.tied = base.tied_embeddings
-        self.conv1d = base.config.get("model_type") in _CONV1D
+        self.input_first = is_input_first(base.config)
 
     def find(self, name: str) -> TensorInfo | None:
         """The tensor `name`, or the only one whose name ends in it or is an end of it."""
@@ -135,7 +134,7 @@ def _of_factors(adapter: Adapter, path: str, factors: Factors, known: _Base, fau
         return None
     info, under = start
     out, into = adapter.shape(factors.b)[0], adapter.shape(factors.a)[1]
-    transposed = factors.embedding or (known.conv1d and info.layer is not None)
+    transposed = factors.embedding or (known.input_first and info.layer is not None)
     shape = (into, out) if transposed else (out, into)
     stored = info.shape if factors.base is None else adapter.shape(factors.base)
     resized = factors.embedding and factors.base is not None and stored[1:] == info.shape[1:]

@@ -12,14 +12,12 @@ from evomerge.checkpoints.finite import is_finite
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import ModelError, NonFinite
 from evomerge.layout import TensorInfo
-from evomerge.virtual.deltas import duration
+from evomerge.virtual.costs import FLOPS, duration
 from evomerge.virtual.maker import Ingredients, MadePlan
 
 if TYPE_CHECKING:
     import torch
 
-_FLOPS: Final = 4e10
-"""Operations per second that one core gives on products of matrices, in fp32 with few rows or in fp64 with many."""
 PASS: Final = 200
 """What going through the elements of a tensor once takes, in operations per element: memory is what limits it."""
 _BACKWARD: Final = 2
@@ -116,7 +114,7 @@ def running_cost(ingredients: Ingredients, forward: float, backward: float, extr
     """
     size = sum(math.prod(t.shape) for t in ingredients.of[0].layout.tensors)
     tokens = sum(len(p) for p in ingredients.prompts)
-    seconds = (2.0 * size * tokens * (forward + _BACKWARD * backward) + extra) / _FLOPS
+    seconds = (2.0 * size * tokens * (forward + _BACKWARD * backward) + extra) / FLOPS
     n_prompts = len(ingredients.prompts)
     passes = f"{forward * n_prompts:,.0f} forward" + (f" and {backward * n_prompts:,.0f} backward" if backward else "")
     memory = max(8.0 * size, 4.0 * size + held) / 1e9  # there are two models for a moment while the first is loaded

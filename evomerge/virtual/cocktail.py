@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from evomerge.recipe.method_spec import shared
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
+from evomerge.recipe.shares import softmax
 from evomerge.virtual.averaged import average, check_models, running_cost
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
 from evomerge.virtual.spectral import one_thread
@@ -91,12 +92,6 @@ def prompt_losses(ingredients: Ingredients, report: Report = silent) -> tuple[fl
                 found.append(-float(log.gather(1, torch.tensor(prompt[1:]).unsqueeze(1)).mean()))
             losses.append(math.fsum(found) / len(found))
     return tuple(losses)
-
-
-def softmax(values: Sequence[float]) -> tuple[float, ...]:
-    """`exp(v_i) / sum exp(v)`."""
-    powers = [math.exp(v - max(values)) for v in values]
-    return tuple(p / math.fsum(powers) for p in powers)
 
 
 def cocktail_recipe(models: Sequence[ParentRef], weights: Sequence[float]) -> Recipe:

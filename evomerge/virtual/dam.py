@@ -8,19 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+from evomerge.checkpoints.architecture import is_input_first
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import count, shared
 from evomerge.recipe.recipe import Number
+from evomerge.virtual.adam import Adam
 from evomerge.virtual.averaged import PASS, check_models, read_model, running_cost
 from evomerge.virtual.deltas import is_matrix
-from evomerge.virtual.fisher import new_file
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
+from evomerge.virtual.scratch import zeros_in_file
 from evomerge.virtual.spectral import one_thread
 
 if TYPE_CHECKING:
     import torch
 
-_INPUT_FIRST: Final = ("gpt2", "openai-gpt")
 _PENALTIES: Final = ("similarity", "l1", "l2")
 
 
@@ -98,8 +99,6 @@ def column_coefficients(ingredients: Ingredients, report: Report = silent) -> di
     """
     import torch
 
-    from evomerge.virtual.gradients import Adam
-
     models, settings = len(ingredients.of), ingredients.settings
     values = {
         info.name: torch.full((models, _columns(info, ingredients)), 1 / models, dtype=torch.float64)
@@ -108,14 +107,14 @@ def column_coefficients(ingredients: Ingredients, report: Report = silent) -> di
     steps = int(settings["steps"])
     with tempfile.TemporaryDirectory() as folder, one_thread():
         if steps:
-            distance, adam = Distance(ingredients, Path(folder)), Adam(float(settings["rate"]))
+            distance, ways = Distance(ingredients, Path(folder)), {n: Adam(float(settings["rate"])) for n in values}
             numbers = [i for i, p in enumerate(ingredients.prompts) if p]
             batch = min(int(settings["batch"]), len(numbers))
         for step in range(steps):
             report(step, steps)
             turn = [numbers[(step * batch + i) % len(numbers)] for i in range(batch)]
             slopes = distance.slopes(values, turn)
-            values = adam.moved(values, {n: s + _penalty_slope(n, values[n], settings) for n, s in slopes.items()})
+            values = {n: ways[n].moved(v, slopes[n] + _penalty_slope(n, v, settings)) for n, v in values.items()}
     return values
 
 
@@ -148,7 +147,7 @@ class Distance:
             self._scaffold.hold_all(model)
             with torch.no_grad():
                 width = self._scaffold.logits(next(p for p in prompts if p)).shape[1]
-                file = new_file(folder / str(i), width * sum(len(p) for p in prompts))
+                file = zeros_in_file(folder / str(i), width * sum(len(p) for p in prompts))
                 own = [v.view(-1, width) for v in torch.split(file, [width * len(p) for p in prompts])]
                 for prompt, answer in zip(prompts, own, strict=True):
                     if prompt:
@@ -198,7 +197,7 @@ def _axis(info: TensorInfo, ingredients: Ingredients) -> int | None:
     """The axis of a tensor whose entries have coefficients of their own; None for biases."""
     if len(info.shape) < 2:
         return None if info.name.endswith("bias") or not info.shape else 0
-    flip = ingredients.of[0].config.get("model_type") in _INPUT_FIRST
+    flip = is_input_first(ingredients.of[0].config)
     return 0 if flip and is_matrix(info) else len(info.shape) - 1
 
 

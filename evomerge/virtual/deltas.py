@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from evomerge.checkpoints.architecture import is_input_first
 from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.dtypes import FLOATING
 from evomerge.checkpoints.finite import is_finite
@@ -16,16 +17,13 @@ from evomerge.errors import NonFinite
 from evomerge.hostmemory import host_free
 from evomerge.layout import TensorInfo
 from evomerge.recipe.recipe import Number
+from evomerge.virtual.costs import FLOPS, duration
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, Report, silent
 from evomerge.virtual.parallel import in_order
 
 if TYPE_CHECKING:
     import torch
 
-_INPUT_FIRST: Final = frozenset({"gpt2", "openai-gpt"})
-"""Model types whose layers store a linear map as (inputs, outputs), the transpose of everybody else."""
-_FLOPS: Final = 4e10
-"""fp64 operations per second that one core gave on matrices of 1024 to 4096 rows (2026)."""
 
 _MOST_AT_ONCE: Final = 8
 _COPIES: Final = 35
@@ -105,14 +103,7 @@ def cost_of(ingredients: Ingredients, work: Callable[[int, int], float]) -> str:
         work: outputs, inputs -> floating-point operations.
     """
     flops = sum(work(*t.shape) for t in ingredients.origin.layout.tensors if is_matrix(t))
-    return f"about {duration(flops / _FLOPS)} on one core"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `40 s`, `3 min`, `2.5 h`."""
-    if seconds < 100:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return f"about {duration(flops / FLOPS)} on one core"
 
 
 class DeltaMaker(Maker):
@@ -147,7 +138,7 @@ class DeltaMaker(Maker):
     def _merged(self, info: TensorInfo, deltas: list[torch.Tensor], ingredients: Ingredients) -> torch.Tensor:
         if not is_matrix(info) or not any(bool(d.any()) for d in deltas):
             return mean(deltas)
-        flip = ingredients.origin.config.get("model_type") in _INPUT_FIRST
+        flip = is_input_first(ingredients.origin.config)
         merged = self.matrix([d.T for d in deltas] if flip else deltas, ingredients.settings)
         return (merged.T if flip else merged).contiguous()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
-from evomerge.files import disk_full_is_told
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import count, shared
 from evomerge.recipe.recipe import Number
 from evomerge.seeds import generator
 from evomerge.virtual.averaged import check_models, read_model, running_cost
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
+from evomerge.virtual.scratch import zeros_in_file
 from evomerge.virtual.spectral import one_thread
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Fisher(Maker):
                 diagonals = []
                 for i, model in enumerate(ingredients.of):
                     scaffold.hold_all(model)
-                    diagonals.append(new_file(Path(folder) / str(i), scaffold.arena_size))
+                    diagonals.append(zeros_in_file(Path(folder) / str(i), scaffold.arena_size))
                     for number, prompt in enumerate(ingredients.prompts):
                         report(i * n_prompts + number, total)
                         if prompt:
@@ -205,19 +204,6 @@ def weighted_mean(info: TensorInfo, ingredients: Ingredients, diagonals: Diagona
         pull.addcmul_(own, read_model(model, info.name).double().sub_(first))
         model.release(info.name)
     return first.add_(pull.div_(weight)).float()
-
-
-def new_file(path: Path, size: int) -> torch.Tensor:
-    """Zeros in the pages of a new file, fp32, which the machine may write out when memory is short.
-
-    Raises:
-        DiskFull: when there is no room for them.
-    """
-    import torch
-
-    with disk_full_is_told(path), path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(4 * size, 1))
-    return torch.from_file(str(path), shared=True, size=size, dtype=torch.float32)
 
 
 FISHER: Final = Fisher()

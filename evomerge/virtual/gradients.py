@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final, final
 
 import torch
 
 from evomerge.virtual.scaffold import Piece, Scaffold, same_place
-
-_BETAS: Final = (0.9, 0.999)
-_EPSILON: Final = 1e-8
 
 Take = Callable[[torch.nn.Parameter, torch.Tensor], None]
 """Given a parameter and its whole gradient, fp32 and contiguous."""
@@ -57,30 +53,3 @@ class PieceFinder:
         """
         for piece in self._pieces[parameter.data_ptr()]:
             yield piece, same_place(piece.memory, values, int(parameter.storage_offset()))
-
-
-@final
-class Adam:
-    """Adam (Kingma and Ba 2015, algorithm 1) on one tensor, in fp64.
-
-    Args:
-        rate: step size.
-    """
-
-    def __init__(self, rate: float) -> None:
-        self._rate, self._step = rate, 0
-        self._first: Mapping[str, torch.Tensor] = {}
-        self._second: Mapping[str, torch.Tensor] = {}
-
-    def moved(self, values: Mapping[str, torch.Tensor], slopes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The values after one more step down; nothing given is written to."""
-        self._step += 1
-        one, two = _BETAS
-        none = {n: torch.zeros_like(v) for n, v in values.items()}
-        self._first = {n: (self._first or none)[n] * one + slopes[n] * (1 - one) for n in values}
-        self._second = {n: (self._second or none)[n] * two + slopes[n].square() * (1 - two) for n in values}
-        rate = self._rate / (1 - one**self._step)
-        spread = 1 - two**self._step
-        return {
-            n: v - rate * self._first[n] / ((self._second[n] / spread).sqrt() + _EPSILON) for n, v in values.items()
-        }

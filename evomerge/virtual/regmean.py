@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, final
 
+from evomerge.checkpoints.architecture import is_input_first
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import shared
@@ -105,7 +106,7 @@ class MomentMaker(Maker):
         """See `Maker.cost`."""
         first, settings, models = ingredients.of[0], ingredients.settings, len(ingredients.of)
         tokens = sum(len(p) for p in ingredients.prompts)
-        flip = first.config.get("model_type") in ("gpt2", "openai-gpt")
+        flip = is_input_first(first.config)
         work, moments = 0.0, [0.0] * first.layout.n_layers
         for info in first.layout.tensors:
             if is_matrix(info) and info.layer is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from evomerge.recipe.method_spec import count
 from evomerge.recipe.recipe import Number
+from evomerge.virtual.adam import Adam
 from evomerge.virtual.deltas import DeltaMaker, total, triplets_work
 from evomerge.virtual.maker import MakerSpec
 from evomerge.virtual.spectral import left_basis, triplets
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 _RATE: Final = 1e-5
-_BETAS: Final = (0.9, 0.999)
-_EPSILON: Final = 1e-8
 
 
 @final
@@ -91,7 +90,7 @@ def _unit(delta: torch.Tensor) -> torch.Tensor:
 
 
 def descend(deltas: Sequence[torch.Tensor], steps: int) -> torch.Tensor:
-    """The authors' way down the objective: Adam (Kingma and Ba 2015, algorithm 1) from the sum of the deltas; fp32.
+    """The authors' way down the objective: Adam at a rate of 1e-5 from the sum of the deltas; fp32.
 
     Args:
         deltas: each (outputs, inputs), none of them zero.
@@ -108,13 +107,9 @@ def descend(deltas: Sequence[torch.Tensor], steps: int) -> torch.Tensor:
         gram += own
         target.addmm_(x, own)
     gram32, target32 = gram.float(), target.float()
-    first, second = torch.zeros_like(merged), torch.zeros_like(merged)
-    for step in range(1, steps + 1):
-        slope = target32.addmm(merged, gram32, beta=-1).mul_(2)
-        first.lerp_(slope, 1 - _BETAS[0])
-        second.mul_(_BETAS[1]).addcmul_(slope, slope, value=1 - _BETAS[1])
-        spread = (second / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)
-        merged.addcdiv_(first, spread, value=-_RATE / (1 - _BETAS[0] ** step))
+    adam = Adam(_RATE)
+    for _ in range(steps):
+        merged = adam.moved(merged, target32.addmm(merged, gram32, beta=-1).mul_(2))
     return merged
 
 

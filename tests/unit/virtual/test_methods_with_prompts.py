@@ -18,10 +18,11 @@ from evomerge.errors import ModelError, NonFinite
 from evomerge.merging.export import merge_tensors
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.recipe import Number, ParentRef
+from evomerge.recipe.shares import softmax
 from evomerge.testing.maker_suite import MakerSuite
 from evomerge.testing.tiny import tiny_siblings
 from evomerge.virtual.adamerging import ADAMERGING, Entropy, coefficients, coefficients_recipe
-from evomerge.virtual.cocktail import LM_COCKTAIL, cocktail_recipe, cocktail_weights, prompt_losses, softmax
+from evomerge.virtual.cocktail import LM_COCKTAIL, cocktail_recipe, cocktail_weights, prompt_losses
 from evomerge.virtual.fisher import FISHER, Diagonals, add_diagonal, all_labels, weighted_mean
 from evomerge.virtual.maker import Ingredients, Maker
 from evomerge.virtual.mats import MATS
