@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
+from evomerge.checkpoints.path_patterns import ALLOWED, PathTable
 from evomerge.checkpoints.strict_json import damaged, quoted, read_object
 from evomerge.errors import ModelError
 
@@ -41,7 +40,7 @@ class AdapterConfig:
         alpha: numerator of the scale where no pattern says otherwise.
         rslora: the scale is `alpha / sqrt(rank)` instead of `alpha / rank` (Kalajdzievski 2023).
         dora: magnitudes are trained apart (Liu et al. 2024).
-        rank_pattern: regular expression of the end of a module's path -> its rank.
+        rank_pattern: pattern of the end of a module's path -> its rank.
         alpha_pattern: the same for `alpha`.
         whole: names of the modules that were trained as copies of their own (`modules_to_save`).
         base: what the config calls the base; a word for people.
@@ -51,14 +50,14 @@ class AdapterConfig:
     alpha: float
     rslora: bool = False
     dora: bool = False
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_pattern: PathTable = field(default_factory=lambda: PathTable({}))
+    alpha_pattern: PathTable = field(default_factory=lambda: PathTable({}))
     whole: tuple[str, ...] = ()
     base: str | None = None
 
     def rank_of(self, path: str) -> int:
         """The stated rank of a module."""
-        return int(_lookup(self.rank_pattern, path, self.r))
+        return int(self.rank_pattern.get(path, self.r))
 
     def is_whole(self, path: str) -> bool:
         """Whether a tensor belongs to a module that was trained as a copy of its own."""
@@ -67,16 +66,8 @@ class AdapterConfig:
 
     def scale_of(self, path: str) -> float:
         """What a module's product is multiplied by."""
-        rank, alpha = self.rank_of(path), float(_lookup(self.alpha_pattern, path, self.alpha))
+        rank, alpha = self.rank_of(path), self.alpha_pattern.get(path, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
-
-
-def _lookup(pattern: Mapping[str, Any], path: str, default: Any) -> Any:
-    """The value under the first pattern that the path, or its end behind a dot, matches as a whole."""
-    for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", path):
-            return value
-    return default
 
 
 def _unsupported(path: Path, got: str, allowed: str) -> ModelError:
@@ -88,20 +79,28 @@ def _unsupported(path: Path, got: str, allowed: str) -> ModelError:
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: Any) -> float | None:
+    """A finite number; None for everything else, whole numbers that no float holds included."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
-def _pattern(path: Path, content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _pattern(path: Path, content: Mapping[str, Any], key: str, *, whole: bool = False) -> PathTable:
     pattern = content.get(key) or {}
-    if not isinstance(pattern, dict) or not all(_is_number(v) and v > 0 for v in pattern.values()):
-        raise damaged(path, f"{key} = {quoted(pattern)}", "a mapping of module paths to positive numbers")
-    for regex in pattern:
-        try:
-            re.compile(regex)
-        except re.error as error:
-            raise damaged(path, f"{key}: {quoted(regex)}, {error}", "regular expressions") from error
-    return MappingProxyType(pattern)
+    numbers = {k: _number(v) for k, v in pattern.items()} if isinstance(pattern, dict) else {"": None}
+    found = {k: n for k, n in numbers.items() if n is not None and n > 0 and (n.is_integer() or not whole)}
+    if len(found) < len(numbers):
+        noun = "positive whole numbers" if whole else "positive numbers"
+        raise damaged(path, f"{key} = {quoted(pattern)}", f"a mapping of module paths to {noun}")
+    try:
+        return PathTable(found)
+    except ValueError as error:
+        raise damaged(path, f"{key}: {error},", ALLOWED) from error
 
 
 def read_adapter_config(path: Path) -> AdapterConfig:
@@ -123,18 +122,19 @@ def read_adapter_config(path: Path) -> AdapterConfig:
         raise _unsupported(
             path, f"init_lora_weights = {start!r}, which changes the base", "an adapter on the base itself"
         )
-    r, alpha = content.get("r"), content.get("lora_alpha")
-    if not isinstance(r, int) or isinstance(r, bool) or r < 1 or alpha is None or not _is_number(alpha):
-        raise damaged(path, f"r = {quoted(r)}, lora_alpha = {quoted(alpha)}", "a rank of 1 or more, and a number")
+    r, alpha = content.get("r"), _number(content.get("lora_alpha"))
+    if not isinstance(r, int) or isinstance(r, bool) or _number(r) is None or r < 1 or alpha is None:
+        got = f"r = {quoted(r)}, lora_alpha = {quoted(content.get('lora_alpha'))}"
+        raise damaged(path, got, "a rank of 1 or more, and a number")
     base, whole = content.get("base_model_name_or_path"), content.get("modules_to_save") or []
     if not isinstance(whole, list) or not all(isinstance(n, str) for n in whole):
         raise damaged(path, f"modules_to_save = {quoted(whole)}", "a list of module names")
     return AdapterConfig(
         r,
-        float(alpha),
+        alpha,
         content.get("use_rslora") is True,
         content.get("use_dora") is True,
-        _pattern(path, content, "rank_pattern"),
+        _pattern(path, content, "rank_pattern", whole=True),
         _pattern(path, content, "alpha_pattern"),
         tuple(whole),
         base if isinstance(base, str) else None,

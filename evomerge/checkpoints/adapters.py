@@ -6,7 +6,7 @@ beside them (`modules_to_save`, biases), DoRA's magnitudes. Everything else that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +43,12 @@ _PARTS: Final = MappingProxyType(
     }
 )
 """How an adapter's tensors end, and which part of a change they are."""
+_MAX_PATH: Final = 256
+"""Characters of a module's path."""
+_MAX_DEPTH: Final = 64
+"""Modules inside modules."""
+_MAX_WORK: Final = 100_000_000
+"""Looks into the tables of patterns, for all modules of an adapter."""
 _FOREIGN: Final = ("lora_", "token_adapter", "base_layer", "trainable_tokens", "modules_to_save", "original_module")
 """Words in the names of what is not understood: other kinds of adapters, and wrappers inside wrappers."""
 
@@ -79,6 +85,18 @@ class _Named:
     saved: dict[str, str] = field(default_factory=dict)
 
 
+def _check_work(file: Path, config: AdapterConfig, paths: Collection[str]) -> None:
+    """Refuses names and patterns that would take long to compare."""
+    for path in paths:
+        if len(path) > _MAX_PATH or path.count(".") > _MAX_DEPTH:
+            got = f"a module's name of {len(path)} characters and {path.count('.')} dots, {quoted(path, 40)}"
+            raise damaged(file, got, f"at most {_MAX_PATH} characters and {_MAX_DEPTH} dots")
+    work = (config.rank_pattern.work + config.alpha_pattern.work) * len(paths)
+    if work > _MAX_WORK:
+        got = f"{len(config.rank_pattern.values) + len(config.alpha_pattern.values)} patterns for {len(paths)} modules"
+        raise damaged(file, got, "fewer patterns; names of modules count little")
+
+
 @final
 class Adapter:
     """One checked adapter. Made by `open_adapter`.
@@ -101,6 +119,7 @@ class Adapter:
         self._header: Header = read_header(self._file)
         self._content: Digest | None = None
         named = _sorted_by_part(self._file, self._header)
+        _check_work(self._file, self.config, named.parts)
         self.factors: Mapping[str, Factors] = MappingProxyType(
             {path: self._factors(path, parts) for path, parts in sorted(named.parts.items())}
         )
