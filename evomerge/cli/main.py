@@ -22,6 +22,7 @@ from evomerge.cli.merge import merge
 from evomerge.cli.report import report
 from evomerge.cli.search import resume, search
 from evomerge.cli.status import status
+from evomerge.cli.weigh import weigh
 from evomerge.cli.zoo import zoo
 from evomerge.errors import ConfigError, DiskFull, EvomergeError
 from evomerge.files import disk_full_is_told
@@ -38,6 +39,7 @@ COMMANDS: Final = (
     init,
     validate,
     inspect,
+    weigh,
     search,
     resume,
     status,

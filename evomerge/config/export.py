@@ -12,7 +12,7 @@ from evomerge.config.cache import kernel_folder
 from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
 from evomerge.config.parents import Making, Parents, open_parents, quiet
-from evomerge.config.recipe_files import prompts_file
+from evomerge.config.recipe_files import check_new_recipe_file, prompts_behind, prompts_file, write_recipe_file
 from evomerge.config.staging import recipe_of, space_at
 from evomerge.dataflow.export import write_recipe
 from evomerge.dataflow.mergekit import mergekit_text
@@ -28,8 +28,6 @@ from evomerge.report.summary import Entry, RunSummary
 from evomerge.runs.manifest import read_manifest
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
-from evomerge.types import Digest
-from evomerge.virtual.maker import Prompts
 from evomerge.virtual.merged_adapter import write_adapter
 from evomerge.virtual.prompts import prompts_text
 
@@ -62,16 +60,13 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: Making =
         history = read_history(store.entries())
     id_ = pick_id(summarise(run), history, pick)
     if form in ("recipe", "mergekit"):
-        _check_new_file(to)
+        check_new_recipe_file(to)
     parents = open_parents(resolved)
     refs = _same_parents(parents, read_manifest(run))
     recipe = _recorded(history, id_) or _rebuilt(history, id_, resolved, parents, refs)
-    prompts = _prompts_behind(recipe, parents)
+    prompts = prompts_behind(recipe, parents.opener)
     if form == "recipe":
-        if prompts:
-            _check_new_file(prompts_file(to))
-            write_atomic(prompts_file(to), prompts_text(prompts))
-        write_atomic(to, recipe_to_text(recipe))
+        write_recipe_file(to, recipe, prompts)
     elif form == "mergekit":
         write_atomic(to, mergekit_text(recipe, parents.checkpoints[template_of(recipe)]))
     else:
@@ -79,18 +74,6 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: Making =
         parents.make(making)
         _write_folder(to, recipe, parents, _small_files(run, recipe, parents, id_), form)
     return _told(to, id_, form, recipe)
-
-
-def _check_new_file(to: Path) -> None:
-    if to.exists():
-        raise ConfigError("The export's file exists already.", got=str(to), allowed="a new file", fix="choose another.")
-    if not to.absolute().parent.is_dir():
-        raise ConfigError(
-            "The folder of the export's file does not exist.",
-            got=str(to),
-            allowed="a file in an existing folder",
-            fix="create the folder, or choose another path.",
-        )
 
 
 def pick_id(summary: RunSummary, history: History, pick: str) -> str:
@@ -196,14 +179,6 @@ def _rebuilt(
     return recipe
 
 
-def _prompts_behind(recipe: Recipe, parents: Parents) -> dict[Digest, Prompts]:
-    """What parents of the recipe were shown when they were made; nothing for most."""
-    found: dict[Digest, Prompts] = {}
-    for parent in recipe.parents:
-        found |= parents.opener.prompts_of(parent)
-    return found
-
-
 def _write_folder(to: Path, recipe: Recipe, parents: Parents, files: Mapping[str, str | bytes], form: Form) -> None:
     pool = ParentPool(parents.checkpoints)
     if form == "adapter":
@@ -215,7 +190,7 @@ def _write_folder(to: Path, recipe: Recipe, parents: Parents, files: Mapping[str
 def _small_files(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[str, str | bytes]:
     """What stands beside the weights: recipe, prompts, mergekit's file where it can say the recipe, and the card."""
     files: dict[str, str | bytes] = {RECIPE_FILE: recipe_to_text(recipe)}
-    prompts = _prompts_behind(recipe, parents)
+    prompts = prompts_behind(recipe, parents.opener)
     if prompts:
         files[prompts_file(Path(RECIPE_FILE)).name] = prompts_text(prompts)
     with suppress(RecipeError):  # what mergekit cannot express: the recipe stands beside it, and the card says so

@@ -15,15 +15,17 @@ from evomerge.config.cache import parents_folder
 from evomerge.config.parents import Making, quiet
 from evomerge.config.texts import read_text
 from evomerge.dataflow.mergekit import recipe_of_mergekit
-from evomerge.errors import ModelError
+from evomerge.errors import ConfigError, ModelError
+from evomerge.files import write_atomic
 from evomerge.recipe.mergekit import mergekit_told
 from evomerge.recipe.recipe import Compat, ParentRef, Recipe
-from evomerge.recipe.serialize import recipe_from_text
+from evomerge.recipe.serialize import recipe_from_text, recipe_to_text
 from evomerge.types import Digest
 from evomerge.virtual.fitting import fit_parents
 from evomerge.virtual.maker import Prompts
 from evomerge.virtual.makers import load_maker
 from evomerge.virtual.opening import ParentOpener
+from evomerge.virtual.prompts import prompts_text
 
 
 def read_recipe_file(path: Path, compat: Compat | None = None) -> Recipe:
@@ -113,6 +115,50 @@ class RecipeParents(NamedTuple):
 def prompts_file(path: Path) -> Path:
     """Where the prompts stand that parents of a recipe file were made with, if any were."""
     return path.with_name(f"{path.stem}.prompts.json")
+
+
+def check_new_recipe_file(to: Path) -> None:
+    """Refuse a path that is taken, or has no folder.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if to.exists():
+        raise ConfigError("The file exists already.", got=str(to), allowed="a new file", fix="choose another.")
+    if not to.absolute().parent.is_dir():
+        raise ConfigError(
+            "The folder of the file does not exist.",
+            got=str(to),
+            allowed="a file in an existing folder",
+            fix="create the folder, or choose another path.",
+        )
+
+
+def write_recipe_file(to: Path, recipe: Recipe, prompts: Mapping[Digest, Prompts]) -> None:
+    """Write a recipe, and beside it the prompts that its parents were made with, if any were.
+
+    Args:
+        to: a new file.
+        recipe: with parents that name their content.
+        prompts: see `prompts_behind`.
+
+    Raises:
+        ConfigError: when a file is there already.
+        DiskFull: when there is no room.
+    """
+    check_new_recipe_file(to)
+    if prompts:
+        check_new_recipe_file(prompts_file(to))
+        write_atomic(prompts_file(to), prompts_text(prompts))
+    write_atomic(to, recipe_to_text(recipe))
+
+
+def prompts_behind(recipe: Recipe, opener: ParentOpener) -> dict[Digest, Prompts]:
+    """What parents of the recipe are shown when they are made; nothing for most."""
+    found: dict[Digest, Prompts] = {}
+    for parent in recipe.parents:
+        found |= opener.prompts_of(parent)
+    return found
 
 
 def open_recipe_parents(recipe: Recipe, prompts: Mapping[Digest, Prompts] = _NO_PROMPTS) -> RecipeParents:
