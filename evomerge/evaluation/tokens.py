@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, final
 from evomerge.errors import EvaluationError
 
 DEFAULT_MAX_LENGTH: Final = 2048
-_LENGTH_KEYS: Final = ("n_positions", "max_position_embeddings", "n_ctx")
+LENGTH_KEYS: Final = ("n_positions", "max_position_embeddings", "n_ctx")
 _UNSET_LENGTH: Final = 1000000000000000019884624838656
 _UNSUPPORTED: Final[dict[str, Any]] = {
     "num_beams": 1,
@@ -109,7 +109,7 @@ def model_facts(folder: Path, tokenizer: Any) -> ModelFacts:
 def positions_of(config: Any) -> int | None:
     """How many positions a model's config says it has; None where it says nothing, or there is no config."""
     text = getattr(config, "text_config", None) or config
-    for key in _LENGTH_KEYS:
+    for key in LENGTH_KEYS:
         value = getattr(text, key, None)
         if value is not None:
             return int(value)

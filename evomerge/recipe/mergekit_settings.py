@@ -114,7 +114,7 @@ def _as_real(value: Any) -> float | None:
     """A number, or a text such as `1e-5` that mergekit reads as one."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -145,8 +145,8 @@ def number_of(value: Any, spec: ParameterSpec, name: str, where: str) -> Number:
             return found
     else:
         number = None if isinstance(value, bool) else _as_real(value)
-        if number is not None and name in _FULL:
-            number = min(1.0, number)
+        if number is not None and name in _FULL and number > 1.0:
+            number = 1.0
         if number is not None and spec.accepts(number):
             return number
     raise refused("A parameter has an illegal value.", f"{where} = {value!r}", spec.allowed)

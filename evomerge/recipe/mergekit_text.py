@@ -15,6 +15,8 @@ DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "BF16": "bfloat16", "F16":
 MAX_BYTES: Final = 5_000_000
 MAX_NODES: Final = 1_000_000
 """Of a file whose aliases are written out; mergekit itself sets no limit, and an alias of aliases grows without one."""
+MAX_BITS: Final = 1000
+"""Of a whole number; every smaller one is a float, and can be shown."""
 _OTHER_TOOLS: Final[Mapping[str, tuple[str, ...]]] = {
     "mergekit-moe": ("experts", "gate_mode", "experts_per_token", "shared_experts"),
     "mergekit-evolve": ("genome",),
@@ -41,6 +43,16 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = int(super().construct_yaml_int(node))
+        if value.bit_length() > MAX_BITS:
+            line = node.start_mark.line + 1
+            raise refused("A number of the mergekit file is too large.", f"line {line}", f"at most {MAX_BITS} bits")
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def read_mergekit(text: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from evomerge.recipe.mergekit_file import check_known, mapping_of
 from evomerge.recipe.mergekit_models import Model, model_named, model_text, without_names
 from evomerge.recipe.mergekit_text import refused
 from evomerge.recipe.recipe import Making, ParentRef, Recipe
-from evomerge.recipe.retokenizing import NONE, RETOKENIZED, TokenRule, retokenized, token_rules
+from evomerge.recipe.retokenizing import MAX_MULTIPLE, NONE, RETOKENIZED, TokenRule, retokenized, token_rules
 
 ALIGNED: Final = "aligned"
 UNTIED: Final = "untied"
@@ -69,8 +69,9 @@ def vocabulary_asked(config: Mapping[str, Any], models: Sequence[Model], donor: 
 def _multiple(value: Any) -> int:
     if value is None:
         return 1
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise refused("The padding is not understood.", f"pad_to_multiple_of: {value!r}", "a whole number >= 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_MULTIPLE:
+        allowed = f"a whole number from 1 to {MAX_MULTIPLE}"
+        raise refused("The padding is not understood.", f"pad_to_multiple_of: {value!r}", allowed)
     return value
 
 

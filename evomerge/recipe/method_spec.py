@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -35,8 +36,8 @@ class ParameterSpec:
         """Whether `value` has the right type and lies within the bounds; a whole number may be written as 3.0."""
         if self.kind == "flag" or isinstance(value, bool):
             return self.kind == "flag" and isinstance(value, bool)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            return False
+        if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            return False  # NaN included; isfinite raises for whole numbers that no float holds
         return self.low <= value <= self.high and (self.kind == "real" or float(value).is_integer())
 
     @property

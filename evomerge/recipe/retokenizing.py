@@ -17,6 +17,9 @@ from evomerge.recipe.recipe import Making, ParentRef
 RETOKENIZED: Final = "retokenized"
 NONE: Final = -1
 """In place of a model's number: none; in place of a row's: not said."""
+MAX_MULTIPLE: Final = 65_536
+"""Of the rows of a vocabulary: more than any hardware asks for, and no more rows than a machine has room for."""
+_ALLOWED: Final = '{"tokens": [[TOKEN, {"model", "token", "row", "force"}], ...]}'
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,13 @@ class TokenRule:
     force: bool = False
     is_default: bool = False
 
+    def __post_init__(self) -> None:
+        numbers = [n for n in (self.model, self.row) if not isinstance(n, int) or isinstance(n, bool) or n < NONE]
+        flags = [f for f in (self.force, self.is_default) if not isinstance(f, bool)]
+        texts = [] if isinstance(self.token, str | None) else [self.token]
+        if numbers or flags or texts:
+            raise _damaged(repr(self))
+
 
 def token_rules(source: str) -> dict[str, TokenRule]:
     """The rules in a reference's `source`; none where it is a word for people.
@@ -47,15 +57,22 @@ def token_rules(source: str) -> dict[str, TokenRule]:
     if not source.startswith("{"):
         return {}
     try:
-        content = json.loads(source)
-        return {str(token): TokenRule(**rule) for token, rule in content["tokens"]}
+        pairs = [(token, TokenRule(**rule)) for token, rule in json.loads(source)["tokens"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RecipeError(
-            "The rules for tokens of a retokenized parent are damaged.",
-            got=source[:200],
-            allowed='{"tokens": [[TOKEN, {"model", "token", "row", "force"}], ...]}',
-            fix="make the recipe again.",
-        ) from error
+        raise _damaged(source) from error
+    odd = [token for token, _ in pairs if not isinstance(token, str)]
+    if odd or len(dict(pairs)) < len(pairs):
+        raise _damaged(source)
+    return dict(pairs)
+
+
+def _damaged(got: str) -> RecipeError:
+    return RecipeError(
+        "The rules for tokens of a retokenized parent are damaged.",
+        got=got[:200],
+        allowed=_ALLOWED,
+        fix="make the recipe again.",
+    )
 
 
 def _text(rules: Mapping[str, TokenRule]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn, get_args
 
@@ -144,7 +145,7 @@ def recipe_from_text(text: str) -> Recipe:
         _refuse("The recipe is too long.", f"{len(text)} characters", f"at most {MAX_CHARACTERS}")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         _refuse("The recipe is not JSON.", str(error) or "nested too deeply", "one JSON object")
     return recipe_from_json(value)
 
@@ -174,8 +175,8 @@ def _refuse(
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [k for k, _ in pairs]
-        twice = next(k for k in names if names.count(k) > 1)
+        counts = Counter(k for k, _ in pairs)
+        twice = next(k for k, n in counts.items() if n > 1)
         _refuse("A key of the recipe stands twice.", repr(twice), "each key once in an object")
     return result
 

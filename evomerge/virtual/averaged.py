@@ -14,6 +14,7 @@ from evomerge.errors import ModelError, NonFinite
 from evomerge.layout import TensorInfo
 from evomerge.virtual.costs import FLOPS, duration
 from evomerge.virtual.maker import Ingredients, MadePlan
+from evomerge.virtual.prompts import longest_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -47,19 +48,24 @@ def check_models(ingredients: Ingredients, shortest: int = 1) -> MadePlan:
 
 def _check_prompts(ingredients: Ingredients, under: OpenParent, shortest: int) -> None:
     rows = next((t.shape[0] for t in under.layout.tensors if t.role == "embedding" and len(t.shape) == 2), math.inf)
-    vocabulary = under.config.get("vocab_size") or rows
+    stated = under.config.get("vocab_size")
+    vocabulary = min(rows, stated) if isinstance(stated, int) and stated else rows
+    filled = [p for p in ingredients.prompts if p]
     if not any(len(p) >= shortest for p in ingredients.prompts):
         raise _bad_prompts(f"{len(ingredients.prompts)} prompts, none of {shortest} tokens or more")
-    largest = max(max(p, default=0) for p in ingredients.prompts)
-    if largest >= vocabulary:
-        raise _bad_prompts(f"token {largest} for a vocabulary of {vocabulary}")
+    for token in (min(map(min, filled)), max(map(max, filled))):
+        if not 0 <= token < vocabulary:
+            raise _bad_prompts(f"token {token} for a vocabulary of {vocabulary}")
+    longest, limit = max(map(len, filled)), longest_prompt(under.config)
+    if longest > limit:
+        raise _bad_prompts(f"a prompt of {longest} tokens for models that see {limit} at once")
 
 
 def _bad_prompts(got: str) -> ModelError:
     return ModelError(
         "The prompts do not fit the models that are shown them.",
         got=got,
-        allowed="token ids of the models' own tokenizer",
+        allowed="token ids of the models' own tokenizer, no more of them than the models see at once",
         fix="use a suite with questions, compiled with the tokenizer of these models.",
     )
 

@@ -20,7 +20,7 @@ from evomerge.checkpoints.vocabulary import content_of, rows_of, vocabulary_of
 from evomerge.errors import ModelError
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import count, flag
-from evomerge.recipe.retokenizing import NONE, TokenRule, token_rules
+from evomerge.recipe.retokenizing import MAX_MULTIPLE, NONE, TokenRule, token_rules
 from evomerge.virtual.aligned import common_dtype, token_pairs
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
 
@@ -101,8 +101,8 @@ def _work(ingredients: Ingredients) -> _Work:
     needed = 1 + max(vocabulary.ids.values())
     kept = rows_of(models[settings.donor]) if settings.keep_rows else 0
     rows = -(-max(needed, kept) // settings.multiple) * settings.multiple
-    empty = set(range(rows)) - set(vocabulary.ids.values())
-    padded = {i: i if i < kept else -1 for i in sorted(empty)}
+    taken = set(vocabulary.ids.values())
+    padded = {i: i if i < kept else -1 for i in range(rows) if i not in taken}
     return _Work(vocabulary, rows, own, given, means, padded, settings.donor)
 
 
@@ -153,7 +153,7 @@ class Retokenized(Maker):
             "member": count(0, 0),
             "base": count(NONE, NONE),
             "source": count(NONE, NONE),
-            "pad_to_multiple_of": count(1, 1),
+            "pad_to_multiple_of": count(1, 1, MAX_MULTIPLE),
             "wide": flag(default=True),
             "keep_rows": flag(default=True),
             "full": flag(default=False),
@@ -228,7 +228,7 @@ def _rows(
         out[row] = (total / len(owners)).to(dtype)
     left = [row for row, i in work.padded.items() if i < 0]
     if left:
-        tokens = torch.tensor(sorted(set(range(work.rows)) - set(left)))
+        tokens = torch.tensor([i for i in range(work.rows) if work.padded.get(i, 0) >= 0])
         out[left] = (tree_sum(out[tokens].float(), 0)[0] / len(tokens)).to(dtype)
     return out
 

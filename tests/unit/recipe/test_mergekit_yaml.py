@@ -14,7 +14,7 @@ from evomerge.errors import RecipeError
 from evomerge.layout import Layout, TensorInfo
 from evomerge.recipe.mergekit import Models, from_mergekit, mergekit_models, to_mergekit
 from evomerge.recipe.mergekit_file import MERGEKIT
-from evomerge.recipe.mergekit_settings import evaluate_filters, filters_for
+from evomerge.recipe.mergekit_settings import evaluate_filters, filters_for, number_of
 from evomerge.recipe.methods import BUILTIN
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 
@@ -447,6 +447,38 @@ REFUSED = [
 @pytest.mark.parametrize(("text", "message"), REFUSED)
 def test_files_that_ask_for_something_else_are_refused(text, message):
     with pytest.raises(RecipeError, match=f"(?s){message}"):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("weight: 0.5", "weight: 1" + "0" * 400), "too large.*line"),
+        (("weight: 0.5", "weight: 0x" + "f" * 9000), "too large"),
+        (("weight: 0.5", "weight: 1" + "0" * 5000), "not YAML"),
+        (("weight: 0.5", "weight: .nan"), "weight of .* = nan"),
+        (("weight: 0.5", 'weight: "1e999"'), "weight of .* = '1e999'"),
+        (("weight: 0.5", "weight: [0, .inf]"), "weight of "),
+        (("merge_method", "tokenizer: {pad_to_multiple_of: 1000000000000}\nmerge_method"), "from 1 to 65536"),
+        (("merge_method", "tokenizer: {tokens: {5: {}}}\nmerge_method"), "wrong type"),
+    ],
+)
+def test_numbers_without_measure_are_refused(edit, message):
+    with pytest.raises(RecipeError, match=f"(?s){message}"):
+        read(LINEAR.replace(*edit))
+
+
+def test_whole_numbers_that_no_float_holds_are_refused():
+    spec = BUILTIN["linear"].parameters["weight"]
+    assert spec.accepts(10**300)
+    assert not spec.accepts(10**400)
+    with pytest.raises(RecipeError, match="illegal value"):
+        number_of(10**400, spec, "weight", "weight")
+
+
+def test_a_density_that_is_no_number_is_refused():
+    text = "merge_method: ties\nbase_model: b\nmodels: [{model: a, parameters: {weight: 1, density: .nan}}]"
+    with pytest.raises(RecipeError, match=r"density of .* = nan"):
         read(text)
 
 

@@ -215,10 +215,11 @@ def test_other_json_is_no_recipe(value):
         ("", "not JSON"),
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
+        ('{"seed": 1' + "0" * 5000 + "}", "not JSON"),
         ('{"seed": NaN}', "not finite.*NaN"),
         ('{"format": "evomerge.recipe", "format": "evomerge.recipe"}', "stands twice.*'format'"),
     ],
-    ids=["empty", "open", "deep", "nan", "twice"],
+    ids=["empty", "open", "deep", "long number", "nan", "twice"],
 )
 def test_bad_texts_are_refused(text, message):
     with pytest.raises(RecipeError, match=f"(?s){message}"):

@@ -208,6 +208,21 @@ def test_prompts_of_one_token_tell_a_cocktail_nothing(siblings: Siblings) -> Non
         LM_COCKTAIL.plan(ingredients(siblings("llama"), LM_COCKTAIL, ((1,), (2,))))
 
 
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        (((1, -1, 3), (2, 3)), "token -1 for a vocabulary of 16"),
+        (((1, 2), (3, 16)), "token 16 for a vocabulary of 16"),
+        (((1, 2), (3,) * 129), "a prompt of 129 tokens for models that see 128 at once"),
+        (((), ()), "none of 2 tokens"),
+    ],
+)
+def test_prompts_that_a_model_cannot_see_are_refused(siblings: Siblings, prompts: Any, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        LM_COCKTAIL.plan(ingredients(siblings("llama"), LM_COCKTAIL, prompts))
+    LM_COCKTAIL.plan(ingredients(siblings("llama"), LM_COCKTAIL, ((), (0, 15) * 64)))
+
+
 # -- AdaMerging --------------------------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,14 @@ def test_padding_is_the_mean_of_the_tokens(folders: list[Path], tmp_path: Path) 
     assert values[7:] == [pytest.approx(sum(values[:7]) / 7, abs=1e-3)] * 3
 
 
+@pytest.mark.parametrize("multiple", [0.0, 65_537.0, 1e12, 1e300])
+def test_padding_without_measure_is_refused(folders: list[Path], tmp_path: Path, multiple: float) -> None:
+    refs = retokenized([ParentRef("a", str(folders[0]))], base=None, source=None)
+    made = Making("retokenized", refs[0].made.of, settings={"pad_to_multiple_of": multiple})  # type: ignore[union-attr]
+    with pytest.raises(RecipeError, match=r"(?s)pad_to_multiple_of = .*\[1, 65536\]"):
+        ParentOpener(tmp_path).open(ParentRef("a", "a", made=made))
+
+
 def test_rules_for_single_tokens(folders: list[Path], tmp_path: Path) -> None:
     rules = {
         "q": TokenRule(1, force=True),
@@ -136,7 +144,10 @@ def test_a_rule_that_names_what_is_not_there_is_refused(folders: list[Path], tmp
 
 def test_damaged_rules_are_refused() -> None:
     assert token_rules("a word") == {}
-    for text in ("{", '{"tokens": 3}', '{"tokens": [["a", {"what": 1}]]}', "{}"):
+    bad = [{"model": "q"}, {"model": 0.5}, {"model": True}, {"model": -2}, {"token": ["a"]}, {"row": "1"}, {"force": 1}]
+    rules = [json.dumps({"tokens": [["a", rule]]}) for rule in bad]
+    names = ['{"tokens": [[["a"], {}]]}', '{"tokens": [["a", {}], ["a", {}]]}']
+    for text in ("{", '{"tokens": 3}', '{"tokens": [["a", {"what": 1}]]}', "{}", *rules, *names):
         with pytest.raises(RecipeError, match="rules for tokens"):
             token_rules(text)
 
