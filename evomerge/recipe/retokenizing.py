@@ -43,8 +43,7 @@ class TokenRule:
     def __post_init__(self) -> None:
         numbers = [n for n in (self.model, self.row) if not isinstance(n, int) or isinstance(n, bool) or n < NONE]
         flags = [f for f in (self.force, self.is_default) if not isinstance(f, bool)]
-        texts = [] if isinstance(self.token, str | None) else [self.token]
-        if numbers or flags or texts:
+        if numbers or flags or not isinstance(self.token, str | None):
             raise _damaged(repr(self))
 
 
