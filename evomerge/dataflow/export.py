@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import torch
 
+from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.parts import TensorPart
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.dataflow.export_plan import ExportPlan, Piece, Target, plan_export
@@ -105,11 +106,11 @@ def _folded(merged: torch.Tensor, piece: Piece, target: Target) -> torch.Tensor:
     Raises:
         NonFinite: when the gain takes it out of the range of its dtype.
     """
-    folded = fold_gain(merged, target.gain, target.offset)
+    folded = fold_gain(merged, target.gain, target.offset).to(torch_dtype(piece.dtype))
     if folded is not merged and not bool(torch.isfinite(folded).all()):
         raise NonFinite(
             "A gain takes a tensor out of the range of its dtype.",
-            got=f"{target.name} ({piece.tensor.dtype}) times {target.gain:g}",
+            got=f"{target.name} ({piece.dtype}) times {target.gain:g}",
             allowed="finite values",
             fix="export with a wider dtype (`dtype: float32` in the recipe), or use smaller gains.",
         )

@@ -31,11 +31,15 @@ class Target(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """One tensor that is merged, and every place where it is written."""
+    """One tensor that is merged, every place where it is written, and the dtype that it is written in.
+
+    That is the merged tensor's, except in mergekit's arithmetic: gains are multiplied there before the result is cast.
+    """
 
     plan: MergePlan
     tensor: TensorPlan
     targets: tuple[Target, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,31 @@ def plan_export(recipe: Recipe, hops: Hops, pool: ParentPool) -> ExportPlan:
     _check_config(template)
     _check_parents(recipe, pool)
     plain = replace(recipe, path=None)
-    plans: dict[str | None, MergePlan] = {None: plan_merge(plain, pool)}
-    for parent in dict.fromkeys(hop.parent for hop in hops if hop.parent is not None):
-        rule = Rule("linear", {"normalize": True}, {parent: {"weight": 1.0}})
-        plans[parent] = plan_merge(replace(plain, rules=(rule,)), pool)
+    plans = _plans(plain, hops, pool)
     outside = _outside(plans[None], family)
-    inside = _inside(hops, plans, family)
+    inside = _inside(hops, plans, _plans(_as_computed(plain), hops, pool), family)
     changed = path_config(template.config, [hop.layer for hop in hops])
     changes = {k: v for k, v in changed.items() if k not in template.config or template.config[k] != v}
     pieces = (*outside, *inside)
     return ExportPlan(template_of(recipe), _layout(pieces, len(hops), family), changes, pieces)
+
+
+def _plans(plain: Recipe, hops: Hops, pool: ParentPool) -> dict[str | None, MergePlan]:
+    """The merge, and a copy of each parent whose layers run."""
+    plans: dict[str | None, MergePlan] = {None: plan_merge(plain, pool)}
+    copied = plain.compat == "mergekit"  # its linear loses the sign of zeros, its passthrough does not
+    for parent in dict.fromkeys(hop.parent for hop in hops if hop.parent is not None):
+        rule = Rule("passthrough") if copied else Rule("linear", {"normalize": True}, {parent: {"weight": 1.0}})
+        rule = replace(rule, per_parent={parent: {"scale": 1.0}}) if copied else rule
+        plans[parent] = plan_merge(replace(plain, rules=(rule,)), pool)
+    return plans
+
+
+def _as_computed(recipe: Recipe) -> Recipe:
+    """The recipe that stores what mergekit's arithmetic computes, before it is cast."""
+    if recipe.compat == "off" or recipe.dtype == "parent" or recipe.arithmetic == "stored":
+        return recipe
+    return replace(recipe, dtype=recipe.arithmetic, arithmetic="stored")
 
 
 def _outside(plan: MergePlan, family: Family) -> list[Piece]:
@@ -108,11 +127,20 @@ def _outside(plan: MergePlan, family: Family) -> list[Piece]:
                 allowed="as many layers as config.json says",
                 fix="remove these tensors from the parents if the model runs without them.",
             )
-    return [Piece(plan, t, (Target(t.info.name, 1.0, 0.0),)) for t in found]
+    return [Piece(plan, t, (Target(t.info.name, 1.0, 0.0),), t.dtype) for t in found]
 
 
-def _inside(hops: Hops, plans: Mapping[str | None, MergePlan], family: Family) -> list[Piece]:
-    """The tensors of all layers that run: each is merged once and written for every hop that runs it."""
+def _inside(
+    hops: Hops, plans: Mapping[str | None, MergePlan], computed: Mapping[str | None, MergePlan], family: Family
+) -> list[Piece]:
+    """The tensors of all layers that run: each is merged once and written for every hop that runs it.
+
+    Args:
+        hops: the path.
+        plans: of the result.
+        computed: of what gains are multiplied into.
+        family: of the architecture.
+    """
     uses: dict[tuple[str | None, int], list[int]] = {}
     for k, hop in enumerate(hops):
         uses.setdefault((hop.parent, hop.layer), []).append(k)
@@ -121,6 +149,7 @@ def _inside(hops: Hops, plans: Mapping[str | None, MergePlan], family: Family) -
     for (parent, layer), places in uses.items():
         plan = plans[parent]
         tensors = [(t, _parts(family, t.info)) for t in plan.tensors if t.info.layer == layer]
+        unrounded = {t.info.name: t for t in computed[parent].tensors if t.info.layer == layer}
         if any(hops[k].gain != 1.0 for k in places):
             check_foldable(family, {parts.rest: t.dtype for t, parts in tensors}, FLOATING, layer)
         for tensor, (prefix, _, rest) in tensors:
@@ -128,7 +157,10 @@ def _inside(hops: Hops, plans: Mapping[str | None, MergePlan], family: Family) -
                 Target(f"{prefix}{k}.{rest}", hops[k].gain if rest in offsets else 1.0, offsets.get(rest, 0.0))
                 for k in places
             )
-            found.append(Piece(plan, tensor, targets))
+            if any(target.gain != 1.0 for target in targets):
+                found.append(Piece(computed[parent], unrounded[tensor.info.name], targets, tensor.dtype))
+            else:
+                found.append(Piece(plan, tensor, targets, tensor.dtype))
     return found
 
 
@@ -155,7 +187,7 @@ def _layout(pieces: tuple[Piece, ...], n_hops: int, family: Family) -> Layout:
         for target in piece.targets:
             parts = family.layer_name(target.name) if piece.tensor.info.layer is not None else None
             layer = None if parts is None else parts.layer
-            found.append(replace(piece.tensor.info, name=target.name, layer=layer, dtype=piece.tensor.dtype))
+            found.append(replace(piece.tensor.info, name=target.name, layer=layer, dtype=piece.dtype))
     return Layout(n_hops, tuple(sorted(found, key=lambda t: t.name)))
 
 

@@ -18,7 +18,16 @@ from evomerge.recipe.mergekit_export import chat_template_text, check_divisors, 
 from evomerge.recipe.mergekit_file import body_of, donor_of, entries_of, model_in, read_file
 from evomerge.recipe.mergekit_import import Order, assignments_of, order_of
 from evomerge.recipe.mergekit_models import Model, named_parents
-from evomerge.recipe.mergekit_output import Parents, chat_template_of, dtypes_of_parents, recipe_dtypes, stated_dtypes
+from evomerge.recipe.mergekit_output import (
+    Parents,
+    Stated,
+    chat_template_of,
+    dtypes_of_parents,
+    gains_alike,
+    recipe_dtypes,
+    rules_alike,
+    stated_dtypes,
+)
 from evomerge.recipe.mergekit_path import (
     PASSTHROUGH,
     Ends,
@@ -27,8 +36,8 @@ from evomerge.recipe.mergekit_path import (
     passthrough_comments,
     passthrough_dtype,
 )
-from evomerge.recipe.mergekit_path_import import read_passthrough
-from evomerge.recipe.mergekit_text import DTYPES, read_mergekit, refused, write_mergekit
+from evomerge.recipe.mergekit_path_import import Passed, read_passthrough
+from evomerge.recipe.mergekit_text import read_mergekit, refused, write_mergekit
 from evomerge.recipe.mergekit_tokens import Asked, untied, vocabulary_asked, with_vocabulary, without_vocabulary
 from evomerge.recipe.mergekit_told import told_of
 from evomerge.recipe.mergekit_translate import translated
@@ -175,15 +184,18 @@ def from_mergekit(
     template = layouts[order.base or order.models[0]]
     parents = named_parents(order.models, names or {})
     named = {model: parent.name for model, parent in zip(order.models, parents, strict=True)}
-    is_copy = file.method.name == PASSTHROUGH and (not stated.differ or stated.arithmetic == "float32")
-    chosen = compat or ("off" if is_copy else "mergekit")
     computed = dtypes_of_parents(file, template, _own_layouts(layouts, models))
+
+    def copied(folds: bool, compat: Compat) -> Passed:
+        return read_passthrough(file, template, named, models.is_end, folds=folds, compat=compat)
+
+    copies = file.method.name == PASSTHROUGH
+    chosen = compat or (_of_copies(copied, template, stated, computed) if copies else "mergekit")
     plain = all(model.adapter is None for model in found)
     stored = {t.name: t.dtype for t in template.tensors if t.name in computed} if plain else None
     dtypes = recipe_dtypes(stated, Parents(computed, stored), file.method.name, chosen)
-    if file.method.name == PASSTHROUGH:
-        folds = stated.out is None or {stated.out} == {stated.arithmetic or DTYPES.get(d) for d in computed.values()}
-        rules, path = read_passthrough(file, template, named, models.is_end, folds=folds)
+    if copies:
+        rules, path = copied(chosen == "mergekit" or gains_alike(stated, set(computed.values())), chosen)
     else:
         rules = rules_of_tensors(file.method.name, template, assignments_of(file, template, named, chosen))
         in_order = file.layers == tuple(range(template.n_layers))
@@ -198,6 +210,28 @@ def from_mergekit(
         arithmetic=dtypes.arithmetic,
         chat_template=chat_template_of(config, order.models, lambda model: own(refs[model])),
     )
+
+
+def _of_copies(
+    read: Callable[[bool, Compat], Passed], template: Layout, stated: Stated, computed: Mapping[str, str]
+) -> Compat:
+    """Whose arithmetic a file of copies has: evomerge's where both make the same bits, else mergekit's.
+
+    Args:
+        read: the file, given whether gains are folded, and the arithmetic.
+        template: the tensors.
+        stated: dtypes that the file names.
+        computed: the dtype that mergekit computes each tensor in where the file names none.
+    """
+    found, kinds = read(True, "off"), set(computed.values())
+    if found.is_scaled:
+        exact = (not found.is_gained or gains_alike(stated, kinds)) and (
+            not found.is_ruled or rules_alike(stated, kinds)
+        )
+        return "off" if exact else "mergekit"
+    if stated.arithmetic is None and stated.out is None:  # every layer in its own model's dtype
+        return "off" if all(computed.get(t.name, t.dtype) == t.dtype for t in template.tensors) else "mergekit"
+    return "off" if not stated.differ or stated.arithmetic == "float32" else "mergekit"
 
 
 def _fitted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import reduce
 from typing import Any, Final, NamedTuple
 
@@ -59,6 +59,31 @@ def stated_dtypes(config: Mapping[str, Any]) -> Stated:
             )
         found.append(short)
     return Stated(*found)
+
+
+def rules_alike(stated: Stated, kinds: Collection[str]) -> bool:
+    """Whether evomerge's own arithmetic scales copies as mergekit does: in fp32, rounded once, or without any cast.
+
+    mergekit casts a copy to `dtype`, multiplies, and casts to `out_dtype`.
+
+    Args:
+        stated: by the file.
+        kinds: the dtypes of the models, safetensors spelling.
+    """
+    stored, computed, out = _chain(stated, kinds)
+    return out is None or computed == {"float32"} or stored == computed == {out}
+
+
+def gains_alike(stated: Stated, kinds: Collection[str]) -> bool:
+    """The same for gains, which evomerge multiplies in fp32 into what is stored."""
+    stored, computed, out = _chain(stated, kinds)
+    return out is None or computed == {out} or (computed == {"float32"} and stored == {out})
+
+
+def _chain(stated: Stated, kinds: Collection[str]) -> tuple[set[str | None], set[str | None], str | None]:
+    """The dtypes of the models, of the arithmetic, and of the result."""
+    stored = {DTYPES.get(kind) for kind in kinds}
+    return stored, stored if stated.arithmetic is None else {stated.arithmetic}, stated.out or stated.arithmetic
 
 
 def promoted(dtypes: Iterable[str]) -> str:

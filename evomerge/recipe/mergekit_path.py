@@ -17,6 +17,7 @@ from evomerge.recipe.mergekit_exactness import parents_told
 from evomerge.recipe.mergekit_export import inexpressible
 from evomerge.recipe.mergekit_models import model_text
 from evomerge.recipe.mergekit_settings import filters_for
+from evomerge.recipe.mergekit_text import DTYPES
 from evomerge.recipe.path import Hop, Hops, check_layers
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule, name_within
 
@@ -170,6 +171,14 @@ def passthrough_comments(recipe: Recipe, layout: Layout, body: Mapping[str, Any]
     """The first lines of the file: how to replay it, and what is exact."""
     mixed = recipe.dtype == "parent" and len({t.dtype for t in layout.tensors}) > 1
     dtypes = "; every tensor keeps the dtype that its own parent has" if mixed else ""
+    narrowed = recipe.dtype != "parent" and any(DTYPES.get(t.dtype) != recipe.dtype for t in layout.tensors)
+    if (
+        recipe.compat == "off"
+        and narrowed
+        and "out_dtype" in passthrough_dtype(recipe)
+        and any(hop.gain != 1.0 for hop in recipe.path or ())
+    ):
+        dtypes += ", but for gains: evomerge multiplies them into what is stored, mergekit before it rounds"
     ranges = [source["layer_range"] for piece in body["slices"] for source in piece["sources"]]
     empty = ("An empty slice gives what stands outside the layers: the first the embedding, the last norm and head.",)
     return (
@@ -185,4 +194,9 @@ def passthrough_dtype(recipe: Recipe) -> dict[str, str]:
     """`dtype` and `out_dtype` of the file, where the recipe says them."""
     if recipe.arithmetic != "stored" and recipe.compat == "mergekit":
         return {"dtype": recipe.arithmetic, **({} if recipe.dtype == "parent" else {"out_dtype": recipe.dtype})}
-    return {} if recipe.dtype == "parent" else {"dtype": recipe.dtype}
+    if recipe.dtype == "parent":
+        return {}
+    ruled = any(rule.method == PASSTHROUGH and _own(recipe, rule) != (*rule.per_parent, 1.0) for rule in recipe.rules)
+    if ruled and recipe.compat == "off" and recipe.dtype != "float32":  # multiplied in fp32, and rounded once
+        return {"dtype": "float32", "out_dtype": recipe.dtype}
+    return {"dtype": recipe.dtype}

@@ -14,7 +14,7 @@ from evomerge.recipe.mergekit_path import PASSTHROUGH, Ends
 from evomerge.recipe.mergekit_settings import number_of, resolve
 from evomerge.recipe.mergekit_text import refused
 from evomerge.recipe.path import Hop, Hops, plain_path
-from evomerge.recipe.recipe import Rule, name_within
+from evomerge.recipe.recipe import Compat, Rule, name_within
 
 _SCALE: Final = "scale"
 
@@ -52,9 +52,24 @@ class Passed(NamedTuple):
     rules: tuple[Rule, ...]
     path: Hops | None
 
+    @property
+    def is_gained(self) -> bool:
+        """Whether hops have gains."""
+        return any(hop.gain != 1.0 for hop in self.path or ())
+
+    @property
+    def is_ruled(self) -> bool:
+        """Whether rules multiply."""
+        return any(v[_SCALE] != 1.0 for r in self.rules if r.method == PASSTHROUGH for v in r.per_parent.values())
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether anything is multiplied."""
+        return self.is_gained or self.is_ruled
+
 
 def read_passthrough(
-    file: File, layout: Layout, names: Mapping[Model, str], is_end: Ends | None, *, folds: bool
+    file: File, layout: Layout, names: Mapping[Model, str], is_end: Ends | None, *, folds: bool, compat: Compat
 ) -> Passed:
     """The rules and the path of a passthrough file.
 
@@ -63,7 +78,8 @@ def read_passthrough(
         layout: of the models.
         names: of the parents.
         is_end: which tensors end the branches of a layer; None when nobody knows.
-        folds: whether a gain may be multiplied into what is stored.
+        folds: whether a gain may be multiplied into a layer's weights.
+        compat: whose arithmetic the recipe has.
 
     Raises:
         RecipeError: for unknown parameters and illegal scales, and when a layer whose scales are no gain runs several
@@ -88,16 +104,18 @@ def read_passthrough(
     for model, own in ((first, beyond.keys() & embedding), (last, beyond.keys() - embedding)):
         if own:
             scaled.append(_scaled(names[model], None, {n: beyond[n] for n in sorted(own)}))
-    rules = (*(rule for group in scaled for rule in group), *_plain(names[first], names[last]))
+    rules = (*(rule for group in scaled for rule in group), *_plain(names[first], names[last], compat))
     path = tuple(hops)
     plain = first == last and path == plain_path(layout.n_layers, names[first])
     return Passed(rules, None if plain else path)
 
 
-def _plain(first: str, last: str) -> tuple[Rule, ...]:
+def _plain(first: str, last: str, compat: Compat) -> tuple[Rule, ...]:
     """What stands outside the layers; the rule of the last slice's parent also covers the layers that do not run."""
 
     def own(parent: str, *where: Any) -> Rule:
+        if compat == "mergekit":  # its linear loses the sign of zeros
+            return Rule(PASSTHROUGH, {}, {parent: {_SCALE: 1.0}}, *where)
         return Rule("linear", {"normalize": True}, {parent: {"weight": 1.0}}, *where)
 
     return (own(last),) if first == last else (own(first, (), ("embedding",)), own(last))

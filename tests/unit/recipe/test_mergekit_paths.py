@@ -242,12 +242,15 @@ def test_scales_need_somebody_who_knows_where_branches_end() -> None:
         from_mergekit(other, Models(lambda ref: layout()))
 
 
-def test_factors_on_what_is_stored_in_another_dtype_are_rules() -> None:
-    """A gain is multiplied into stored values, which would round twice."""
+def test_factors_that_would_round_otherwise_are_multiplied_in_mergekits_arithmetic() -> None:
     text = FRANKEN.replace("dtype: float16", "dtype: float32\nout_dtype: bfloat16")
-    found = read(text)
+    found = read(text)  # the models are in bfloat16: nothing is rounded before the factor, and once behind it
     assert (found.compat, found.dtype) == ("off", "parent")
-    assert {hop.gain for hop in found.path or ()} == {1.0}
+    assert {hop.gain for hop in found.path or ()} == {1.0, 0.5, 1.5, 2.0}
+    wide = read(text.replace("out_dtype: bfloat16", "out_dtype: float16"))
+    assert (wide.compat, wide.arithmetic, wide.dtype) == ("mergekit", "float32", "float16")
+    ruled = FRANKEN.replace("dtype: float16", "dtype: float16\nparameters: {scale: [{filter: q_proj, value: 0.5}]}")
+    assert (read(ruled).compat, read(FRANKEN).compat) == ("mergekit", "off")
     narrow = read(FRANKEN.replace("dtype: float16", "dtype: float16\nout_dtype: float32"))
     assert (narrow.compat, narrow.arithmetic, narrow.dtype) == ("mergekit", "float16", "float32")
 
