@@ -14,7 +14,6 @@ from evomerge.config.assemble import Assembled, assemble
 from evomerge.config.cache import kernel_folder
 from evomerge.config.export import RECIPE_FILE
 from evomerge.config.load import ResolvedJob, job_document, load_job, load_run_job, resolve_job
-from evomerge.config.parents import Making, quiet
 from evomerge.config.recipe_files import open_recipe_parents, prompts_file, read_recipe_file
 from evomerge.config.recipes_of import run_recipes
 from evomerge.config.run_files import check_unchanged, package_versions, run_files
@@ -38,6 +37,7 @@ from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
 from evomerge.runs.study import write_study
 from evomerge.types import SET_NAMES, Outcome, SetName
+from evomerge.virtual.maker import ParentReport, quiet
 from evomerge.virtual.prompts import read_prompts
 
 Resume = Literal["never", "auto", "must"]
@@ -234,7 +234,7 @@ def _conclude(assembled: Assembled, store: RunStore, history: History, why: str)
 
 
 def merge(
-    recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None = None, making: Making = quiet
+    recipe: Recipe | str | Path, to: str | Path, *, compat: Compat | None = None, making: ParentReport = quiet
 ) -> Recipe:
     """Make a checkpoint from a recipe; returns the recipe as it was applied.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
-ADAPTER: Final = "adapter_model.safetensors"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 _PICKLE: Final = "adapter_model.bin"
 PREFIX: Final = "base_model.model."
 """What PEFT puts before every module path."""
@@ -115,7 +115,7 @@ class Adapter:
         self.revision = revision
         self.folder = folder
         self.config: AdapterConfig = read_adapter_config(_required(folder, ADAPTER_CONFIG))
-        self._file = _required(folder, ADAPTER)
+        self._file = _required(folder, ADAPTER_WEIGHTS)
         self._header: Header = read_header(self._file)
         self._content: Digest | None = None
         named = _sorted_by_part(self._file, self._header)
@@ -191,13 +191,13 @@ def _required(folder: Path, name: str) -> Path:
     path = find_file(folder, name)
     if path is not None:
         return path
-    pickled = name == ADAPTER and (folder / _PICKLE).exists()
+    pickled = name == ADAPTER_WEIGHTS and (folder / _PICKLE).exists()
     raise ModelError(
         "An adapter holds its weights as a pickle only, which can run code when it is read."
         if pickled
         else "A folder is no adapter.",
         got=f"{_PICKLE} in {folder}" if pickled else f"no {name} in {folder}",
-        allowed=f"{ADAPTER_CONFIG} and {ADAPTER}, as PEFT saves them",
+        allowed=f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}, as PEFT saves them",
         fix="load it with PEFT where you trust it, and call save_pretrained."
         if pickled
         else "name the folder of an adapter; whole models go under `models` by themselves.",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-Making = Callable[[str, int, int], None]
-"""Told which parent is being made, and how many of how many steps are done."""
+if TYPE_CHECKING:
+    from evomerge.virtual.maker import ParentReport
 
 
 @contextmanager
-def working(text: str) -> Iterator[Making]:
+def working(text: str) -> Iterator[ParentReport]:
     """Show that something is under way; on a terminal that is no terminal, say it once.
 
     The value may be told of parents that are made on the way.

@@ -12,7 +12,7 @@ from evomerge.checkpoints.finite import check_finite
 from evomerge.config.goals import build_goals, check_goals_measurable
 from evomerge.config.load import ResolvedJob
 from evomerge.config.parent_refs import BASE
-from evomerge.config.parents import Making, Parents, open_parents
+from evomerge.config.parents import Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
 from evomerge.config.storage import check_task_vectors
@@ -38,6 +38,7 @@ from evomerge.runs.manifest import read_manifest
 from evomerge.space.base import CandidateSpace
 from evomerge.survey.values import Survey, recorded_survey
 from evomerge.types import CandidateId
+from evomerge.virtual.maker import ParentReport
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def assemble(
     functions: Mapping[str, ObjectiveFunction] | None = None,
     sized_for: int | None = None,
     run: Path | None = None,
-    making: Making | None = None,
+    making: ParentReport | None = None,
 ) -> Assembled:
     """Check everything that can be checked without a worker.
 

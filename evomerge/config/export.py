@@ -11,7 +11,7 @@ from evomerge.checkpoints.staging import check_target
 from evomerge.config.cache import kernel_folder
 from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
-from evomerge.config.parents import Making, Parents, open_parents, quiet
+from evomerge.config.parents import Parents, open_parents
 from evomerge.config.recipe_files import check_new_recipe_file, prompts_behind, prompts_file, write_recipe_file
 from evomerge.config.staging import recipe_of, space_at
 from evomerge.dataflow.export import write_recipe
@@ -28,6 +28,7 @@ from evomerge.report.summary import Entry, RunSummary
 from evomerge.runs.manifest import read_manifest
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
+from evomerge.virtual.maker import ParentReport, quiet
 from evomerge.virtual.merged_adapter import write_adapter
 from evomerge.virtual.prompts import prompts_text
 
@@ -37,7 +38,7 @@ MERGEKIT_FILE = "mergekit.yaml"
 CARD_FILE = "README.md"
 
 
-def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: Making = quiet) -> list[str]:
+def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: ParentReport = quiet) -> list[str]:
     """Write one merge of a run.
 
     Args:

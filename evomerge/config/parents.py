@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,15 +16,8 @@ from evomerge.config.prompts import PromptBook
 from evomerge.errors import ConfigError
 from evomerge.recipe.recipe import ParentRef
 from evomerge.virtual.fitting import fit_parents
+from evomerge.virtual.maker import ParentReport
 from evomerge.virtual.opening import ParentOpener
-
-Making = Callable[[str, int, int], None]
-"""Told which parent is being made, and how many of how many steps are done."""
-
-
-def quiet(parent: str, done: int, total: int) -> None:
-    """Nobody is told."""
-    del parent, done, total
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,7 @@ class Parents:
         """
         return self.opener.made()
 
-    def make(self, report: Making) -> None:
+    def make(self, report: ParentReport) -> None:
         """Make what is made from others and is not in the cache yet.
 
         Raises:

@@ -12,7 +12,6 @@ from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.finite import check_finite
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.config.cache import parents_folder
-from evomerge.config.parents import Making, quiet
 from evomerge.config.texts import read_text
 from evomerge.dataflow.mergekit import recipe_of_mergekit
 from evomerge.errors import ConfigError, ModelError
@@ -22,7 +21,7 @@ from evomerge.recipe.recipe import Compat, ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_text, recipe_to_text
 from evomerge.types import Digest
 from evomerge.virtual.fitting import fit_parents
-from evomerge.virtual.maker import Prompts
+from evomerge.virtual.maker import ParentReport, Prompts, quiet
 from evomerge.virtual.makers import load_maker
 from evomerge.virtual.opening import ParentOpener
 from evomerge.virtual.prompts import prompts_text
@@ -100,7 +99,7 @@ class RecipeParents(NamedTuple):
     checkpoints: dict[str, OpenParent]
     opener: ParentOpener
 
-    def make(self, report: Making = quiet) -> None:
+    def make(self, report: ParentReport = quiet) -> None:
         """Make what is made from others and is not in the cache yet, then refuse parents that are not finite.
 
         Raises:

@@ -64,8 +64,8 @@ def norms_of(survey: Survey) -> Norm:
             inside = isinstance(site.place, int)
             layer = site.place if isinstance(site.place, int) else None
             roles = (site.module,) if inside else outside[str(site.place)]
-            place = survey.select(layer=layer, roles=roles, inside=inside)
-            known[(site, model)] = 0.0 if place is None else place.norm(rank[model])
+            section = survey.select(layer=layer, roles=roles, inside=inside)
+            known[(site, model)] = 0.0 if section is None else section.norm(rank[model])
         return known[(site, model)]
 
     return norm

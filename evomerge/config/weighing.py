@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple, get_args
 from evomerge.checkpoints.finite import check_finite
 from evomerge.config.load import ResolvedJob
 from evomerge.config.parent_refs import BASE
-from evomerge.config.parents import Parents, open_parents, quiet
+from evomerge.config.parents import Parents, open_parents
 from evomerge.config.prompts import PromptBook
 from evomerge.config.recipe_files import check_new_recipe_file, prompts_behind, write_recipe_file
 from evomerge.config.staging import open_space
@@ -20,7 +20,7 @@ from evomerge.errors import ConfigError, suggest
 from evomerge.recipe.recipe import Making, Number, ParentRef, Recipe, Rule
 from evomerge.virtual.adamerging import ADAMERGING, Coefficients, coefficients, coefficients_recipe
 from evomerge.virtual.cocktail import LM_COCKTAIL, cocktail_recipe, cocktail_weights
-from evomerge.virtual.maker import Ingredients, Maker, Report, silent
+from evomerge.virtual.maker import Ingredients, Maker, ParentReport, Report, quiet, silent
 from evomerge.virtual.opening import complete_settings
 
 Way = Literal["adamerging", "lm_cocktail", "metagpt"]
@@ -96,7 +96,7 @@ def weigh(
     asked: Weighing,
     to: Path,
     *,
-    making: Callable[[str, int, int], None] = quiet,
+    making: ParentReport = quiet,
     report: Report = silent,
 ) -> Weights:
     """Find weights for the models of a job and write the merge with them as a recipe file.

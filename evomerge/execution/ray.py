@@ -37,7 +37,7 @@ _RAY_ENVIRONMENT: Final = {
 }
 
 
-class Place(NamedTuple):
+class Process(NamedTuple):
     """Where an actor lives: Ray's node id, and its process."""
 
     node: str
@@ -50,7 +50,7 @@ class _Actor:
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def start(self, spec: WorkerSpec, name: str) -> Place | EvomergeError:
+    def start(self, spec: WorkerSpec, name: str) -> Process | EvomergeError:
         """Build the worker; its error is returned, not raised, so that it arrives as it is."""
         import ray
 
@@ -60,7 +60,7 @@ class _Actor:
         except EvomergeError as error:
             return error
         limit_threads(spec.threads)  # torch may have been loaded only now
-        return Place(ray.get_runtime_context().get_node_id(), os.getpid())
+        return Process(ray.get_runtime_context().get_node_id(), os.getpid())
 
     def run(self, task: EvalTask) -> Outcome:
         """Score one task."""
@@ -87,7 +87,7 @@ class _Slot:
 
     name: str
     actor: Any
-    place: Place | None = None
+    place: Process | None = None
     starting: Any = None
     retry_at: float = 0.0
     failed_starts: int = 0
@@ -241,7 +241,7 @@ class RayPool(EvaluationPool):
         if (ticket := slot.clear()) is not None:
             self._done.append(Completed(ticket.task, outcome, slot.name, ticket.attempt))
 
-    def _started(self, slot: _Slot, answer: Place | EvomergeError | Failure) -> None:
+    def _started(self, slot: _Slot, answer: Process | EvomergeError | Failure) -> None:
         if isinstance(answer, EvomergeError):
             raise answer
         if isinstance(answer, Failure):

@@ -17,7 +17,7 @@ Read = Callable[[int, int], Sequence[torch.Tensor]]
 """The parents' elements from one index up to another, flat, on the device; copies may still be under way."""
 
 
-class Part(NamedTuple):
+class Stretch(NamedTuple):
     """A run of the parents' elements.
 
     Attributes:
@@ -29,7 +29,7 @@ class Part(NamedTuple):
     values: Sequence[torch.Tensor]
 
 
-def feed(read: Read, start: int, stop: int, device: str) -> Iterator[Part]:
+def feed(read: Read, start: int, stop: int, device: str) -> Iterator[Stretch]:
     """The elements `[start, stop)` in parts, in order.
 
     On a GPU the next part is copied on a stream of its own while the one that was yielded is used.
@@ -44,21 +44,21 @@ def feed(read: Read, start: int, stop: int, device: str) -> Iterator[Part]:
         yield from _ahead(read, range(start, stop, PART), stop, device)
         return
     for at in range(start, stop, HOST_PART):
-        yield Part(at, read(at, min(at + HOST_PART, stop)))
+        yield Stretch(at, read(at, min(at + HOST_PART, stop)))
 
 
-def _ahead(read: Read, starts: range, stop: int, device: str) -> Iterator[Part]:
+def _ahead(read: Read, starts: range, stop: int, device: str) -> Iterator[Stretch]:
     """Parts on a GPU, one ahead: the copies of the next run beside the work on the last."""
     copying: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     working = torch.cuda.current_stream(device)
 
-    def begin(at: int) -> tuple[Part, Any]:
+    def begin(at: int) -> tuple[Stretch, Any]:
         with torch.cuda.stream(copying):
             values = read(at, min(at + PART, stop))
             for tensor in values:
                 # the memory may be given away only when the working stream is done with it
                 tensor.record_stream(working)
-            return Part(at, values), copying.record_event()
+            return Stretch(at, values), copying.record_event()
 
     coming = begin(starts[0]) if starts else None
     for at in [*starts[1:], None]:

@@ -224,14 +224,14 @@ def pcb(chunk: Chunk) -> torch.Tensor:
 
 def _kept(chunk: Chunk, index: int, delta: torch.Tensor, common: torch.Tensor | None) -> torch.Tensor:
     """One delta of `universal`: trimmed, masked, weighed."""
-    gain, median, slope, centre, least = chunk.setting.parents[index]
+    gain, mean, slope, centre, least = chunk.setting.parents[index]
     bits, bound, tie_salt, mask_bound, mask_salt = chunk.setting.parent_words[index]
     keep = torch.ones_like(delta, dtype=torch.bool)
     if common is not None:
         keep &= _above(delta.view(torch.int32) & _SIGN_OFF, common ^ signed(tie_salt), (bits, bound))
     if "spread" in chunk.setting.switches:
         size = delta.abs()
-        probability = ((size / (size + median)) * slope + centre).clamp_(min=least, max=1.0)
+        probability = ((size / (size + mean)) * slope + centre).clamp_(min=least, max=1.0)
         words = hash_range(chunk.first, delta, mask_salt)
         drawn = ((words >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
         return chosen((delta * gain) / probability, keep & ~(drawn >= probability))  # NaN is kept, so that it shows

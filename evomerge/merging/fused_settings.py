@@ -75,7 +75,7 @@ class FusedSetting:
                |v_i| > strength |s - v_i|.
     sign       parents step; parent words low cut, tie salt; words tie salt.  sum_i step_i sign(d_i) above the cuts.
     pcb        shared steepness; parents low, high, origin, inverse, least, most, inverse, gain: see `paper_methods`.
-    universal  shared 1 - election, sharpness; parents gain, median, slope, centre, least; parent words low cut, tie
+    universal  shared 1 - election, sharpness; parents gain, mean, slope, centre, least; parent words low cut, tie
                salt, mask bound, mask salt; words tie salt: see `universal`.
     ```
 

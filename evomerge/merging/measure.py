@@ -12,7 +12,7 @@ import torch
 from evomerge.checkpoints.dtypes import FLOATING
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.layout import ROLES, Role, TensorInfo
-from evomerge.survey.values import Matrix, Place, Survey
+from evomerge.survey.values import Matrix, Section, Survey
 
 _CHUNK: Final = 1 << 20
 
@@ -23,7 +23,7 @@ Matrices = npt.NDArray[np.float64]
 
 
 class _Totals:
-    """Sums over the tensors of one place; `n` models."""
+    """Sums over the tensors of one section; `n` models."""
 
     def __init__(self, n: int) -> None:
         self.numel = 0
@@ -51,11 +51,11 @@ class _Totals:
                 self.both[i, j] = self.both[j, i] = self.both[i, j] + both
                 self.opposed[i, j] = self.opposed[j, i] = self.opposed[i, j] + opposed
 
-    def place(self, layer: int | None, role: Role) -> Place:
+    def section(self, layer: int | None, role: Role) -> Section:
         """What was summed."""
         sums, moved = (tuple(map(float, v)) for v in (self.sums, self.moved))
         matrices = (_rows(self.both), _rows(self.opposed))
-        return Place(layer, role, self.numel, self.origin, _rows(self.gram), sums, moved, *matrices)
+        return Section(layer, role, self.numel, self.origin, _rows(self.gram), sums, moved, *matrices)
 
 
 def _rows(matrix: Matrices) -> Matrix:
@@ -83,10 +83,10 @@ def measure_survey(
     for done, info in enumerate(floating):
         if report is not None:
             report(done, len(floating))
-        place = totals.setdefault((info.layer, info.role), _Totals(len(models)))
-        _add_tensor(place, info, parents, models, base)
+        section = totals.setdefault((info.layer, info.role), _Totals(len(models)))
+        _add_tensor(section, info, parents, models, base)
     order = sorted(totals, key=lambda k: (-1 if k[0] is None else k[0], ROLES.index(k[1])))
-    return Survey(models, base, layout.n_layers, tuple(totals[key].place(*key) for key in order))
+    return Survey(models, base, layout.n_layers, tuple(totals[key].section(*key) for key in order))
 
 
 def _add_tensor(

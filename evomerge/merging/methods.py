@@ -20,7 +20,7 @@ from evomerge.merging.gram import gram_matrix, vector_grams, vector_length
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.measures import Deltas, Measurement
 from evomerge.merging.settings import Cut, Setting, ranked_inputs
-from evomerge.merging.thresholds import Magnitudes, Part, density_count, joint_cut
+from evomerge.merging.thresholds import MagnitudePart, Magnitudes, density_count, joint_cut
 from evomerge.recipe.method_spec import MethodSpec
 from evomerge.recipe.recipe import Number
 from evomerge.registry import GROUP_METHODS, Registry
@@ -236,7 +236,7 @@ class TensorFacts(Facts):
 
     def model_cut(self, index: int, density: float) -> Cut:
         """See `Facts.model_cut`: this tensor is the model."""
-        part = Part(self._magnitudes(index), lambda: (self._origin(), self._inputs[index]), self._names(index))
+        part = MagnitudePart(self._magnitudes(index), lambda: (self._origin(), self._inputs[index]), self._names(index))
         return joint_cut(density_count(density, self.numel), [part], self._kernels)
 
     def norm(self, index: int, count: int) -> float:

@@ -14,7 +14,7 @@ import torch
 from evomerge.checkpoints.dtypes import FLOATING
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import MergeError, suggest
-from evomerge.merging.feeding import Part, feed
+from evomerge.merging.feeding import Stretch, feed
 from evomerge.merging.gram import gram_matrix, vector_grams, vector_length
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.measures import Deltas, Measurement
@@ -22,8 +22,7 @@ from evomerge.merging.methods import Facts
 from evomerge.merging.packed8 import Packed, pack, unpack
 from evomerge.merging.residence import DEVICE, DISK, Holding
 from evomerge.merging.settings import Cut
-from evomerge.merging.thresholds import Magnitudes, density_count, joint_cut
-from evomerge.merging.thresholds import Part as MagnitudePart
+from evomerge.merging.thresholds import MagnitudePart, Magnitudes, density_count, joint_cut
 
 _T = TypeVar("_T")
 
@@ -142,7 +141,7 @@ class ParentPool:
         origin = self.flat(self._holding.packed_from or "", tensor)[start:until]
         return unpack(packed, origin.to(self.device, non_blocking=True), start, until)
 
-    def feed(self, parents: Sequence[str], tensor: str, start: int, stop: int) -> Iterator[Part]:
+    def feed(self, parents: Sequence[str], tensor: str, start: int, stop: int) -> Iterator[Stretch]:
         """What a merge reads of some parents, in parts that follow each other.
 
         Args:
@@ -152,7 +151,7 @@ class ParentPool:
             stop: behind the last element.
         """
         if all(self._is_at_hand(p, tensor) for p in parents):
-            return iter([Part(start, [self.flat(p, tensor)[start:stop] for p in parents])])
+            return iter([Stretch(start, [self.flat(p, tensor)[start:stop] for p in parents])])
         return feed(lambda a, b: [self.read(p, tensor, a, b) for p in parents], start, stop, self.device)
 
     def _is_at_hand(self, parent: str, tensor: str) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
-Place = Literal["device", "host", "disk"]
+Home = Literal["device", "host", "disk"]
 """On the device that merges, copied into the host's memory, or mapped from the files as they lie on the disk."""
 
 DEVICE: Final = "device"
 HOST: Final = "host"
 DISK: Final = "disk"
-PLACES: Final[tuple[Place, ...]] = get_args(Place)
+HOMES: Final[tuple[Home, ...]] = get_args(Home)
 
 GIB: Final = 1 << 30
 ACTIVATIONS: Final = 2 * GIB
@@ -33,7 +33,7 @@ class Holding:
         packed_from: the base whose differences are packed in eight bits; None for exact parents.
     """
 
-    place: Place
+    place: Home
     packed_from: str | None = None
 
 
@@ -49,7 +49,7 @@ class Storage:
         per_device: workers that share one GPU.
     """
 
-    place: Place | None = None
+    place: Home | None = None
     packed_from: str | None = None
     n_models: int = 1
     workers: int = 1
@@ -106,7 +106,7 @@ class Residence(NamedTuple):
         fits: whether what is free suffices; files may be mapped beyond it, which costs time and nothing else.
     """
 
-    place: Place
+    place: Home
     device_bytes: int
     host_bytes: int
     mapped_bytes: int
@@ -114,7 +114,7 @@ class Residence(NamedTuple):
     fits: bool
 
 
-def choose_residence(sizes: Sizes, wanted: Place | None = None) -> Residence:
+def choose_residence(sizes: Sizes, wanted: Home | None = None) -> Residence:
     """The fastest place that has room, or what the wanted one takes.
 
     On a GPU: the device where parents, models and activations fit, else pinned memory where the copies of all workers
@@ -129,11 +129,11 @@ def choose_residence(sizes: Sizes, wanted: Place | None = None) -> Residence:
         return _residence(sizes, wanted)
     if sizes.device_free is None:
         return _residence(sizes, DISK)
-    found = [_residence(sizes, place) for place in PLACES]
+    found = [_residence(sizes, place) for place in HOMES]
     return next((r for r in found if r.fits), found[-1])
 
 
-def _residence(sizes: Sizes, place: Place) -> Residence:
+def _residence(sizes: Sizes, place: Home) -> Residence:
     mapped = sizes.parents - sizes.packed if place == DISK else 0
     copies = sizes.parents - mapped
     if sizes.device_free is None:

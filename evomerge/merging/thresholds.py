@@ -167,7 +167,7 @@ def _tied_hashes(entries: BinEntries, low: int, salts: tuple[int, int]) -> npt.N
     return tie_hash(torch.from_numpy(tied.view(np.int32)), *salts).numpy().view(np.uint32)
 
 
-class Part(NamedTuple):
+class MagnitudePart(NamedTuple):
     """One tensor of several that share a threshold.
 
     Attributes:
@@ -181,7 +181,7 @@ class Part(NamedTuple):
     names: tuple[str, str]
 
 
-def joint_cut(count: int, parts: Sequence[Part], kernels: Kernels) -> Cut:
+def joint_cut(count: int, parts: Sequence[MagnitudePart], kernels: Kernels) -> Cut:
     """The threshold above which `count` entries of several tensors lie together.
 
     The tensors are read one after the other, three times, and little more than counts is kept. Exact but for entries
@@ -215,7 +215,9 @@ def _from_the_top(counts: npt.NDArray[np.int64], wanted: int) -> tuple[int, int]
     return at, wanted - (int(from_top[at + 1]) if at + 1 < from_top.size else 0)
 
 
-def _entries_of(parts: Sequence[Part], at: int, kernels: Kernels) -> Iterator[tuple[Part, BinEntries]]:
+def _entries_of(
+    parts: Sequence[MagnitudePart], at: int, kernels: Kernels
+) -> Iterator[tuple[MagnitudePart, BinEntries]]:
     for part in parts:
         if part.magnitudes.counts()[at]:
             yield from ((part, entries) for entries in Bin(at, *part.pair(), kernels).entries())

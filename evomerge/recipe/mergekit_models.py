@@ -11,12 +11,12 @@ from evomerge.errors import RecipeError
 from evomerge.recipe.mergekit_text import refused
 from evomerge.recipe.recipe import Making, ParentRef
 
-ADAPTER: Final = "adapter"
+BY_ADAPTER: Final = "adapter"
 """The maker of parents that are a model with an adapter merged into it."""
 _ALLOWED: Final = "a folder or hub id, with @revision or not, with +adapter or not"
 
 
-class Place(NamedTuple):
+class Files(NamedTuple):
     """Where files are: a folder or hub id, and a revision."""
 
     path: str
@@ -31,8 +31,8 @@ class Model(NamedTuple):
         adapter: place of the adapter that is merged into it.
     """
 
-    place: Place
-    adapter: Place | None = None
+    place: Files
+    adapter: Files | None = None
 
     def __str__(self) -> str:
         places = [self.place] if self.adapter is None else [self.place, self.adapter]
@@ -48,7 +48,7 @@ def model_named(value: Any) -> Model:
     if isinstance(value, str) and value:
         parts = value.split("+")
         if len(parts) <= 2 and all(parts):
-            return Model(_place(parts[0], value), _place(parts[1], value) if len(parts) == 2 else None)
+            return Model(_files(parts[0], value), _files(parts[1], value) if len(parts) == 2 else None)
     if isinstance(value, Mapping) and "model" in value and set(value) <= {"model", "lora", "override_architecture"}:
         if value.get("override_architecture") is not None:
             raise refused(
@@ -57,18 +57,18 @@ def model_named(value: Any) -> Model:
                 "models of the architecture that their config.json states",
             )
         adapter = value.get("lora")
-        return Model(_place(value["model"], value), None if adapter is None else _place(adapter, value))
+        return Model(_files(value["model"], value), None if adapter is None else _files(adapter, value))
     raise refused("A model of the mergekit file is not understood.", repr(value), _ALLOWED)
 
 
-def _place(value: Any, whole: Any) -> Place:
+def _files(value: Any, whole: Any) -> Files:
     if isinstance(value, str) and value and value.count("@") <= 1:
         path, _, revision = value.partition("@")
         if path:
-            return Place(path, revision or None)
+            return Files(path, revision or None)
     if isinstance(value, Mapping) and {"path"} <= set(value) <= {"path", "revision"} and isinstance(value["path"], str):
         stated = value.get("revision")
-        return Place(value["path"], None if stated is None else str(stated))
+        return Files(value["path"], None if stated is None else str(stated))
     raise refused("A model of the mergekit file is not understood.", repr(whole), _ALLOWED)
 
 
@@ -96,7 +96,7 @@ def _ref(name: str, model: Model) -> ParentRef:
     if model.adapter is None:
         return ParentRef(name, *model.place)
     on = ParentRef("on", *model.place)
-    return ParentRef(name, *model.adapter, made=Making(ADAPTER, (), on))
+    return ParentRef(name, *model.adapter, made=Making(BY_ADAPTER, (), on))
 
 
 def model_of(parent: ParentRef) -> Model:
@@ -105,21 +105,21 @@ def model_of(parent: ParentRef) -> Model:
     Raises:
         RecipeError: for a parent that is made otherwise than by an adapter of weight 1 on a checkpoint.
     """
-    own = Place(parent.source, parent.revision)
+    own = Files(parent.source, parent.revision)
     if parent.made is None:
         return Model(own)
     made = parent.made
     on = made.base
     weight = float(made.settings.get("weight", 1.0))
-    if made.method != ADAPTER or on is None or made.of or on.made is not None or weight != 1.0:
-        how = f"{made.method}, weight {weight:g}" if made.method == ADAPTER else made.method
+    if made.method != BY_ADAPTER or on is None or made.of or on.made is not None or weight != 1.0:
+        how = f"{made.method}, weight {weight:g}" if made.method == BY_ADAPTER else made.method
         raise RecipeError(
             "mergekit cannot express this recipe: a parent is made from others.",
             got=f"{parent.name}, by {how}",
             allowed="checkpoints, and adapters of weight 1 on a checkpoint",
             fix="export the recipe or the checkpoint instead.",
         )
-    return Model(Place(on.source, on.revision), own)
+    return Model(Files(on.source, on.revision), own)
 
 
 def model_text(parent: ParentRef) -> Any:

@@ -16,7 +16,7 @@ from evomerge.survey.values import Survey
 
 def survey_section(survey: Survey | None) -> str:
     """The section; empty where nothing was measured."""
-    if survey is None or not survey.places:
+    if survey is None or not survey.sections:
         return ""
     origin = "the base" if survey.base is not None else "the models' mean"
     intro = (

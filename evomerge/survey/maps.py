@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Final
 
 from evomerge.layout import Role
-from evomerge.survey.values import Place, Survey
+from evomerge.survey.values import Section, Survey
 
 ROWS: Final[tuple[tuple[str, tuple[Role, ...]], ...]] = (
     ("attention", ("attention",)),
@@ -42,20 +42,20 @@ class DepthMap:
     values: tuple[tuple[float | None, ...], ...]
 
 
-Read = Callable[[Place], float | None]
+Read = Callable[[Section], float | None]
 
 
 Row = tuple[float | None, ...]
 
 
 def _inside(survey: Survey, roles: tuple[Role, ...], read: Read) -> Row:
-    places = [survey.select(layer=layer, roles=roles) for layer in range(survey.n_layers)]
-    return (None, *(None if p is None else read(p) for p in places), *(None for _ in OUTSIDE[1:]))
+    sections = [survey.select(layer=layer, roles=roles) for layer in range(survey.n_layers)]
+    return (None, *(None if p is None else read(p) for p in sections), *(None for _ in OUTSIDE[1:]))
 
 
 def _outside(survey: Survey, read: Read) -> Row:
-    places = [survey.select(roles=roles, inside=False) for _, roles in OUTSIDE]
-    first, *others = (None if p is None else read(p) for p in places)
+    sections = [survey.select(roles=roles, inside=False) for _, roles in OUTSIDE]
+    first, *others = (None if p is None else read(p) for p in sections)
     return (first, *(None for _ in range(survey.n_layers)), *others)
 
 
@@ -76,7 +76,7 @@ def norm_map(survey: Survey) -> DepthMap:
     """How far each model is from the base, in parts of the base's norm there."""
 
     def reader(i: int) -> Read:
-        return lambda place: place.relative(i) if place.origin > 0 else None
+        return lambda section: section.relative(i) if section.origin > 0 else None
 
     origin = "base" if survey.base is not None else "mean"
     return _map(survey, f"delta norm / {origin} norm", [(m, reader(i)) for i, m in enumerate(survey.models)])
@@ -86,7 +86,7 @@ def cosine_map(survey: Survey) -> DepthMap:
     """How each pair of deltas points: 1 the same way, 0 apart, -1 against each other."""
 
     def reader(i: int, j: int) -> Read:
-        return lambda place: place.cosine(i, j)
+        return lambda section: section.cosine(i, j)
 
     return _map(survey, "cosine of deltas", [(name, reader(*pair)) for name, pair in _pairs(survey)])
 
@@ -95,7 +95,7 @@ def conflict_map(survey: Survey) -> DepthMap:
     """Share of the entries that both changed in which a pair's signs differ; one half is chance."""
 
     def reader(i: int, j: int) -> Read:
-        return lambda place: place.conflict(i, j)
+        return lambda section: section.conflict(i, j)
 
     return _map(survey, "sign conflict", [(name, reader(*pair)) for name, pair in _pairs(survey)])
 

@@ -1,7 +1,7 @@
 """A survey of parents: for every kind of tensor the norms of their deltas, how they point, where signs disagree.
 
-With `d_i = x_i - origin` over all tensors of one layer and role ("place"), it holds inner products, sums and counts,
-from which everything else follows; places add up, so that the whole model is a place, too.
+With `d_i = x_i - origin` over all tensors of one layer and role ("section"), it holds inner products, sums and counts,
+from which everything else follows; sections add up, so that the whole model is a section, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SurveyError(EvomergeError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Section:
     """The tensors of one layer and role together.
 
     Attributes:
@@ -96,25 +96,25 @@ def _added(matrices: Iterable[Matrix]) -> Matrix:
     return tuple(tuple(float(v) for v in row) for row in total)
 
 
-def together(places: Sequence[Place]) -> Place:
-    """Several places as one; layer and role are the first's.
+def together(sections: Sequence[Section]) -> Section:
+    """Several sections as one; layer and role are the first's.
 
     Raises:
         ValueError: without any.
     """
-    if not places:
-        raise ValueError("there is no place")
-    columns = {name: [getattr(p, name) for p in places] for name in ("sums", "moved")}
-    return Place(
-        places[0].layer,
-        places[0].role,
-        sum(p.numel for p in places),
-        sum(p.origin for p in places),
-        _added([p.gram for p in places]),
+    if not sections:
+        raise ValueError("there is no section")
+    columns = {name: [getattr(p, name) for p in sections] for name in ("sums", "moved")}
+    return Section(
+        sections[0].layer,
+        sections[0].role,
+        sum(p.numel for p in sections),
+        sum(p.origin for p in sections),
+        _added([p.gram for p in sections]),
         tuple(map(sum, zip(*columns["sums"], strict=True))),
         tuple(map(sum, zip(*columns["moved"], strict=True))),
-        _added([p.both for p in places]),
-        _added([p.opposed for p in places]),
+        _added([p.both for p in sections]),
+        _added([p.opposed for p in sections]),
     )
 
 
@@ -126,20 +126,20 @@ class Survey:
         models: names of the models, in order.
         base: name of the base; None where there is none, and deltas are taken from the models' mean.
         n_layers: of the architecture.
-        places: outside the layers first, then by layer, roles in the order of `ROLES`.
+        sections: outside the layers first, then by layer, roles in the order of `ROLES`.
     """
 
     models: tuple[str, ...]
     base: str | None
     n_layers: int
-    places: tuple[Place, ...]
+    sections: tuple[Section, ...]
 
     @property
-    def whole(self) -> Place:
-        """The whole model as one place."""
-        return together(self.places)
+    def whole(self) -> Section:
+        """The whole model as one section."""
+        return together(self.sections)
 
-    def select(self, *, layer: int | None = None, roles: Sequence[Role] = ROLES, inside: bool = True) -> Place | None:
+    def select(self, *, layer: int | None = None, roles: Sequence[Role] = ROLES, inside: bool = True) -> Section | None:
         """The tensors of some roles in one layer, or in all layers, or outside them; None where there are none.
 
         Args:
@@ -149,7 +149,7 @@ class Survey:
         """
         found = [
             p
-            for p in self.places
+            for p in self.sections
             if p.role in roles and (p.layer is not None) == inside and (layer is None or p.layer == layer)
         ]
         return together(found) if found else None
@@ -174,7 +174,7 @@ class Survey:
                     "both": [list(row) for row in p.both],
                     "opposed": [list(row) for row in p.opposed],
                 }
-                for p in self.places
+                for p in self.sections
             ],
         }
 
@@ -197,8 +197,8 @@ def survey_from_json(value: object) -> Survey:
     if not isinstance(value, Mapping) or value.get("format") != FORMAT or value.get("version") != VERSION:
         _unreadable(str(value.get("version") if isinstance(value, Mapping) else type(value).__name__)[:80])
     try:
-        places = tuple(_place(p) for p in value["places"])
-        return Survey(tuple(map(str, value["models"])), value["base"], int(value["n_layers"]), places)
+        sections = tuple(_section(p) for p in value["places"])
+        return Survey(tuple(map(str, value["models"])), value["base"], int(value["n_layers"]), sections)
     except (KeyError, TypeError, ValueError) as error:
         _unreadable(f"{type(error).__name__}: {error}")
 
@@ -213,7 +213,7 @@ def recorded_survey(manifest: Mapping[str, Any]) -> Survey | None:
     return None if found is None else survey_from_json(found)
 
 
-def _place(value: Mapping[str, Any]) -> Place:
+def _section(value: Mapping[str, Any]) -> Section:
     def matrix(name: str) -> Matrix:
         return tuple(tuple(float(v) for v in row) for row in value[name])
 
@@ -222,7 +222,7 @@ def _place(value: Mapping[str, Any]) -> Place:
 
     if value["role"] not in ROLES:
         raise ValueError(f"role {value['role']!r}")
-    return Place(
+    return Section(
         value["layer"], value["role"], int(value["numel"]), float(value["origin"]), matrix("gram"), row("sums"),
         row("moved"), matrix("both"), matrix("opposed"),
     )  # fmt: skip

@@ -29,6 +29,15 @@ def silent(done: int, total: int) -> None:
     del done, total
 
 
+ParentReport = Callable[[str, int, int], None]
+"""Told which parent is being made, and how many of how many steps are done."""
+
+
+def quiet(parent: str, done: int, total: int) -> None:
+    """A report of parents that nobody reads."""
+    del parent, done, total
+
+
 @dataclass(frozen=True)
 class MakerSpec:
     """What a recipe has to say to have a parent made.

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from evomerge.checkpoints.adapters import ADAPTER, ADAPTER_CONFIG, PREFIX, Adapter, Factors, open_adapter
+from evomerge.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, Adapter, Factors, open_adapter
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.overlay import Overlay
 from evomerge.checkpoints.writer import write_files
@@ -243,5 +243,5 @@ def write_adapter(
     metadata = {"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))}
     files = {n: c.encode() if isinstance(c, str) else c for n, c in extra_files.items()}
     files[ADAPTER_CONFIG] = (json.dumps(merged.config, indent=2, ensure_ascii=False) + "\n").encode()
-    files[ADAPTER] = save(dict(merged.tensors), metadata)
+    files[ADAPTER_WEIGHTS] = save(dict(merged.tensors), metadata)
     write_files(folder, files)

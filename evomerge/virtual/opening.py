@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -21,7 +21,7 @@ from evomerge.errors import ConfigError, NonFinite, RecipeError, suggest
 from evomerge.layout import Layout
 from evomerge.recipe.recipe import Making, Number, ParentRef
 from evomerge.types import Digest
-from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Prompts, Report
+from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, ParentReport, Prompts, Report, quiet
 from evomerge.virtual.makers import load_maker
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ FORMAT: Final = 2
 
 _OF_NO_EFFECT: Final = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Keys of config.json that say where a model came from, and nothing about how it runs."""
-
-
-def _silent(parent: str, done: int, total: int) -> None:
-    """A report that nobody reads."""
-    del parent, done, total
 
 
 class Pending(NamedTuple):
@@ -171,7 +166,7 @@ class ParentOpener:
             self._sound.add(file)
         return file in self._sound
 
-    def make(self, report: Callable[[str, int, int], None] = _silent) -> None:
+    def make(self, report: ParentReport = quiet) -> None:
         """Make everything that is pending.
 
         Args:

@@ -6,7 +6,7 @@ import pytest
 
 from evomerge.cli.render_memory import in_bytes, memory_rows
 from evomerge.merging.packed8 import packed_bytes
-from evomerge.merging.residence import GIB, Place, Rates, Sizes, choose_residence
+from evomerge.merging.residence import GIB, Home, Rates, Sizes, choose_residence
 
 SEVEN = 7_241_732_096
 """Parameters of Mistral 7B."""
@@ -15,7 +15,7 @@ BF16 = 2 * SEVEN
 EACH = "13.49 GiB for the merged model, and activations"
 
 
-def told(sizes: Sizes, wanted: Place | None = None, rates: Rates | None = None) -> dict[str, str]:
+def told(sizes: Sizes, wanted: Home | None = None, rates: Rates | None = None) -> dict[str, str]:
     return memory_rows(sizes, choose_residence(sizes, wanted), rates or Rates(), EACH)
 
 

@@ -238,7 +238,7 @@ def test_recipes_and_mergekit_files_are_one_file(home: Path, tmp_path: Path) -> 
     assert yaml.safe_load((tmp_path / "m.yaml").read_text())["merge_method"] == "ties"
     with pytest.raises(ConfigError, match="exists already"):
         export_merge(home / "run", tmp_path / "r.json", pick="knee", form="recipe")
-    with pytest.raises(ConfigError, match="folder of the export's file does not exist"):
+    with pytest.raises(ConfigError, match="folder of the file does not exist"):
         export_merge(home / "run", tmp_path / "no" / "r.json", pick="knee", form="recipe")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()

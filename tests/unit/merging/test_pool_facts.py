@@ -17,7 +17,7 @@ from evomerge.merging.methods import Parameters, TensorFacts
 from evomerge.merging.parents import ParentPool, PoolFacts
 from evomerge.merging.plan import plan_merge
 from evomerge.merging.resident import ResidentModel
-from evomerge.merging.thresholds import Magnitudes, Part, joint_cut
+from evomerge.merging.thresholds import MagnitudePart, Magnitudes, joint_cut
 from evomerge.recipe.equivalence import linear_coefficients
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.testing.tiny import tiny_checkpoint
@@ -194,7 +194,9 @@ def test_a_joint_threshold_splits_equal_magnitudes_over_tensors():
     base = torch.zeros(500)
     tensors = {"first": torch.full((500,), 0.5), "second": torch.full((500,), -0.5)}
     kernels, kept = Kernels(), 0
-    parts = [Part(Magnitudes.measure(base, x, kernels), lambda x=x: (base, x), (n, "p")) for n, x in tensors.items()]
+    parts = [
+        MagnitudePart(Magnitudes.measure(base, x, kernels), lambda x=x: (base, x), (n, "p")) for n, x in tensors.items()
+    ]
     for count in (1, 300, 700, 1000):
         cut = joint_cut(count, parts, kernels)
         assert cut.bits == int(torch.tensor(0.5).view(torch.int32))

@@ -14,8 +14,8 @@ from evomerge.merging.residence import (
     DEVICE,
     DISK,
     GIB,
+    HOMES,
     HOST,
-    PLACES,
     Rates,
     Sizes,
     choose_residence,
@@ -61,7 +61,7 @@ def test_on_the_cpu_files_are_mapped_whatever_the_room(workers: int) -> None:
         assert found == (DISK, 0, MODEL, PARENTS, 0, workers * 10 <= host)
 
 
-@pytest.mark.parametrize(("place", "device"), list(product(PLACES, [None, 100])))
+@pytest.mark.parametrize(("place", "device"), list(product(HOMES, [None, 100])))
 def test_a_wanted_place_is_taken(place: str, device: int | None) -> None:
     sizes = Sizes(PARENTS, MODEL, None if device is None else device * GIB, 100 * GIB)
     found = choose_residence(sizes, place)  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_nothing_is_lost_and_more_room_is_never_slower(found: Sizes) -> None:
     if held.fits:
         assert found.workers * held.host_bytes <= found.host_free
     roomier = replace(found, host_free=2 * found.host_free, device_free=found.device_free and 2 * found.device_free)
-    assert PLACES.index(choose_residence(roomier).place) <= PLACES.index(held.place)
+    assert HOMES.index(choose_residence(roomier).place) <= HOMES.index(held.place)
     assert choose_residence(roomier).fits >= held.fits
     rates = Rates()
     assert merge_seconds(roomier, choose_residence(roomier), rates).seconds <= merge_seconds(found, held, rates).seconds

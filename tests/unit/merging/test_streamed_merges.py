@@ -19,7 +19,7 @@ from evomerge.merging.kernels import Kernels
 from evomerge.merging.methods import METHODS, load_method
 from evomerge.merging.packed8 import pack, unpack
 from evomerge.merging.parents import ParentPool
-from evomerge.merging.residence import PLACES, Holding
+from evomerge.merging.residence import HOMES, Holding
 from evomerge.merging.resident import ResidentModel
 from evomerge.recipe.path import Hop
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
@@ -145,7 +145,7 @@ def test_given_back_pages_are_read_again(checkpoints):
     checkpoints["x"].release("not there")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", HOMES)
 @pytest.mark.parametrize("method", ["ties", "della", "slerp"])
 def test_the_place_does_not_matter(checkpoints, kernels, method, place):
     whole = dict(merge_tensors(recipe(method), ParentPool(checkpoints), kernels))
@@ -165,7 +165,7 @@ def rounded(checkpoints, name):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", HOMES)
 def test_packed_task_vectors_are_merged_as_what_they_stand_for(checkpoints, kernels, tmp_path, place):
     standing = {"b": checkpoints["b"]}
     for name in "xyz":

@@ -15,7 +15,7 @@ from evomerge.errors import RecipeError
 from evomerge.layout import Layout, Role, TensorInfo
 from evomerge.recipe.mergekit import Models, from_mergekit, mergekit_models, mergekit_told, to_mergekit
 from evomerge.recipe.mergekit_file import MERGEKIT
-from evomerge.recipe.mergekit_models import Model, Place, model_named, model_text
+from evomerge.recipe.mergekit_models import Files, Model, model_named, model_text
 from evomerge.recipe.method_spec import MethodSpec, ParameterSpec
 from evomerge.recipe.named_rules import rules_of_tensors
 from evomerge.recipe.path import Hop
@@ -203,11 +203,11 @@ def test_other_made_parents_are_refused(made: Making, got: str) -> None:
 @pytest.mark.parametrize(
     ("value", "model"),
     [
-        ("org/m@v1", Model(Place("org/m", "v1"))),
-        ("m@v1+l@v2", Model(Place("m", "v1"), Place("l", "v2"))),
-        ({"model": "m"}, Model(Place("m"))),
-        ({"model": {"path": "m", "revision": 3}, "lora": None}, Model(Place("m", "3"))),
-        ({"model": "m@v1", "lora": {"path": "l+l"}}, Model(Place("m", "v1"), Place("l+l"))),
+        ("org/m@v1", Model(Files("org/m", "v1"))),
+        ("m@v1+l@v2", Model(Files("m", "v1"), Files("l", "v2"))),
+        ({"model": "m"}, Model(Files("m"))),
+        ({"model": {"path": "m", "revision": 3}, "lora": None}, Model(Files("m", "3"))),
+        ({"model": "m@v1", "lora": {"path": "l+l"}}, Model(Files("m", "v1"), Files("l+l"))),
     ],
 )
 def test_models_are_named_in_several_ways(value: Any, model: Model) -> None:
