@@ -53,7 +53,7 @@ def stated_dtypes(config: Mapping[str, Any]) -> Stated:
     for key in ("dtype", "out_dtype"):
         name = config.get(key)
         short = name.removeprefix("torch.") if isinstance(name, str) else name
-        if short is not None and short not in OUT_DTYPES:
+        if short is not None and (not isinstance(short, str) or short not in OUT_DTYPES):
             raise refused(
                 "The mergekit file uses an unknown dtype.", f"{key}: {name!r}", suggest(str(name), OUT_DTYPES)
             )

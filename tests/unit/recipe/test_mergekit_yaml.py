@@ -459,6 +459,8 @@ def test_files_that_ask_for_something_else_are_refused(text, message):
         (("weight: 0.5", "weight: .nan"), "weight of .* = nan"),
         (("weight: 0.5", 'weight: "1e999"'), "weight of .* = '1e999'"),
         (("weight: 0.5", "weight: [0, .inf]"), "weight of "),
+        (("merge_method", "dtype: [float32]\nmerge_method"), "unknown dtype"),
+        (("merge_method", "out_dtype: {a: 1}\nmerge_method"), "unknown dtype"),
         (("merge_method", "tokenizer: {pad_to_multiple_of: 1000000000000}\nmerge_method"), "from 1 to 65536"),
         (("merge_method", "tokenizer: {tokens: {5: {}}}\nmerge_method"), "wrong type"),
     ],
