@@ -1,8 +1,8 @@
-"""DELLA: deltas dropped at random, small ones of a row more often than large ones (Deep et al. 2024).
+"""DELLA: deltas dropped at random, small ones of a row more often than large ones (arXiv 2406.11617).
 
 With the rank r of |delta| in its row of n entries (0 the smallest; rows run along the last axis), an entry is kept
 with probability `p = (density - epsilon) + 2 epsilon r / (n - 1)` and then divided by p, which leaves every entry's
-expectation as it was (MagPrune, arXiv 2406.11617, and the authors' code). mergekit scales what is kept to the L1 norm
+expectation as it was (MagPrune, and the authors' code). mergekit scales what is kept to the L1 norm
 of the tensor instead: that multiplies the smallest entries by 0.66 and the largest by 1.16 on average at density 0.5.
 
 What is exact: ranks are those of the exact magnitudes, equal magnitudes share their mean rank, and the division is by
@@ -73,7 +73,10 @@ def _parents(parameters: Parameters, facts: Facts, weights: tuple[float, ...]) -
 
 @final
 class Della(KernelMethod):
-    """DELLA's drops, then the election of TIES; see the module's text."""
+    """DELLA (arXiv 2406.11617): its drops, then the election of TIES.
+
+    An entry of rank r in its row of n stays with `p = (density - epsilon) + 2 epsilon r / (n - 1)`, divided by p.
+    """
 
     spec = DELLA
 
@@ -89,7 +92,7 @@ class Della(KernelMethod):
 
 @final
 class DellaLinear(KernelMethod):
-    """DELLA's drops, then task arithmetic."""
+    """`base + lambda sum_i w_i m_i delta_i / p_i`: the drops of DELLA (arXiv 2406.11617, see `Della`), then a sum."""
 
     spec = DELLA_LINEAR
 

@@ -43,7 +43,10 @@ NOTHING: Final = linear_setting((), deltas=True)
 
 @final
 class Ram(KernelMethod):
-    """What one model alone changed by more than epsilon is taken, what several did is averaged (Yuan et al. 2026)."""
+    """What one model alone changed by more than epsilon is taken, what several did is averaged (arXiv 2601.13572).
+
+    Per entry `base + sum_{i in C} delta_i / |C|` with `C = {i : |delta_i| > epsilon}`, or the base where C is empty.
+    """
 
     spec = RAM
 
@@ -56,7 +59,10 @@ class Ram(KernelMethod):
 
 @final
 class RamPlus(KernelMethod):
-    """RAM; what a model alone changed is scaled by `1 + r min(common / alone, alpha)` of its counts in the tensor."""
+    """RAM+ (arXiv 2601.13572): what a model alone changed is scaled by `1 + r min(common / alone, alpha)`.
+
+    The counts are those of the tensor's entries that it changed together with others, and alone.
+    """
 
     spec = RAMPLUS_TL
 
@@ -71,7 +77,7 @@ class RamPlus(KernelMethod):
 
 @final
 class Sce(KernelMethod):
-    """Select, calculate, erase (Wan et al. 2024, FuseChat).
+    """Select, calculate, erase (FuseChat, arXiv 2408.07990).
 
     Of the entries in which the models differ, the share `select_topk` whose variance is largest is selected; a model's
     weight is its share of the energy there; per entry the weighted mean of the deltas that have the sign of their sum
@@ -98,7 +104,11 @@ class Sce(KernelMethod):
 
 @final
 class NearSwap(KernelMethod):
-    """The model where it is at most t away from the base, elsewhere t of the way to it."""
+    """The model where it is at most t away from the base, elsewhere a step of t towards it.
+
+    Per entry, with `d = x - base`: x where `|d| <= t`, else `base + t sign(d)`. The method is mergekit's; it has no
+    paper.
+    """
 
     spec = NEARSWAP
 
@@ -111,7 +121,8 @@ class NearSwap(KernelMethod):
 class ArceeFusion(KernelMethod):
     """The entries whose importance is at least the median plus 1.5 times the distance of the quartiles are swapped.
 
-    The importance of an entry is `|delta|` times the divergence `KL(softmax(row of the model) || of the base)`.
+    The importance of an entry is `|delta|` times the divergence `KL(softmax(row of the model) || of the base)`. The
+    method is mergekit's; it has no paper.
     """
 
     spec = ARCEE_FUSION

@@ -122,7 +122,10 @@ def trimmed_parents(parameters: Parameters, facts: Facts, weights: tuple[float, 
 
 @final
 class Ties(KernelMethod):
-    """Trim by magnitude per tensor, elect a sign by weighted sum, merge what agrees (Yadav et al. 2023).
+    """Trim by magnitude per tensor, elect a sign by weighted sum, merge what agrees (arXiv 2306.01708).
+
+    `base + lambda sum_{i in A} w_i d_i / sum_{i in A} |w_i|` per entry, where d_i is the trimmed delta and A the models
+    with `sign(w_i d_i) = sign(sum_j w_j d_j)`; without `normalize` there is no divisor.
 
     The paper trims the whole task vector at once, and elects without weights; mergekit does as is done here. With
     `rescale` what is kept is scaled to the L1 norm of the whole delta, at most tenfold.
@@ -137,9 +140,9 @@ class Ties(KernelMethod):
 
 @final
 class Breadcrumbs(KernelMethod):
-    """Drop the share gamma of the largest and all small deltas, sum the rest (Davari and Belilovsky 2023).
+    """Drop the share gamma of the largest and all small deltas, sum the rest (arXiv 2312.06795).
 
-    arXiv 2312.06795: the delta times a mask of the magnitudes between two quantiles, times a weight, summed up.
+    `base + lambda sum_i w_i m_i delta_i` with a mask m_i of the magnitudes between two quantiles.
     Exactly round(gamma n) entries go from the top of the tensor's n, then round(density n) are kept, or what is left.
     The authors' code cuts row by row and mergekit, as here, tensor by tensor; older versions of mergekit drop a whole
     delta where gamma n is below one.
@@ -154,7 +157,7 @@ class Breadcrumbs(KernelMethod):
 
 @final
 class BreadcrumbsTies(KernelMethod):
-    """The cuts of Model Breadcrumbs, then the election of TIES."""
+    """The cuts of Model Breadcrumbs (arXiv 2312.06795), then the election of TIES (arXiv 2306.01708): see `Ties`."""
 
     spec = BREADCRUMBS_TIES
 
@@ -180,7 +183,10 @@ def _dare_parents(parameters: Parameters, facts: Facts, weights: tuple[float, ..
 
 @final
 class DareLinear(KernelMethod):
-    """Drop deltas at random, rescale the rest, then task arithmetic (Yu et al. 2024)."""
+    """Drop deltas at random, rescale the rest, then task arithmetic (arXiv 2311.03099).
+
+    `base + lambda sum_i w_i m_i delta_i / density_i` with `m_i` 1 at a share density_i of random places, else 0.
+    """
 
     spec = DARE_LINEAR
 
@@ -193,7 +199,7 @@ class DareLinear(KernelMethod):
 
 @final
 class DareTies(KernelMethod):
-    """Drop deltas at random, rescale the rest, then elect signs as TIES does."""
+    """DARE (arXiv 2311.03099), then the election of TIES (arXiv 2306.01708): see `DareLinear` and `Ties`."""
 
     spec = DARE_TIES
 

@@ -63,7 +63,7 @@ def vector_setting(coefficients: npt.NDArray[np.float64], length: int, *, column
 
 @final
 class Passthrough(KernelMethod):
-    """One model as it is, or times `scale`; the base plays no part."""
+    """`scale x`: one model as it is, or scaled; the base plays no part."""
 
     spec = PASSTHROUGH
 
@@ -75,7 +75,7 @@ class Passthrough(KernelMethod):
 
 @final
 class Linear(KernelMethod):
-    """`sum_i w_i x_i`, divided by the sum of the weights when `normalize` (model soups, Wortsman et al. 2022).
+    """`sum_i w_i x_i`, divided by the sum of the weights when `normalize` (model soups, arXiv 2203.05482).
 
     All weights zero: the plain mean when `normalize`, zeros otherwise.
     """
@@ -117,7 +117,10 @@ def slerp_coefficients(t: float, aa: float, ab: float, bb: float) -> tuple[float
 
 @final
 class Slerp(KernelMethod):
-    """Spherical interpolation of two models, the whole tensor as one vector; t = 0 is the first."""
+    """Spherical interpolation of two models, the whole tensor as one vector; t = 0 is the first (Shoemake 1985).
+
+    `(sin((1 - t) theta) x_0 + sin(t theta) x_1) / sin(theta)` with theta the angle between the two.
+    """
 
     spec = SLERP
 
@@ -141,7 +144,7 @@ def delta_coefficients(parameters: Parameters) -> tuple[float, ...]:
 
 @final
 class TaskArithmetic(KernelMethod):
-    """`base + lambda sum_i w_i (x_i - base)` (Ilharco et al. 2023)."""
+    """`base + lambda sum_i w_i (x_i - base)` (arXiv 2212.04089)."""
 
     spec = TASK_ARITHMETIC
 

@@ -33,9 +33,9 @@ def _weighed(kind: FusedKind, parameters: Parameters, *shared: float) -> Setting
 
 @final
 class MagMax(KernelMethod):
-    """Of all deltas of an entry the one of the largest magnitude, the later one of equals (Marczak et al. 2024, eq. 2).
+    """Of all deltas of an entry the one of the largest magnitude, the later one of equals (arXiv 2407.06322, eq. 2).
 
-    The authors scale the result by lambda 0.5.
+    `base + lambda d_k` with `k = argmax_i |d_i|` and `d_i = weight_i delta_i`; the authors set lambda to 0.5.
     """
 
     spec = MAGMAX
@@ -47,9 +47,9 @@ class MagMax(KernelMethod):
 
 @final
 class Emr(KernelMethod):
-    """The unified task vector of EMR-Merging (Huang et al. 2024, eq. 1), without the masks and rescalers of its tasks.
+    """The unified task vector of EMR-Merging (arXiv 2405.17461, eq. 1), without the masks and rescalers of its tasks.
 
-    The sign is that of the sum of the deltas, the magnitude the largest of those that have it. Where the sum vanishes,
+    `s max { |d_i| : sign(d_i) = s }` with `s = sign(sum_i d_i)` and `d_i = weight_i delta_i`. Where the sum vanishes,
     the authors take the negative sign and we take nothing.
     """
 
@@ -62,7 +62,7 @@ class Emr(KernelMethod):
 
 @final
 class Consensus(KernelMethod):
-    """The sum of the deltas where enough models find their own in it (Wang et al. 2024, eq. 3 to 5).
+    """The sum of the deltas where enough models find their own in it (arXiv 2405.07813, eq. 3 to 5).
 
     A model's TALL mask holds where `|delta| > strength |sum - delta|`; with `votes` 2 what one model alone needs, and
     what none needs, is left at the base. `votes` 0 is task arithmetic.
@@ -84,7 +84,7 @@ def _clamp(facts: Facts, index: int, clip: float) -> tuple[float, float]:
 
 @final
 class Pcb(KernelMethod):
-    """Parameter competition balancing (Du et al. 2024), in the form of the authors' `pcb_ES.py`.
+    """Parameter competition balancing (arXiv 2410.02396), in the form of the authors' `pcb_ES.py`.
 
     With N models, magnitudes clamped at their `clip` and `1 - clip` quantiles and scaled to m in [0, 1]:
     `balance_i = exp(N m_i^2) sum_j tanh(s_i m_i s_j m_j)`; a balance below its `1 - ratio` quantile counts nothing, the
@@ -130,10 +130,10 @@ def _signs(parameters: Parameters, facts: Facts, steps: dict[int, float], counts
 
 @final
 class Ternary(KernelMethod):
-    """`sum_i weight_i alpha_i sigma_i sign(delta_i)` over the largest entries of each (Yadav et al. 2023, algorithm 1).
+    """`sum_i weight_i alpha_i sigma_i sign(delta_i)` over the largest entries of each (ComPEFT).
 
-    sigma is the standard deviation of the whole delta, before it is trimmed, and that of the tensor here, where the
-    authors take the whole model's. Tensors with one axis are not compressed.
+    arXiv 2311.13171, algorithm 1. sigma is the standard deviation of the whole delta, before it is trimmed, and that of
+    the tensor here, where the authors take the whole model's. Tensors with one axis are not compressed.
     """
 
     spec = TERNARY
@@ -151,10 +151,10 @@ class Ternary(KernelMethod):
 
 @final
 class Binary(KernelMethod):
-    """`sum_i weight_i mean|delta_i| sign(delta_i)` (Liu et al. 2025, 1bit-Merging), to be used on chosen modules.
+    """`sum_i weight_i mean|delta_i| sign(delta_i)` (1bit-Merging, arXiv 2502.10743), for chosen modules.
 
-    An entry that did not change stays, where BitDelta, whose scale it is, has only two values and moves it up. Tensors
-    with one axis are not compressed.
+    An entry that did not change stays, where BitDelta (arXiv 2402.10193), whose scale it is, has only two values and
+    moves it up. Tensors with one axis are not compressed.
     """
 
     spec = BINARY

@@ -142,7 +142,10 @@ def _restored(setting: FusedSetting, strength: float, facts: Facts) -> float:
 
 @final
 class Universal(KernelMethod):
-    """Trimming, dropout, election, sharpening and a norm rule around task arithmetic; see the module's text."""
+    """Trimming, dropout, election, sharpening and a norm rule around task arithmetic; evomerge's own, no paper.
+
+    `base + lambda m` with `m = sum_i v_i (|v_i| / max_j |v_j|)^sharpness`; the module's text has v_i and the norm.
+    """
 
     spec = UNIVERSAL
 

@@ -1,4 +1,4 @@
-"""WIDEN: deltas weighed by column, by the ranks of how much magnitude and direction changed (Yu et al. 2024)."""
+"""WIDEN (arXiv 2408.03092): deltas weighed by column, by the ranks of how magnitude and direction changed."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def scores(significances: Array, above_average: float, score: float) -> Array:
 
 @final
 class Widen(KernelMethod):
-    """`base + sum_i weight_i s_i delta_i` with a score s per model and column (Yu et al. 2024).
+    """`base + sum_i weight_i s_i delta_i` with a score s per model and column (WIDEN, arXiv 2408.03092).
 
     A column's magnitude is its norm, its direction the column divided by that. The columns of a model are ranked by how
     much their magnitude changed, and by how much their direction did; ranks become `scores`, and the two are averaged.

@@ -15,13 +15,13 @@ def parent_recipe(parent: ParentRef) -> Recipe:
 
 
 def soup_recipe(models: Sequence[ParentRef]) -> Recipe:
-    """The uniform average of one or more models (Wortsman et al. 2022, uniform soup)."""
+    """The uniform average of one or more models (arXiv 2203.05482, uniform soup)."""
     weights = {m.name: {"weight": 1.0} for m in models}
     return Recipe(parents=tuple(models), base=None, rules=(Rule("linear", {"normalize": True}, weights),))
 
 
 def task_arithmetic_recipe(models: Sequence[ParentRef], base: ParentRef, strength: float) -> Recipe:
-    """Base plus `strength` times the sum of all deltas (Ilharco et al. 2023, eq. for task addition).
+    """Base plus `strength` times the sum of all deltas (arXiv 2212.04089, task addition).
 
     Args:
         models: the models whose deltas are added; the base is not among them.

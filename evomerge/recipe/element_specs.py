@@ -10,12 +10,12 @@ _WEIGHT: Final = ParameterSpec(per_parent=True, kind="real", default=1.0)
 _SHARE: Final = ParameterSpec(per_parent=True, kind="real", default=0.0, low=0.0, high=1.0)
 
 MAGMAX: Final = MethodSpec(
-    "magmax", True, 1, None, {"weight": _WEIGHT, "lambda": shared(0.5)}, source="MagMax (Marczak et al. 2024)"
+    "magmax", True, 1, None, {"weight": _WEIGHT, "lambda": shared(0.5)}, source="MagMax, arXiv 2407.06322, eq. 2"
 )
 """Of all deltas of an entry the one of the largest magnitude, times lambda."""
 
 EMR: Final = MethodSpec(
-    "emr", True, 1, None, {"weight": _WEIGHT, "lambda": shared(1.0)}, source="EMR-Merging (Huang et al. 2024), eq. 1"
+    "emr", True, 1, None, {"weight": _WEIGHT, "lambda": shared(1.0)}, source="EMR-Merging, arXiv 2405.17461, eq. 1"
 )
 """The unified task vector: the elected sign with the largest magnitude of the deltas that have it."""
 
@@ -25,7 +25,7 @@ CONSENSUS: Final = MethodSpec(
     1,
     None,
     {"weight": _WEIGHT, "strength": shared(0.4, 0.0), "votes": count(2, 0), "lambda": shared(1.0)},
-    source="Consensus TA with TALL masks (Wang et al. 2024), eq. 3 to 5",
+    source="Consensus TA with TALL masks, arXiv 2405.07813, eq. 3 to 5",
 )
 """Task arithmetic where at least `votes` models find their own delta in the sum."""
 
@@ -40,7 +40,7 @@ PCB: Final = MethodSpec(
         "clip": shared(0.01, 0.0, 0.49),
         "model_wide": flag(False),
     },
-    source="PCB-Merging (Du et al. 2024)",
+    source="PCB-Merging, arXiv 2410.02396",
 )
 """Deltas averaged by how well they do in a competition within and between the models; the weights are its lambdas."""
 
@@ -54,12 +54,12 @@ TERNARY: Final = MethodSpec(
         "density": ParameterSpec(per_parent=True, kind="real", default=0.2, low=0.0, high=1.0),
         "alpha": ParameterSpec(per_parent=True, kind="real", default=1.0, low=0.0),
     },
-    source="ComPEFT (Yadav et al. 2023), algorithm 1",
+    source="ComPEFT, arXiv 2311.13171, algorithm 1",
 )
 """Task arithmetic of compressed deltas: the signs of the largest entries times alpha standard deviations."""
 
 BINARY: Final = MethodSpec(
-    "binary", True, 1, None, {"weight": weight()}, source="1bit-Merging (Liu et al. 2025), as BitDelta starts"
+    "binary", True, 1, None, {"weight": weight()}, source="1bit-Merging, arXiv 2502.10743, as BitDelta starts"
 )
 """Task arithmetic of compressed deltas: the signs of all entries times their mean magnitude."""
 
@@ -69,7 +69,7 @@ WIDEN: Final = MethodSpec(
     1,
     None,
     {"weight": _WEIGHT, "above_average": shared(1.0, 0.0), "score": shared(1.0, 0.0)},
-    source="WIDEN (Yu et al. 2024)",
+    source="WIDEN, arXiv 2408.03092",
 )
 """Deltas weighed by column, by the ranks of how much its magnitude and its direction changed."""
 

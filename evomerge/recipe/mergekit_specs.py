@@ -45,7 +45,7 @@ KARCHER: Final = MethodSpec("karcher", False, 1, None, {"max_iter": count(10, 0)
 TASK_ARITHMETIC: Final = MethodSpec(
     "task_arithmetic", True, 1, None, {"weight": weight(), "normalize": flag(False), "lambda": shared(1.0)}
 )
-"""Base plus lambda times the weighted sum of the deltas (Ilharco et al. 2023)."""
+"""Base plus lambda times the weighted sum of the deltas (arXiv 2212.04089)."""
 
 TIES: Final = MethodSpec(
     "ties",
@@ -60,7 +60,7 @@ TIES: Final = MethodSpec(
         "lambda": shared(1.0),
     },
 )
-"""Trim by magnitude, elect a sign, sum the deltas that agree (Yadav et al. 2023)."""
+"""Trim by magnitude, elect a sign, sum the deltas that agree (arXiv 2306.01708)."""
 
 DARE_LINEAR: Final = MethodSpec(
     "dare_linear",
@@ -76,7 +76,7 @@ DARE_LINEAR: Final = MethodSpec(
     },
     random=True,
 )
-"""Drop deltas at random, rescale the rest, then task arithmetic (Yu et al. 2024)."""
+"""Drop deltas at random, rescale the rest, then task arithmetic (arXiv 2311.03099)."""
 
 DARE_TIES: Final = MethodSpec("dare_ties", True, 1, None, DARE_LINEAR.parameters, random=True)
 """Drop deltas at random, rescale the rest, then elect signs as TIES does."""
@@ -96,7 +96,7 @@ DELLA: Final = MethodSpec(
     },
     random=True,
 )
-"""Drop deltas at random, small ones of a row more often, rescale, elect signs (Deep et al. 2024)."""
+"""Drop deltas at random, small ones of a row more often, rescale, elect signs (arXiv 2406.11617)."""
 
 DELLA_LINEAR: Final = MethodSpec(
     "della_linear", True, 1, None, {**DELLA.parameters, "normalize": flag(False)}, random=True
@@ -123,10 +123,10 @@ BREADCRUMBS_TIES: Final = MethodSpec("breadcrumbs_ties", True, 1, None, BREADCRU
 """Breadcrumbs, then an election of signs."""
 
 SCE: Final = MethodSpec("sce", True, 1, None, {"select_topk": shared(1.0, 0.0, 1.0)})
-"""Select the entries that vary most, weigh models by their energy, erase minority signs (Wan et al. 2024)."""
+"""Select the entries that vary most, weigh models by their energy, erase minority signs (arXiv 2408.07990)."""
 
 RAM: Final = MethodSpec("ram", True, 1, None, {"epsilon": shared(1e-5, 0.0)})
-"""Keep what one model alone changed, average what several changed (Yuan et al. 2026)."""
+"""Keep what one model alone changed, average what several changed (arXiv 2601.13572)."""
 
 RAMPLUS_TL: Final = MethodSpec(
     "ramplus_tl",
@@ -138,7 +138,7 @@ RAMPLUS_TL: Final = MethodSpec(
 """RAM with a model's own changes scaled up by its share of common ones, per tensor."""
 
 MODEL_STOCK: Final = MethodSpec("model_stock", True, 2, None, {"filter_wise": flag(False)})
-"""Between the base and the mean of the models, by the angle between deltas (Jang et al. 2024)."""
+"""Between the base and the mean of the models, by the angle between deltas (arXiv 2403.19522)."""
 
 NEARSWAP: Final = MethodSpec("nearswap", True, 1, 1, {"t": shared(None, 0.0)})
 """Where base and model are nearer than t the model, elsewhere t / distance of the way to it."""

@@ -13,7 +13,7 @@ LINES: Final = MethodSpec(
     1,
     None,
     {"weight": weight(), "alpha": shared(1.0), "beta": shared(1.0)},
-    source="LiNeS (Wang et al. 2024)",
+    source="LiNeS, arXiv 2410.17146",
 )
 """Task arithmetic times alpha in the first layer, growing linearly to alpha + beta in the last."""
 
@@ -23,14 +23,14 @@ FEDLAW: Final = MethodSpec(
     1,
     None,
     {"logit": ParameterSpec(per_parent=True, kind="real", default=0.0), "gamma": shared(1.0, 0.0)},
-    source="FedLAW (Li et al. 2023)",
+    source="FedLAW, arXiv 2302.10911",
 )
 """The mean of the models with the softmax of the logits as weights, shrunk by gamma."""
 
-EXPO: Final = MethodSpec("expo", True, 1, 1, {"alpha": shared(0.3)}, source="ExPO (Zheng et al. 2024)")
+EXPO: Final = MethodSpec("expo", True, 1, 1, {"alpha": shared(0.3)}, source="ExPO, arXiv 2404.16792")
 """The model, and alpha times its delta further."""
 
-METAGPT: Final = MethodSpec("metagpt", True, 1, None, {"lambda": shared(1.0)}, source="MetaGPT (Zhou et al. 2024)")
+METAGPT: Final = MethodSpec("metagpt", True, 1, None, {"lambda": shared(1.0)}, source="MetaGPT, arXiv 2406.11385")
 """Task arithmetic; each delta's weight is its share of the energy of all, over the whole model."""
 
 LOCALIZE_AND_STITCH: Final = MethodSpec(
@@ -44,7 +44,7 @@ LOCALIZE_AND_STITCH: Final = MethodSpec(
         "model_wide": flag(True),
         "lambda": shared(1.0),
     },
-    source="Localize-and-Stitch without data (He et al. 2024)",
+    source="Localize-and-Stitch without data, arXiv 2408.13656",
 )
 """Each model keeps its largest deltas, of the whole model or per tensor; overlaps are averaged."""
 

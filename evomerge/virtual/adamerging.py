@@ -38,7 +38,7 @@ class Coefficients:
 
 @final
 class AdaMerging(Maker):
-    """`base_l + sum_i c_li delta_li` with the c that make predictions surest (layer-wise AdaMerging, Yang et al. 2024).
+    """`base_l + sum_i c_li delta_li` with the c that make predictions surest (layer-wise AdaMerging, arXiv 2310.02575).
 
     The mean entropy of the next token after every token of the prompts is minimised over one coefficient per
     model and layer, and one for what stands outside the layers. All start at `start`; Adam takes `steps` steps at

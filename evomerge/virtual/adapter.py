@@ -20,11 +20,12 @@ def _adapter(ingredients: Ingredients) -> Adapter:
 
 @final
 class OnBase(Maker):
-    """`W + weight s B A` in fp32 (Hu et al. 2022, eq. 3), `s` = alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+    """`W + weight s B A` in fp32 (Hu et al. 2022, arXiv 2106.09685, eq. 3), `s` = alpha / rank.
 
-    DoRA's modules (Liu et al. 2024, eq. 5) and tensors that were trained whole move by `weight` from the base's values
-    to theirs. A base whose head is its embedding gets a head of its own where only one of the two was trained: that is
-    the model that the adapter was trained as (PEFT's merging changes both).
+    rsLoRA has `s` = alpha / sqrt(rank) (arXiv 2312.03732). DoRA's modules (arXiv 2402.09353, eq. 5:
+    `m (W + s B A) / |W + s B A|`, a norm per output) and tensors that were trained whole move by `weight` from
+    the base's values to theirs. A base whose head is its embedding gets a head of its own where only one of the two was
+    trained: that is the model that the adapter was trained as (PEFT's merging changes both).
 
     Sums over ranks are element-wise in a fixed order, so that every machine makes the same bits.
     """
@@ -36,7 +37,7 @@ class OnBase(Maker):
         max_models=0,
         parameters={"weight": shared(1.0)},
         needs_files=True,
-        source="LoRA, Hu et al. 2022, eq. 3; rsLoRA, Kalajdzievski 2023; DoRA, Liu et al. 2024, eq. 5",
+        source="LoRA, arXiv 2106.09685, eq. 3; rsLoRA, arXiv 2312.03732; DoRA, arXiv 2402.09353, eq. 5",
     )
 
     def plan(self, ingredients: Ingredients) -> MadePlan:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @final
 class LmCocktail(Maker):
-    """`sum_i w_i theta_i` with `w = softmax(-loss / temperature)` (LM-Cocktail, Xiao et al. 2024).
+    """`sum_i w_i theta_i` with `w = softmax(-loss / temperature)` (LM-Cocktail, arXiv 2311.13534).
 
     A model's loss is the mean over prompts of the mean negative log-likelihood of the prompt's tokens but the first, in
     nats. `cocktail_weights` gives the weights themselves, `cocktail_recipe` the same merge as a recipe.

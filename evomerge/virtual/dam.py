@@ -27,7 +27,7 @@ _PENALTIES: Final = ("similarity", "l1", "l2")
 
 @final
 class Dam(Maker):
-    """`W = sum_i W_i diag(c_i)`, the c fitted to the models' own answers (DAM, Gauthier-Caron et al. 2024).
+    """`W = sum_i W_i diag(c_i)`, the c fitted to the models' own answers (DAM, arXiv 2410.08371).
 
     Every linear map and embedding has one coefficient per model and column, every norm one per model and entry, every
     bias one per model; all start at 1 / N. Minimised is the sum over models of the mean Kullback-Leibler divergence of

@@ -31,7 +31,7 @@ Labels = Iterator["torch.Tensor"]
 
 @final
 class Fisher(Maker):
-    """`theta = sum_i F_i theta_i / sum_i F_i`, weight by weight (Fisher merging, Matena and Raffel 2022).
+    """`theta = sum_i F_i theta_i / sum_i F_i`, weight by weight (Fisher merging, arXiv 2111.09832).
 
     `F_i = E_x E_{y ~ p_i(y|x)} (d log p_i(y|x) / d theta)^2` is the diagonal of model i's Fisher information: x is a
     prompt up to some token, every token of it in turn, y the next one as the model itself foresees it. With `samples`

@@ -19,7 +19,7 @@ _SOURCE: Final = "Marczak et al. 2025, arXiv 2502.04959"
 
 @final
 class IsoC(DeltaMaker):
-    """`base + scale * mean(S) U V^T`, where `U S V^T` is the sum of the deltas (Iso-C, Marczak et al. 2025).
+    """`base + scale * mean(S) U V^T`, where `U S V^T` is the sum of the deltas (Iso-C, arXiv 2502.04959).
 
     The mean is over all `min(m, n)` singular values, zeros among them; it is the inner product of `U V^T` with the sum,
     divided by their number. `U V^T` is the polar factor, by default from Newton-Schulz iterations, which need nothing
@@ -57,7 +57,7 @@ class IsoC(DeltaMaker):
 
 @final
 class IsoCts(DeltaMaker):
-    """Iso-C in a common space, beside one space per model (Iso-CTS, Marczak et al. 2025).
+    """Iso-C in a common space, beside one space per model (Iso-CTS, arXiv 2502.04959).
 
     The leading directions of the sum are the common space, a share `common` of all `r = min(m, n)`. Each of the N
     deltas, with the common left space projected out, gives its leading `(r - common r) / N` triplets. Left vectors of

@@ -22,7 +22,7 @@ _TOLERANCE: Final = 1e-12
 
 @final
 class Mats(MomentMaker):
-    """Conjugate gradients on `sum_i G_i (W - W_i) = 0` from the mean of the models (MaTS, Tam et al. 2024).
+    """Conjugate gradients on `sum_i G_i (W - W_i) = 0` from the mean of the models (MaTS, arXiv 2312.04339).
 
     `G_i` are the moments of what a linear map is given in model i, W is stored as (inputs, outputs) and seen as one
     long vector. Few `iterations` stay near the mean in directions that the prompts hardly show; many lead to RegMean's

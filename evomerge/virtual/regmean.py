@@ -199,7 +199,7 @@ class _Walk:
 
 @final
 class RegMean(MomentMaker):
-    """`W = (sum_i G_i)^-1 sum_i G_i W_i` for every linear map inside the layers (RegMean, Jin et al. 2023).
+    """`W = (sum_i G_i)^-1 sum_i G_i W_i` for every linear map inside the layers (RegMean, arXiv 2212.09849).
 
     `G_i = X_i^T X_i / tokens` are the moments of what the map is given in model i, W_i is stored as (inputs, outputs).
     All but the diagonal of G_i is multiplied by `off_diagonal` (the paper's alpha). Everything else is the
@@ -231,7 +231,7 @@ class RegMean(MomentMaker):
 
 @final
 class RegMeanPlusPlus(MomentMaker):
-    """RegMean on what the merged layers before give to a layer (RegMean++, Nguyen et al. 2025).
+    """RegMean on what the merged layers before give to a layer (RegMean++, arXiv 2508.03121).
 
     The prompts go through the merged embedding and the merged layers; in the layer that is merged next each model
     answers these states with its own weights, which gives the moments of its linear maps. See `RegMean` for the rest.

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @final
 class Transplant(Maker):
-    """`base + scale (model - own)`: a chat vector (Huang et al. 2024, eq. 1) as a parent; in fp32.
+    """`base + scale (model - own)`: a chat vector (arXiv 2310.04799, eq. 1) as a parent; in fp32.
 
     With `own` = the model's pretrained ancestor and `base` the same ancestor trained further, it is the instruction
-    residual; with `own` = `base` and a scale above 1 it is ExPO's extrapolation (Zheng et al. 2024, eq. 1).
+    residual; with `own` = `base` and a scale above 1 it is ExPO's extrapolation (arXiv 2404.16792, eq. 1).
     """
 
     spec = MakerSpec(
@@ -29,7 +29,7 @@ class Transplant(Maker):
         min_models=2,
         max_models=2,
         parameters={"scale": shared(1.0)},
-        source="chat vector, Huang et al. 2024, eq. 1; ExPO, Zheng et al. 2024, eq. 1",
+        source="chat vector, arXiv 2310.04799, eq. 1; ExPO, arXiv 2404.16792, eq. 1",
     )
 
     def plan(self, ingredients: Ingredients) -> MadePlan:

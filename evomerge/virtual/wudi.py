@@ -20,7 +20,7 @@ _RATE: Final = 1e-5
 
 @final
 class Wudi(DeltaMaker):
-    """`base + argmin_t sum_i |(t - delta_i) delta_i^T|^2 / |delta_i|^2` (WUDI-Merging, Cheng et al. 2025).
+    """`base + argmin_t sum_i |(t - delta_i) delta_i^T|^2 / |delta_i|^2` (WUDI-Merging, arXiv 2503.08099).
 
     The objective is quadratic, so that with `A_i = delta_i^T delta_i / |delta_i|^2` its minimiser of smallest norm is
     `(sum_i delta_i A_i) (sum_i A_i)^+`, which `steps: 0` gives: scale-free and exact. The authors start from the sum of
