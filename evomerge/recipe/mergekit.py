@@ -37,7 +37,7 @@ from evomerge.recipe.mergekit_path import (
     passthrough_dtype,
 )
 from evomerge.recipe.mergekit_path_import import Passed, read_passthrough
-from evomerge.recipe.mergekit_text import read_mergekit, refused, write_mergekit
+from evomerge.recipe.mergekit_text import DTYPES, read_mergekit, refused, write_mergekit
 from evomerge.recipe.mergekit_tokens import Asked, untied, vocabulary_asked, with_vocabulary, without_vocabulary
 from evomerge.recipe.mergekit_told import told_of
 from evomerge.recipe.mergekit_translate import translated
@@ -200,8 +200,10 @@ def from_mergekit(
         rules = rules_of_tensors(file.method.name, template, assignments_of(file, template, named, chosen))
         in_order = file.layers == tuple(range(template.n_layers))
         path = None if in_order else tuple(Hop(layer) for layer in file.layers)
+    rows = {t.dtype for found in layouts.values() for t in found.tensors if t.role in ("embedding", "head")}
+    cast_to = None if {DTYPES.get(dtype) for dtype in rows} == {stated.arithmetic} else stated.arithmetic
     return Recipe(
-        parents=_fitted(config, models, order, dict(zip(order.models, parents, strict=True)), chosen),
+        parents=_fitted(config, models, order, dict(zip(order.models, parents, strict=True)), chosen, cast_to=cast_to),
         base=None if order.base is None else named[order.base],
         rules=rules,
         dtype=dtypes.stored,
@@ -235,9 +237,24 @@ def _of_copies(
 
 
 def _fitted(
-    config: Mapping[str, Any], models: Models, order: Order, parents: Mapping[Model, ParentRef], compat: Compat
+    config: Mapping[str, Any],
+    models: Models,
+    order: Order,
+    parents: Mapping[Model, ParentRef],
+    compat: Compat,
+    *,
+    cast_to: str | None,
 ) -> tuple[ParentRef, ...]:
-    """The parents with heads and vocabularies that fit each other, as the file asks for them."""
+    """The parents with heads and vocabularies that fit each other, as the file asks for them.
+
+    Args:
+        config: the whole file.
+        models: answers about its models.
+        order: of the parents.
+        parents: as the file names them.
+        compat: whose arithmetic.
+        cast_to: the dtype that mergekit casts rows of tokens to before it takes means; None for the models' own.
+    """
     tied = {model: models.is_tied is not None and models.is_tied(parent) for model, parent in parents.items()}
     headed = next((parent for model, parent in parents.items() if not tied[model]), None)
     if headed is not None:
@@ -250,7 +267,7 @@ def _fitted(
     plain = asked == Asked(asked.source, {}) and models.same_tokens is not None
     if plain and models.same_tokens is not None and models.same_tokens(refs, exact):
         return refs
-    return with_vocabulary(asked, parents, donor, exact=exact)
+    return with_vocabulary(asked, parents, donor, exact=exact, arithmetic=cast_to if exact else None)
 
 
 def _own_layouts(layouts: Mapping[Model, Layout], models: Models) -> dict[Model, Layout]:

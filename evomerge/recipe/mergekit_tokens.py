@@ -104,7 +104,7 @@ def _rule(token: str, value: Mapping[str, Any], models: Sequence[Model]) -> Toke
 
 
 def with_vocabulary(
-    asked: Asked, parents: Mapping[Model, ParentRef], base: Model | None, *, exact: bool
+    asked: Asked, parents: Mapping[Model, ParentRef], base: Model | None, *, exact: bool, arithmetic: str | None = None
 ) -> tuple[ParentRef, ...]:
     """The parents with the rows of the vocabulary.
 
@@ -112,7 +112,8 @@ def with_vocabulary(
         asked: which.
         parents: of the recipe, in order.
         base: the model whose row a token has in those that lack it; None without.
-        exact: as mergekit does it: padding is cut off, means are taken in the stored dtype.
+        exact: as mergekit does it: padding is cut off, means are taken in the dtype of the rows.
+        arithmetic: that dtype; None for that of the models.
     """
     order = list(parents)
     return retokenized(
@@ -123,6 +124,7 @@ def with_vocabulary(
         pad_to_multiple_of=asked.multiple,
         wide=not exact,
         keep_rows=not exact,
+        arithmetic=arithmetic,
     )
 
 

@@ -15,6 +15,8 @@ from evomerge.errors import RecipeError
 from evomerge.recipe.recipe import Making, ParentRef
 
 RETOKENIZED: Final = "retokenized"
+ROW_DTYPES: Final = ("float32", "bfloat16", "float16")
+"""What the setting `arithmetic` counts from 1 on."""
 NONE: Final = -1
 """In place of a model's number: none; in place of a row's: not said."""
 MAX_MULTIPLE: Final = 65_536
@@ -88,6 +90,7 @@ def retokenized(
     wide: bool = True,
     keep_rows: bool = True,
     full: bool = False,
+    arithmetic: str | None = None,
 ) -> tuple[ParentRef, ...]:
     """All models of a merge with the rows of one vocabulary.
 
@@ -101,6 +104,8 @@ def retokenized(
         keep_rows: the padding rows of the tokenizer's model are kept (mergekit cuts them off).
         full: rows are stored in fp32, else in the narrowest dtype that holds all models' values; mergekit's rows where
             its `dtype` is float32 and the models are narrower.
+        arithmetic: float32, bfloat16 or float16 in which rows are stored, and means taken unless `wide`: mergekit's
+            `dtype`, into which it casts rows before it takes means; None for what `full` says.
 
     Returns:
         One reference per model, under its name.
@@ -113,6 +118,7 @@ def retokenized(
         "wide": wide,
         "keep_rows": keep_rows,
         "full": full,
+        **({} if arithmetic is None else {"arithmetic": 1 + ROW_DTYPES.index(arithmetic)}),
     }
     return tuple(
         ParentRef(

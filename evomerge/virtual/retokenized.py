@@ -11,7 +11,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, final
 
 from evomerge.checkpoints.architecture import language_config
-from evomerge.checkpoints.dtypes import torch_dtype
+from evomerge.checkpoints.dtypes import safetensors_name, torch_dtype
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.token_rows import TOKEN_IDS, TokenTensor, language_changes
 from evomerge.checkpoints.tokenizer_files import NewVocabulary, build_vocabulary, usable
@@ -20,7 +20,7 @@ from evomerge.checkpoints.vocabulary import content_of, rows_of, vocabulary_of
 from evomerge.errors import ModelError
 from evomerge.layout import TensorInfo
 from evomerge.recipe.method_spec import count, flag
-from evomerge.recipe.retokenizing import MAX_MULTIPLE, NONE, TokenRule, token_rules
+from evomerge.recipe.retokenizing import MAX_MULTIPLE, NONE, ROW_DTYPES, TokenRule, token_rules
 from evomerge.virtual.aligned import common_dtype, token_pairs
 from evomerge.virtual.maker import Ingredients, MadePlan, Maker, MakerSpec, Report, silent
 
@@ -60,6 +60,7 @@ class _Settings:
         self.member, self.base, self.source = (int(values[k]) for k in ("member", "base", "source"))
         self.multiple = int(values["pad_to_multiple_of"])
         self.wide, self.keep_rows, self.full = (bool(values[k]) for k in ("wide", "keep_rows", "full"))
+        self.arithmetic = int(values["arithmetic"])
         self.rules = token_rules(ingredients.ref.source)
         named = [self.member, self.base, self.source, *(r.model for r in self.rules.values())]
         if not all(NONE <= i < n for i in named) or self.member == NONE:
@@ -69,6 +70,13 @@ class _Settings:
                 allowed=f"0 to {n - 1}, in the order of its models",
                 fix="make the recipe again.",
             )
+
+    @property
+    def dtype(self) -> str | None:
+        """What rows are stored in, safetensors spelling; None for the narrowest dtype that holds all models' values."""
+        if self.arithmetic:
+            return safetensors_name(ROW_DTYPES[self.arithmetic - 1])
+        return "F32" if self.full else None
 
     @property
     def donor(self) -> int:
@@ -138,7 +146,8 @@ class Retokenized(Maker):
 
     `of` are all models of the merge in its order. Settings: `member`, the place of this parent among them; `base`, of
     the base, -1 without; `source`, of the model whose tokenizer the result has, -1 for the union; `pad_to_multiple_of`;
-    `full`, whether rows are stored in fp32, else in the narrowest dtype that holds all models' values; `wide`, whether
+    `full`, whether rows are stored in fp32, else in the narrowest dtype that holds all models' values; `arithmetic`, a
+    dtype for them instead (1 to 3: fp32, bf16, fp16; 0: none); `wide`, whether
     means are summed in fp32 and rounded once, else in the stored dtype (mergekit); `keep_rows`, whether padding rows of
     the tokenizer's model are kept (mergekit cuts them off). Rows that have no token and are not kept are the mean of
     all others. `tokens` stands in `ref.source` (`recipe.retokenizing`).
@@ -157,6 +166,7 @@ class Retokenized(Maker):
             "wide": flag(default=True),
             "keep_rows": flag(default=True),
             "full": flag(default=False),
+            "arithmetic": count(0, 0, len(ROW_DTYPES)),
         },
         source="mergekit 0.1.5, tokenizer source and tokens",
     )
@@ -165,7 +175,7 @@ class Retokenized(Maker):
         """See `Maker.plan`."""
         settings, work = _Settings(ingredients), _work(ingredients)
         member, donor = ingredients.of[settings.member], ingredients.of[settings.donor]
-        changed = [_resized(group, work.rows, settings.full) for group in _groups(ingredients, settings.member)]
+        changed = [_resized(group, work.rows, settings.dtype) for group in _groups(ingredients, settings.member)]
         special = {k: v for k, v in language_config(donor.config).items() if k in TOKEN_IDS}
         config = language_changes(member.config, {**special, "vocab_size": work.rows})
         return MadePlan(member, tuple(changed), {}, config, work.vocabulary.files())
@@ -200,12 +210,12 @@ def _groups(ingredients: Ingredients, member: int) -> list[tuple[TokenTensor, ..
     return [tuple(pair.own for pair in group) for group in zip(*of, strict=True)]
 
 
-def _resized(group: Sequence[TokenTensor], rows: int, full: bool) -> TensorInfo:
+def _resized(group: Sequence[TokenTensor], rows: int, dtype: str | None) -> TensorInfo:
     first = group[0]
     shape = (*first.info.shape[: first.axis], rows, *first.info.shape[first.axis + 1 :])
     infos = [t.info for t in group]
-    dtype = "F32" if full else reduce(lambda a, b: replace(a, dtype=common_dtype(a, b)), infos).dtype
-    return replace(first.info, shape=shape, dtype=dtype)
+    narrowest = reduce(lambda a, b: replace(a, dtype=common_dtype(a, b)), infos).dtype
+    return replace(first.info, shape=shape, dtype=dtype or narrowest)
 
 
 def _rows(

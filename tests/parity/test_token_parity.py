@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
+from evomerge.api import merge
 from evomerge.checkpoints.compatible import check_compatible
 from evomerge.checkpoints.tokenizers import Vocabulary, read_vocabulary
 from evomerge.merging.export import merge_tensors
@@ -121,3 +123,23 @@ def test_rows_are_mergekits(folders: tuple[Path, Path, Path], tmp_path: Path, wh
             torch.testing.assert_close(got[name][len(order) :], want[name][len(order) :], rtol=1e-5, atol=1e-7)
         else:
             assert torch.equal(want[name], got[name])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", None])
+def test_means_of_owners_are_taken_in_the_dtype_of_the_file(
+    folders: tuple[Path, Path, Path], tmp_path: Path, dtype: str | None
+) -> None:
+    """The models are in float32: mergekit casts their rows first."""
+    asked = {"tokenizer_source": "union", "dtype": dtype} if dtype else {"tokenizer_source": "union"}
+    out = merged_by_mergekit(folders, asked, tmp_path / "out")
+    models = [{"model": str(f), "parameters": {"weight": w}} for f, w in zip(folders, WEIGHTS, strict=True)]
+    plan = {"merge_method": "linear", "models": models, "dtype": "float32", "base_model": str(folders[0]), **asked}
+    (tmp_path / "file.yaml").write_text(yaml.safe_dump(plan))
+    merge(tmp_path / "file.yaml", tmp_path / "ours")
+    theirs, mine = (vocabulary(folder).ids for folder in (out, tmp_path / "ours"))
+    want, got = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "ours"))
+    order = sorted(mine)
+    for name in want.keys() & set(TOKENS):
+        rows = [t[[ids[token] for token in order]] for t, ids in ((want[name], theirs), (got[name], mine))]
+        assert torch.equal(*rows)
