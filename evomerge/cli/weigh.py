@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -42,7 +43,7 @@ def weigh(
 
     asked = Weighing(by.value, prompts, dict(_setting(text) for text in set_ or []))
     with working(f"Weighing by {by.value}") as making, counting("Weighing") as report:
-        found = weigh(load_job(job), asked, to, making=making, report=report)
+        found = weigh(load_job(job), asked, to, making=making, report=report, cost=partial(typer.echo, err=True))
     _show(found, by.value)
     for line in _told(found, job, to):
         typer.echo(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
@@ -80,7 +80,6 @@ class Weights(NamedTuple):
         recipe: the merge with these weights.
         step: that the numbers are rounded to, so that the space holds them; None where they are as they were found.
         held: whether the job's space (of the first stage) has a candidate that is this merge.
-        cost: what finding them took by estimate, for people; empty for next to nothing.
     """
 
     models: tuple[str, ...]
@@ -88,7 +87,6 @@ class Weights(NamedTuple):
     recipe: Recipe
     step: float | None
     held: bool
-    cost: str
 
 
 def weigh(
@@ -98,6 +96,7 @@ def weigh(
     *,
     making: ParentReport = quiet,
     report: Report = silent,
+    cost: Callable[[str], None] = lambda _: None,
 ) -> Weights:
     """Find weights for the models of a job and write the merge with them as a recipe file.
 
@@ -115,6 +114,7 @@ def weigh(
         to: a new file; the prompts behind parents that are made with data are written beside it.
         making: told of parents that have to be made first.
         report: told how many of how many steps are done.
+        cost: told, before the models run, about what that takes.
 
     Raises:
         ConfigError: when `to` is taken, or the job has no base and the way needs one.
@@ -135,6 +135,8 @@ def weigh(
     parents = open_parents(resolved)
     space = open_space(resolved, parents)
     ingredients = _ingredients(resolved, asked, parents)  # all that can be refused before anything is made
+    if ingredients is not None:
+        cost(_MAKERS[asked.by].cost(ingredients))
     parents.make(making)
     for checkpoint in parents.checkpoints.values():
         check_finite(checkpoint)
@@ -148,8 +150,7 @@ def weigh(
     fitting = next((r for r in recipes if is_held(r[2])), None)
     step, rows, recipe = fitting or recipes[0]
     write_recipe_file(to, recipe, prompts_behind(recipe, parents.opener))
-    cost = "" if ingredients is None else _MAKERS[asked.by].cost(ingredients)
-    return Weights(parents.models, rows, recipe, step, fitting is not None, cost)
+    return Weights(parents.models, rows, recipe, step, fitting is not None)
 
 
 def _ingredients(resolved: ResolvedJob, asked: Weighing, parents: Parents) -> Ingredients | None:

@@ -26,7 +26,7 @@ _VANISHING: Final = 1e-7
 
 @final
 class NuSlerp(KernelMethod):
-    """SLERP (Shoemake 1985) to the share `w_1 / (w_0 + w_1)` of the second model, or of its delta where there is a base.
+    """SLERP (Shoemake 1985) to the share `w_1 / (w_0 + w_1)` of the second model, or of its delta if there is a base.
 
     `nuslerp_flatten`: the tensor is one vector. Otherwise every vector has an angle of its own: along the last axis, or
     along the first with `nuslerp_row_wise` (the name is mergekit's). Vectors that are parallel, opposite (sine below
@@ -61,10 +61,10 @@ class MultiSlerp(KernelMethod):
     """The weighted mean direction of several models, or of their deltas, times the weighted mean of their norms.
 
     With unit vectors `u_i = x_i / (|x_i| + eps)` and `m = sum w_i u_i` the result is `m / |m|` times the mean norm.
-    (mergekit, whose method this is, adds a step in the tangent space at m, which is zero by construction.) Weights of one sign give mergekit's
-    norm `|sum w_i |x_i||`; where signs differ, norms are averaged by magnitudes of weights, so that a negative weight
-    turns the direction and never the sign of the whole. Where m vanishes there is no direction: the plain weighted sum
-    is taken (mergekit refuses that for more than two models).
+    (mergekit, whose method this is, adds a step in the tangent space at m, which is zero by construction.) Weights of
+    one sign give mergekit's norm `|sum w_i |x_i||`; where signs differ, norms are averaged by magnitudes of weights, so
+    that a negative weight turns the direction and never the sign of the whole. Where m vanishes there is no direction:
+    the plain weighted sum is taken (mergekit refuses that for more than two models).
     """
 
     spec = MULTISLERP

@@ -57,11 +57,11 @@ class IsoC(DeltaMaker):
 
 @final
 class IsoCts(DeltaMaker):
-    """Iso-C in a common space, beside one space per model (Iso-CTS, arXiv 2502.04959).
+    """`base + scale * mean(S) polar(U) polar(V)^T`: Iso-C in a common space, beside one per model (arXiv 2502.04959).
 
     The leading directions of the sum are the common space, a share `common` of all `r = min(m, n)`. Each of the N
-    deltas, with the common left space projected out, gives its leading `(r - common r) / N` triplets. Left vectors of
-    all, side by side, and right ones are replaced by their polar factors, all singular values by their mean.
+    deltas, with the common left space projected out, gives its leading `(r - common r) / N` triplets. U and V are the
+    left and right vectors of all, side by side, S their singular values.
     Everything but the matrices inside the layers is the mean of the deltas, times `scale`.
 
     Where it differs from the authors' code: as `IsoC` and `TsvMerge`; directions that are absent count as zeros in the

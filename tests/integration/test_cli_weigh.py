@@ -64,6 +64,7 @@ def test_a_search_scores_what_was_found_and_starts_with_it(home, command, by, sp
     done = command("weigh", job, "--by", by, "--to", file, *extra)
     assert done.code == 0, done.err
     assert "the job's space holds it: the search starts with it" in done.out
+    assert re.search(r"about 1 s on one core, .* passes of \d+ tokens", done.err)
     assert all(name in done.out for name in MODELS)
     run = home.folder / "run"
     done = command("search", job, "--set", f"inject=[{file}]", "--run-dir", run)
