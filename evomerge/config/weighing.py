@@ -18,6 +18,7 @@ from evomerge.config.staging import open_space
 from evomerge.config.surveys import survey_of
 from evomerge.errors import ConfigError, suggest
 from evomerge.recipe.recipe import Making, Number, ParentRef, Recipe, Rule
+from evomerge.types import Vector
 from evomerge.virtual.adamerging import ADAMERGING, Coefficients, coefficients, coefficients_recipe
 from evomerge.virtual.cocktail import LM_COCKTAIL, cocktail_recipe, cocktail_weights
 from evomerge.virtual.maker import Ingredients, Maker, ParentReport, Report, quiet, silent
@@ -140,17 +141,24 @@ def weigh(
     parents.make(making)
     for checkpoint in parents.checkpoints.values():
         check_finite(checkpoint)
-    found = _found(asked.by, parents, ingredients, report)
+    numbers = _found(asked.by, parents, ingredients, report)
+    found = _said(asked.by, parents, numbers, lambda recipe: space.encode_recipe(recipe, seed=resolved.job.seed))
+    write_recipe_file(to, found.recipe, prompts_behind(found.recipe, parents.opener))
+    return found
 
-    def is_held(recipe: Recipe) -> bool:
-        return space.encode_recipe(recipe, seed=resolved.job.seed) is not None
 
-    rounded = ((1 / n, {name: rounded_row(row, n) for name, row in found.items()}) for n in _GRIDS)
-    recipes = [(step, rows, _recipe(asked.by, parents, rows)) for step, rows in ((None, found), *rounded)]
-    fitting = next((r for r in recipes if is_held(r[2])), None)
-    step, rows, recipe = fitting or recipes[0]
-    write_recipe_file(to, recipe, prompts_behind(recipe, parents.opener))
-    return Weights(parents.models, rows, recipe, step, fitting is not None)
+def _said(
+    by: str,
+    parents: Parents,
+    numbers: Mapping[str, tuple[float, ...]],
+    vector_of: Callable[[Recipe], Vector | None],
+) -> Weights:
+    """The numbers as a recipe: as they are, or on the finest grid on which the space has a vector for it."""
+    rounded = ((1 / n, {name: rounded_row(row, n) for name, row in numbers.items()}) for n in _GRIDS)
+    found = [(step, rows, _recipe(by, parents, rows)) for step, rows in ((None, numbers), *rounded)]
+    held = next((f for f in found if vector_of(f[2]) is not None), None)
+    step, rows, recipe = held or found[0]
+    return Weights(parents.models, rows, recipe, step, held is not None)
 
 
 def _ingredients(resolved: ResolvedJob, asked: Weighing, parents: Parents) -> Ingredients | None:
