@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -103,7 +104,7 @@ class ParentOpener:
         content = _content(maker, ingredients, made.data)
         file = self.folder / content / SINGLE if plan.changed else None
         where = (self._tokenizer_of(plan), maker.revision(ingredients))
-        spec = OverlaySpec(ref.source or ref.name, content, file, plan.changed, plan.aliases, plan.config, *where)
+        spec = OverlaySpec(_word_for(ref), content, file, plan.changed, plan.aliases, plan.config, *where)
         overlay = Overlay(plan.under, spec)
         self._planned.append(Pending(overlay, maker, ingredients, plan))
         return overlay
@@ -213,6 +214,11 @@ def _checked(pending: Pending, report: Report) -> Iterator[tuple[str, torch.Tens
         yield name, tensor
 
 
+def _word_for(ref: ParentRef) -> str:
+    """How a made parent is called in progress and messages: rules for tokens are no name."""
+    return ref.name if not ref.source or ref.source.startswith("{") else ref.source
+
+
 def complete_settings(spec: MakerSpec, made: Making) -> dict[str, Number]:
     """The settings with defaults filled in.
 
@@ -246,8 +252,8 @@ def complete_settings(spec: MakerSpec, made: Making) -> dict[str, Number]:
         )
         raise RecipeError(
             f"The maker {spec.name!r} is given the wrong models.",
-            got=f"{len(made.of)} models and {'a' if made.base else 'no'} base",
-            allowed=f"{bounds} models and {'a' if spec.needs_base else 'no'} base",
+            got=f"{len(made.of)} model{'' if len(made.of) == 1 else 's'} and {'a' if made.base else 'no'} base",
+            allowed=f"{bounds} model{'' if bounds == '1' else 's'} and {'a' if spec.needs_base else 'no'} base",
             fix=fix,
         )
     return found
@@ -256,7 +262,8 @@ def complete_settings(spec: MakerSpec, made: Making) -> dict[str, Number]:
 def _identity(parent: OpenParent) -> list[str]:
     """What of an ingredient decides what is made from it: its weights, and how they are run."""
     config = {key: value for key, value in parent.config.items() if key not in _OF_NO_EFFECT}
-    return [parent.content, digest_json(config)]
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False)  # configs may hold Infinity
+    return [parent.content, digest_text(text)]
 
 
 def _content(maker: Maker, ingredients: Ingredients, data: Digest | None) -> Digest:

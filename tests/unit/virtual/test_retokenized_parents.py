@@ -204,6 +204,14 @@ def test_stale_spellings_of_a_vocabulary_are_left_behind(folders: list[Path], tm
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} == set(files)
 
 
+def test_a_config_may_hold_infinity(folders: list[Path], tmp_path: Path) -> None:
+    folder = model(tmp_path / "endless", "p q r", 4, 0)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "limit": float("inf")}))
+    (parent, _) = make([folder, folders[1]], tmp_path / "cache")
+    assert parent.config["limit"] == float("inf")
+
+
 def test_files_of_a_tokenizer_may_hold_any_bytes(folders: list[Path], tmp_path: Path) -> None:
     folder = model(tmp_path / "binary", "p q r", 4, 0)
     (folder / "sentencepiece.bpe.model").write_bytes(b"\xff\xfe\x00\x80")
