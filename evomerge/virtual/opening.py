@@ -17,7 +17,7 @@ from evomerge.checkpoints.overlay import Overlay, OverlaySpec
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.checkpoints.shards import SINGLE
 from evomerge.checkpoints.writer import DIGEST_FILE, write_files, write_tensors
-from evomerge.digest import digest_file, digest_json
+from evomerge.digest import digest_file, digest_json, digest_text
 from evomerge.errors import ConfigError, NonFinite, RecipeError, suggest
 from evomerge.layout import Layout
 from evomerge.recipe.recipe import Making, Number, ParentRef
