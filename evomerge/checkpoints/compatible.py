@@ -58,6 +58,10 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def _counted(n: int) -> str:
+    return "1 difference" if n == 1 else f"{n} differences"
+
+
 def _config_differences(left: OpenParent, right: OpenParent) -> list[str]:
     a, b = language_config(left.config), language_config(right.config)
     pairs = [("model_type", left.config.get("model_type"), right.config.get("model_type"))]
@@ -121,8 +125,8 @@ def differences(reference: OpenParent, other: OpenParent, read: ReadVocabulary =
 
 def _describe(faults: Mapping[str, list[str]]) -> str:
     lines = [f"{name}: {text}" for name, texts in faults.items() for text in texts]
-    more = f"\n    and {len(lines) - _LISTED} differences more" if len(lines) > _LISTED else ""
-    return f"{len(lines)} differences" + "".join(f"\n    {line}" for line in lines[:_LISTED]) + more
+    more = f"\n    and {_counted(len(lines) - _LISTED)} more" if len(lines) > _LISTED else ""
+    return _counted(len(lines)) + "".join(f"\n    {line}" for line in lines[:_LISTED]) + more
 
 
 def _fix(between: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from evomerge.checkpoints.folder import find_file
 from evomerge.checkpoints.header import HeaderEntry
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.pages import release
-from evomerge.checkpoints.shards import Shards, find_shards
+from evomerge.checkpoints.shards import Shards, adapter_instead, find_shards
 from evomerge.checkpoints.source import locate
 from evomerge.checkpoints.strict_json import damaged, read_object
 from evomerge.digest import digest_file, digest_json
@@ -35,7 +35,7 @@ CONFIG = "config.json"
 def _read_config(folder: Path) -> dict[str, Any]:
     path = find_file(folder, CONFIG)
     if path is None:
-        raise ModelError(
+        raise adapter_instead(folder) or ModelError(
             "A checkpoint has no config.",
             got=f"no {CONFIG} in {folder}",
             allowed="a folder as transformers saves it",

@@ -37,16 +37,24 @@ class Shards:
         return {name: self.entry(name) for name in sorted(self.files)}
 
 
-def _nothing_found(folder: Path) -> ModelError:
-    names = sorted(p.name for p in folder.iterdir())
-    pickles = [n for n in names if n.endswith(_PICKLES)]
-    if "adapter_config.json" in names:
+def adapter_instead(folder: Path) -> ModelError | None:
+    """What to say about a folder that holds an adapter where a model is wanted; None for any other."""
+    if (folder / "adapter_config.json").exists():
         return ModelError(
             "A LoRA adapter is not a checkpoint.",
             got=f"adapter_config.json and no {SINGLE} in {folder}",
             allowed="the folder of a whole model",
-            fix="name it as `{adapter: FOLDER}`, with `on: MODEL` where it does not sit on the base.",
+            fix="name it as `{adapter: FOLDER}` in a job, as `MODEL+FOLDER` in a mergekit file.",
         )
+    return None
+
+
+def _nothing_found(folder: Path) -> ModelError:
+    adapter = adapter_instead(folder)
+    if adapter is not None:
+        return adapter
+    names = sorted(p.name for p in folder.iterdir())
+    pickles = [n for n in names if n.endswith(_PICKLES)]
     if pickles:
         return ModelError(
             "A checkpoint holds its weights as pickles only, which can run code when they are read.",

@@ -21,6 +21,7 @@ from evomerge.files import write_atomic
 from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.plan import template_of
+from evomerge.recipe.mergekit_exactness import replay_of
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import parent_from_json, recipe_digest, recipe_from_json, recipe_to_text
 from evomerge.report.collect import summarise
@@ -207,6 +208,6 @@ def _told(to: Path, id_: str, form: Form, recipe: Recipe) -> list[str]:
         "adapter": f"Load it on its base with peft: PeftModel.from_pretrained(base, {str(to)!r}).",
         "checkpoint": f"Load it with AutoModelForCausalLM.from_pretrained({str(to)!r}).",
         "recipe": f"Anybody with the parents replays it: evomerge merge {to} --to DIR",
-        "mergekit": f"mergekit replays it: mergekit-yaml {to} DIR",
+        "mergekit": f"mergekit replays it: {replay_of(recipe, str(to), 'DIR') if form == 'mergekit' else ''}",
     }
     return [first, next_step[form]]

@@ -95,7 +95,7 @@ def _compared(opened: dict[str, OpenParent], reference: str) -> tuple[list[Hazar
         if {t.name: t.shape for t in parent.layout.tensors} == wanted:
             fitting[name] = parent
         else:
-            faults = [*faults[:3], f"{len(faults) - 3} differences more" if len(faults) > 3 else ""]
+            faults = [*faults[:3], f"and {len(faults) - 3} more" if len(faults) > 3 else ""]
             faults.append("left out of the survey")
         told = "; ".join(f for f in faults if f)
         if told:

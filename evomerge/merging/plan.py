@@ -14,7 +14,7 @@ from evomerge.merging.compat_rules import check_compat_rule
 from evomerge.merging.methods import MergeMethod, Parameters, load_method
 from evomerge.merging.parents import ParentPool
 from evomerge.recipe.mergekit_specs import MERGEKIT_SPECS
-from evomerge.recipe.method_spec import MethodSpec
+from evomerge.recipe.method_spec import MethodSpec, bounds_of
 from evomerge.recipe.path import check_layers
 from evomerge.recipe.recipe import Compat, Number, Recipe, Rule
 
@@ -109,13 +109,13 @@ def _refuse(what: str, got: str, allowed: str) -> RecipeError:
     return RecipeError(what, got=got, allowed=allowed, fix="correct the recipe's rule.")
 
 
-def _value(spec: MethodSpec, name: str, values: Mapping[str, Number], where: str) -> Number:
+def _value(spec: MethodSpec, name: str, values: Mapping[str, Number], where: str, *, compat: bool = False) -> Number:
     """A parameter's value or default.
 
     Raises:
         RecipeError: when it is missing or out of bounds.
     """
-    parameter = spec.parameters[name]
+    parameter = bounds_of(spec, name, compat=compat)
     value = values.get(name, parameter.default)
     if value is None:
         raise _refuse(f"Method {spec.name!r} lacks a parameter.", f"no {name} {where}", parameter.allowed)
@@ -174,7 +174,8 @@ def plan_rule(recipe: Recipe, rule: Rule, method: MergeMethod) -> RulePlan:
     _check_names(spec, rule.shared, per_parent=False, where="(shared)")
     for parent, values in rule.per_parent.items():
         _check_names(spec, values, per_parent=True, where=f"of parent {parent}")
-    shared = {n: _value(spec, n, rule.shared, "(shared)") for n in spec.shared()}
+    compat = recipe.compat == "mergekit"
+    shared = {n: _value(spec, n, rule.shared, "(shared)", compat=compat) for n in spec.shared()}
     columns = tuple(
         {n: _value(spec, n, rule.per_parent.get(p, {}), f"of parent {p}") for n in spec.per_parent()} for p in inputs
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from evomerge.recipe.mergekit_models import model_of
+from evomerge.recipe.mergekit_models import BY_ADAPTER, model_of
 from evomerge.recipe.method_spec import MethodSpec
-from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.recipe import ParentRef, Recipe
 
 _SUMS: Final = "equal up to the rounding of fp32 sums (1 unit in the last place of a term)."
 _TIES: Final = (
@@ -47,6 +47,20 @@ EXACTNESS: Final[Mapping[str, str]] = {
 """How the default mode compares with mergekit 0.1.5, per method, when it computes in fp32."""
 
 
+def replay_of(recipe: Recipe, file: str, folder: str) -> str:
+    """The command that merges a recipe's mergekit file: adapters need a folder for the models with them."""
+    cache = " --lora-merge-cache CACHE_FOLDER" if any(map(_has_adapter, recipe.parents)) else ""
+    return f"mergekit-yaml {file} {folder}{cache}"
+
+
+def _has_adapter(parent: ParentRef) -> bool:
+    made = parent.made
+    if made is None:
+        return False
+    behind = made.of if made.base is None else (*made.of, made.base)
+    return made.method == BY_ADAPTER or any(map(_has_adapter, behind))
+
+
 def comments_of(recipe: Recipe, method: MethodSpec) -> tuple[str, ...]:
     """The first lines of the file."""
     how = EXACTNESS[method.name]
@@ -56,7 +70,7 @@ def comments_of(recipe: Recipe, method: MethodSpec) -> tuple[str, ...]:
     back = "" if recipe.compat == "mergekit" else " --compat off"
     return (
         "Written by evomerge; replay it with mergekit 0.1.5:",
-        f"  OMP_NUM_THREADS=1 mergekit-yaml THIS_FILE OUTPUT_FOLDER{seed}",
+        f"  OMP_NUM_THREADS=1 {replay_of(recipe, 'THIS_FILE', 'OUTPUT_FOLDER')}{seed}",
         f"or with evomerge: evomerge merge THIS_FILE --to OUTPUT_FOLDER{back}",
         f"Compared with evomerge's own merge (compat: {recipe.compat}), the result is {how}",
         *parents_told(recipe),

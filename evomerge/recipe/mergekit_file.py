@@ -22,6 +22,7 @@ MODULE: Final = ("models", "slices", "parameters")
 SLICE: Final = ("sources", "base_model", "parameters", "residual_weight")
 SOURCE: Final = ("model", "layer_range", "parameters")
 _SLERP: Final = "slerp"
+_CORRECT: Final = "correct the mergekit file."
 
 
 class Input(NamedTuple):
@@ -111,7 +112,7 @@ def mapping_of(value: object, what: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
-        raise refused("A part of the mergekit file has the wrong type.", f"{what}: {value!r}", "a mapping")
+        raise refused("A part of the mergekit file has the wrong type.", f"{what}: {value!r}", "a mapping", _CORRECT)
     return value
 
 
@@ -122,7 +123,12 @@ def entries_of(value: object, what: str) -> list[Mapping[str, Any]]:
         RecipeError: when it is something else.
     """
     if not isinstance(value, list):
-        raise refused("A part of the mergekit file has the wrong type.", f"{what}: {value!r}", "a list of mappings")
+        raise refused(
+            "A part of the mergekit file has the wrong type.",
+            f"{what}: {value!r}",
+            "a list of mappings",
+            f"write {what} as a list, each entry like `- model: NAME`." if what in ("models", "sources") else _CORRECT,
+        )
     return [mapping_of(entry, what) for entry in value]
 
 
@@ -149,8 +155,16 @@ def body_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return mapping_of(modules["default"], "modules.default") if modules else config
 
 
-def check_known(mapping: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def check_known(
+    mapping: Mapping[str, Any], known: Sequence[str], where: str, shown: Sequence[str] | None = None
+) -> None:
     """Refuse what is not understood; mergekit itself would ignore it.
+
+    Args:
+        mapping: part of the file.
+        known: its keys.
+        where: which part, for people.
+        shown: those of the keys that do something; None for all.
 
     Raises:
         RecipeError: for the first key that is not in `known`.
@@ -158,7 +172,10 @@ def check_known(mapping: Mapping[str, Any], known: Sequence[str], where: str) ->
     for key, value in mapping.items():
         if key not in known and value is not None:
             raise refused(
-                f"mergekit has no such key in {where}, and would ignore it.", repr(key), suggest(str(key), known)
+                f"mergekit has no such key in {where}, and would ignore it.",
+                repr(key),
+                suggest(str(key), known if shown is None else shown),
+                "correct the key, or remove it.",
             )
 
 

@@ -11,6 +11,7 @@ from evomerge.recipe.mergekit_file import MERGEKIT, File, Input, Slice, check_kn
 from evomerge.recipe.mergekit_models import Model
 from evomerge.recipe.mergekit_settings import number_of, resolve
 from evomerge.recipe.mergekit_text import refused
+from evomerge.recipe.method_spec import bounds_of
 from evomerge.recipe.recipe import Compat, Number, name_within
 from evomerge.recipe.rules import Assignment
 
@@ -139,10 +140,10 @@ def check_parameters(file: File) -> None:
     own = tuple(dict.fromkeys([*file.method.parameters, *KNOWN]))
     for piece in file.slices:
         for level in (*piece.levels, *(i.parameters for i in piece.inputs)):
-            check_known(level, own, f"the parameters of {file.method.name}")
+            check_known(level, own, f"the parameters of {file.method.name}", tuple(file.method.parameters))
 
 
-def assignment_of(use: Use, file: File, names: Mapping[Model, str], merges_all: bool) -> Assignment:
+def assignment_of(use: Use, file: File, names: Mapping[Model, str], merges_all: bool, compat: Compat) -> Assignment:
     """The parameters of one tensor of the result.
 
     Args:
@@ -150,20 +151,21 @@ def assignment_of(use: Use, file: File, names: Mapping[Model, str], merges_all: 
         file: the file.
         names: the parents' names, in order.
         merges_all: whether a rule that names no parent merges the slice's.
+        compat: whose arithmetic.
 
     Raises:
         RecipeError: for missing or illegal values.
     """
     method = file.method
-    shared = {name: _value(use, name, file, None) for name in method.shared()}
+    shared = {name: _value(use, name, file, None, compat) for name in method.shared()}
     merged = set(use.piece.merged(method))
     inputs = sorted((i for i in use.piece.inputs if i.model in merged), key=lambda i: list(names).index(i.model))
-    own = {names[i.model]: {name: _value(use, name, file, i) for name in method.per_parent()} for i in inputs}
+    own = {names[i.model]: {name: _value(use, name, file, i, compat) for name in method.per_parent()} for i in inputs}
     named = () if merges_all and not method.per_parent() else tuple((p, tuple(v.items())) for p, v in own.items())
     return Assignment(tuple(shared.items()), named)
 
 
-def _value(use: Use, name: str, file: File, of: Input | None) -> Number:
+def _value(use: Use, name: str, file: File, of: Input | None, compat: Compat) -> Number:
     """A parameter's number for one tensor.
 
     Args:
@@ -171,8 +173,9 @@ def _value(use: Use, name: str, file: File, of: Input | None) -> Number:
         name: the parameter's.
         file: the file.
         of: the source whose it is, None for a shared one.
+        compat: whose arithmetic.
     """
-    spec = file.method.parameters[name]
+    spec = bounds_of(file.method, name, compat=compat == "mergekit")
     tensor = use.output if of is None else use.tensor.name
     levels = use.piece.levels if of is None else (of.parameters, *use.piece.levels)
     value = resolve(tensor, levels, name, use.t, is_flag=spec.kind == "flag")
@@ -195,7 +198,7 @@ def assignments_of(file: File, layout: Layout, names: Mapping[Model, str], compa
     found: dict[str, Assignment] = {}
     for use in uses_of(file, layout):
         merges_all = set(use.piece.merged(file.method)) == everyone
-        assignment = assignment_of(use, file, names, merges_all)
+        assignment = assignment_of(use, file, names, merges_all, compat)
         if found.setdefault(use.tensor.name, assignment) != assignment:
             raise refused(
                 "A layer runs several times, with other numbers each time, which a recipe cannot say.",

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from evomerge.layout import Layout, TensorInfo
 from evomerge.recipe.equivalence import linear_coefficients, number
-from evomerge.recipe.mergekit_exactness import parents_told
+from evomerge.recipe.mergekit_exactness import parents_told, replay_of
 from evomerge.recipe.mergekit_export import inexpressible
 from evomerge.recipe.mergekit_models import model_text
 from evomerge.recipe.mergekit_settings import filters_for
@@ -183,7 +183,7 @@ def passthrough_comments(recipe: Recipe, layout: Layout, body: Mapping[str, Any]
     empty = ("An empty slice gives what stands outside the layers: the first the embedding, the last norm and head.",)
     return (
         "Written by evomerge; replay it with mergekit 0.1.5:",
-        "  OMP_NUM_THREADS=1 mergekit-yaml THIS_FILE OUTPUT_FOLDER",
+        f"  OMP_NUM_THREADS=1 {replay_of(recipe, 'THIS_FILE', 'OUTPUT_FOLDER')}",
         f"Compared with evomerge's own export, the tensors are equal{dtypes}.",
         *(empty if any(start == end for start, end in ranges) else ()),
         *parents_told(recipe),

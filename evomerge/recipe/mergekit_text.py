@@ -22,6 +22,8 @@ _OTHER_TOOLS: Final[Mapping[str, tuple[str, ...]]] = {
     "mergekit-evolve": ("genome",),
 }
 
+_CORRECT: Final = "correct the mergekit file."
+
 
 def refused(
     what: str, got: str, allowed: str, fix: str = "change the mergekit file, or merge it with mergekit itself."
@@ -71,12 +73,21 @@ def read_mergekit(text: str) -> Mapping[str, Any]:
     return value
 
 
+def _broken(error: Exception) -> str:
+    """What is wrong with a text that is no YAML, and where."""
+    first = (str(error).splitlines() or ["nested too deeply"])[0]
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return first
+    mark = error.problem_mark or error.context_mark
+    where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    return f"{where}{error.problem or first}"
+
+
 def _one_document(text: str) -> Any:
     try:
         documents = list(yaml.load_all(text, Loader=_Loader))
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        first = (str(error).splitlines() or ["nested too deeply"])[0]
-        raise refused("The mergekit file is not YAML.", first, "one YAML document") from error
+        raise refused("The mergekit file is not YAML.", _broken(error), "one YAML document", _CORRECT) from error
     if len(documents) > 1:
         names = [str(d["name"]) for d in documents if isinstance(d, Mapping) and "name" in d]
         raise refused(
@@ -121,9 +132,13 @@ def _no_merge(value: Any) -> RecipeError:
                 "a file for mergekit-yaml, with a merge_method",
                 f"run {tool} on it; evomerge merges checkpoints of one architecture.",
             )
-    found = f"keys {', '.join(keys[:6])}" if keys else type(value).__name__
+    empty = value is None
+    found = "an empty file" if empty else f"keys {', '.join(keys[:6])}" if keys else type(value).__name__
     return refused(
-        "This is neither a recipe nor a mergekit file.", found, "a recipe in JSON, or a merge_method in YAML"
+        "This is neither a recipe nor a mergekit file.",
+        found,
+        "a recipe in JSON, or a merge_method in YAML",
+        "write a merge into it." if empty else "name a recipe, or add `merge_method: NAME` to a mergekit file.",
     )
 
 

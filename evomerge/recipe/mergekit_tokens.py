@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from evomerge.errors import suggest
 from evomerge.recipe.mergekit_export import inexpressible
 from evomerge.recipe.mergekit_file import check_known, mapping_of
 from evomerge.recipe.mergekit_models import Model, model_named, model_text, without_names
@@ -62,7 +63,7 @@ def vocabulary_asked(config: Mapping[str, Any], models: Sequence[Model], donor: 
     found = {token: _rule(token, mapping_of(value, token), models) for token, value in rules.items()}
     owner = None if source == UNION else donor if source == "base" else model_named(source)
     if owner is not None:
-        _number(owner, models, "The tokenizer comes from a model that is not merged.")
+        _check_owner(owner, models)
     return Asked(owner, found, _multiple(tokenizer.get("pad_to_multiple_of")))
 
 
@@ -73,6 +74,18 @@ def _multiple(value: Any) -> int:
         allowed = f"a whole number from 1 to {MAX_MULTIPLE}"
         raise refused("The padding is not understood.", f"pad_to_multiple_of: {value!r}", allowed)
     return value
+
+
+def _check_owner(owner: Model, models: Sequence[Model]) -> None:
+    """Refuse a tokenizer of a model that is not merged, or a word that is none."""
+    if owner not in models:
+        words = [UNION, "base", *map(str, models)]
+        raise refused(
+            "The tokenizer comes from a model that is not merged.",
+            str(owner),
+            suggest(str(owner), words),
+            "name one of them.",
+        )
 
 
 def _number(model: Model, models: Sequence[Model], what: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, TypeGuard
 
@@ -51,6 +51,19 @@ class ParameterSpec:
         if math.isinf(self.high):
             return f"a {noun} >= {self.low:g}"
         return f"a {noun} in [{self.low:g}, {self.high:g}]"
+
+
+def bounds_of(spec: MethodSpec, name: str, *, compat: bool) -> ParameterSpec:
+    """A parameter within its bounds; mergekit's slerp goes beyond its ends.
+
+    Args:
+        spec: of a method.
+        name: the parameter's.
+        compat: whether mergekit's arithmetic is asked for.
+    """
+    found = spec.parameters[name]
+    beyond = compat and (spec.name, name) == ("slerp", "t")
+    return replace(found, low=-math.inf, high=math.inf) if beyond else found
 
 
 @dataclass(frozen=True)

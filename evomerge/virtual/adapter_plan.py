@@ -207,5 +207,5 @@ def _misfit(adapter: Adapter, faults: list[str]) -> ModelError:
         "An adapter does not fit the model that it is put on.",
         got=f"{adapter.source}: {'; '.join(faults[:_LISTED])}{more}{trained_on}",
         allowed="the model that the adapter was trained on",
-        fix="say which that is: `{adapter: FOLDER, on: MODEL}`.",
+        fix="say which that is: `{adapter: FOLDER, on: MODEL}`, or `MODEL+FOLDER` in a mergekit file.",
     )
