@@ -12,7 +12,7 @@ from evomerge.errors import RecipeError
 DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """Safetensors spelling -> mergekit's name."""
 
-MAX_BYTES: Final = 5_000_000
+MAX_BYTES: Final = 1_000_000
 MAX_NODES: Final = 1_000_000
 """Of a file whose aliases are written out; mergekit itself sets no limit, and an alias of aliases grows without one."""
 MAX_BITS: Final = 1000

@@ -184,7 +184,7 @@ def test_what_is_found_out_is_written_into_the_reference(tmp_path: Path, family:
         ({"settings": {"scale": True}}, r"out of bounds(?s:.)*scale = True"),
         ({"of": ()}, r"wrong models(?s:.)*0 models and a base"),
         ({"base": None}, r"wrong models(?s:.)*2 models and no base"),
-        ({"method": "star"}, r"wrong models(?s:.)*2 models(?s:.)*1 models and a base"),
+        ({"method": "star"}, r"wrong models(?s:.)*2 models(?s:.)*1 model and a base"),
         ({"method": "star", "settings": {"eta": 101.0}}, r"out of bounds(?s:.)*eta = 101"),
         ({"method": "wudi", "settings": {"steps": 1.5}}, r"out of bounds(?s:.)*whole number"),
     ],
