@@ -74,7 +74,8 @@ def main() -> int:
 
 def _is_joint(spec: Any) -> bool:
     """Whether a maker merges several models, with nothing but the job's own parents."""
-    return (spec.max_models is None or spec.max_models >= 3) and not spec.needs_files
+    joins = spec.max_models is None or spec.max_models >= 3
+    return joins and not spec.needs_files and spec.name != "retokenized"
 
 
 def _arguments() -> argparse.Namespace:

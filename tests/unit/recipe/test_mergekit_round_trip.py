@@ -71,7 +71,8 @@ def recipes(draw: Callable[..., Any]) -> Recipe:
     method = MERGEKIT[draw(st.sampled_from(sorted(set(MERGEKIT) - {"passthrough"})))]
     has_base = method.needs_base or (method.takes_base and draw(st.booleans()))
     most = method.max_models or 3
-    least = 2 if method.name in {"linear", "karcher", "multislerp"} else method.min_models  # one alone is a copy, which is written as such
+    # one alone is a copy, which is written as such
+    least = 2 if method.name in {"linear", "karcher", "multislerp"} else method.min_models
     number = draw(st.integers(least, max(most, least)))
     merged = MODELS[1 : 1 + number]
     compat = draw(st.sampled_from(["off", "mergekit"]))
