@@ -86,7 +86,7 @@ def _banks(named: Iterable[Path], plan: EvalPlan, notes: list[str]) -> dict[str,
             match = matches[task].bank
             if match is not None and task not in found:
                 found[task] = (match, digest)
-                notes.append(f"The bank {path.name} (models: {bank.n_models}) is used for {task}.")
+                notes.append(f"The bank {path.name} ({bank.n_models} models) is used for {task}.")
         if not fits and path in own:
             best = max(matches.values(), key=lambda m: m.n_found)
             notes.append(
