@@ -293,7 +293,8 @@ def document(cells: Sequence[Cell]) -> str:
     head = [
         "# Parity with mergekit 0.1.5",
         "",
-        "`make long` measures this and writes it (`benchmarks/parity.py`). Parents are tiny random models of"
+        "`make long` measures this and writes it (`benchmarks/parity.py`), cells of earlier runs included. Parents are"
+        " tiny random models of"
         f" {len(families)} families, a base and three models near it. mergekit's `run_merge` writes its result to disk;"
         " ours comes from a recipe over the same files. Every method is tried with its defaults (and with values that"
         " reach its other branches, where it says all settings), with and without a base where both are possible, on"

@@ -34,7 +34,7 @@ FEW = (
 )
 
 
-def check(family: str, folder: Path) -> None:
+def assert_as_told(family: str, folder: Path) -> None:
     folders, pool = open_siblings(folder / "siblings", family)
     assert tuple(agreement(m, folders, pool, folder / m) for m in RULES) == ROWS[family][8:]
 
@@ -51,13 +51,13 @@ def merged_like_mergekit(base: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -
 
 @pytest.mark.parametrize("family", FEW)
 def test_mergekit_agrees_as_the_table_says(family: str, tmp_path: Path) -> None:
-    check(family, tmp_path)
+    assert_as_told(family, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("family", [f for f in ALL if f not in FEW])
 def test_mergekit_agrees_as_the_table_says_for_the_other_families(family: str, tmp_path: Path) -> None:
-    check(family, tmp_path)
+    assert_as_told(family, tmp_path)
 
 
 def test_mergekit_trims_all_experts_together_and_we_trim_each(tmp_path: Path) -> None:

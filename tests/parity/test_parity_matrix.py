@@ -47,7 +47,7 @@ def keep(cells, family, dtype):
     (MEASURED / f"{family}-{dtype}.json").write_text(json.dumps([cell.to_json() for cell in cells], indent=1))
 
 
-def check(cells):
+def assert_mergekits_bits(cells):
     for cell in cells:
         assert all("mergekit: merged" not in failure for failure in cell.failed), cell
         if cell.mode == "compat":
@@ -62,7 +62,7 @@ def test_a_family_at_every_setting(family, dtype, tmp_path):
     bench = Bench.open(tmp_path, family, dtype)
     cells = [bench.measure(method, mode) for mode in MODES for method in built_methods()]
     keep(cells, family, dtype)
-    check(cells)
+    assert_mergekits_bits(cells)
 
 
 @pytest.mark.parametrize("family", [*DENSE_FAMILIES, *MIXTURE_FAMILIES])
@@ -70,4 +70,4 @@ def test_a_further_family_at_the_first_setting(family, tmp_path):
     bench = Bench.open(tmp_path, family, "bfloat16")
     cells = [bench.measure(m, mode, SETTINGS[m][:1]) for mode in ("compat", "plain") for m in built_methods()]
     keep(cells, family, "bfloat16")
-    check(cells)
+    assert_mergekits_bits(cells)

@@ -41,7 +41,6 @@ def test_an_own_base_is_a_transplant(tmp_path: Path) -> None:
 
 
 def test_an_adapter_sits_on_the_base_or_on_what_it_names(tmp_path: Path) -> None:
-    pytest.importorskip("evomerge.virtual.adapter")
     found = refs(tmp_path, {"m": {"adapter": "a", "weight": 2}, "n": {"adapter": "a", "on": "o"}})
     base, other = ParentRef("base", source(tmp_path, "b")), ParentRef("on", source(tmp_path, "o"))
     assert found["m"] == ParentRef("m", source(tmp_path, "a"), made=Making("adapter", (), base, {"weight": 2.0}))

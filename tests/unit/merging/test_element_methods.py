@@ -55,7 +55,7 @@ def deltas_of(base, inputs):
     return np.stack([(x - base).double().numpy() for x in inputs])
 
 
-def agreement(expected, base, merged):
+def assert_agrees(expected, base, merged):
     torch.testing.assert_close(merged.double(), base.double() + torch.from_numpy(expected), rtol=2e-6, atol=2e-7)
 
 
@@ -152,7 +152,7 @@ class TestFormulas:
     def test_ram(self, shape):
         base, inputs = models(shape)
         expected = obvious_ram(deltas_of(base, inputs), 0.08, [1.0] * 3)
-        agreement(expected, base, merge("ram", base, inputs, {"epsilon": 0.08}))
+        assert_agrees(expected, base, merge("ram", base, inputs, {"epsilon": 0.08}))
 
     def test_ramplus(self, shape):
         base, inputs = models(shape)
@@ -161,36 +161,36 @@ class TestFormulas:
         lone = active.sum(0) == 1
         gains = [1 + 0.5 * min((a & ~lone).sum() / max((a & lone).sum(), 1), 0.9) for a in active]
         shared = {"epsilon": 0.08, "r": 0.5, "alpha": 0.9}
-        agreement(obvious_ram(deltas, 0.08, gains), base, merge("ramplus_tl", base, inputs, shared))
+        assert_agrees(obvious_ram(deltas, 0.08, gains), base, merge("ramplus_tl", base, inputs, shared))
 
     @pytest.mark.parametrize("share", [0.2, 0.7, 1.0])
     def test_sce(self, shape, share):
         base, inputs = models(shape)
         inputs[2] = base + 3 * (inputs[2] - base)
         expected = obvious_sce(deltas_of(base, inputs), share)
-        agreement(expected, base, merge("sce", base, inputs, {"select_topk": share}))
+        assert_agrees(expected, base, merge("sce", base, inputs, {"select_topk": share}))
 
     def test_nearswap(self, shape):
         base, (x,) = models(shape, 1)
         (delta,) = deltas_of(base, [x])
-        agreement(np.clip(delta, -0.05, 0.05), base, merge("nearswap", base, [x], {"t": 0.05}))
+        assert_agrees(np.clip(delta, -0.05, 0.05), base, merge("nearswap", base, [x], {"t": 0.05}))
 
     def test_arcee_fusion(self, shape):
         base, (x,) = models(shape, 1, scale=0.5)
-        agreement(obvious_gate(base, x), base, merge("arcee_fusion", base, [x]))
+        assert_agrees(obvious_gate(base, x), base, merge("arcee_fusion", base, [x]))
 
     def test_magmax(self, shape):
         base, inputs = models(shape)
         values = deltas_of(base, inputs) * np.array([1.0, 0.5, -0.8]).reshape(-1, *[1] * len(shape))
         expected = 0.5 * np.take_along_axis(values, np.abs(values).argmax(0)[None], 0)[0]
-        agreement(expected, base, merge("magmax", base, inputs, weight=[1.0, 0.5, -0.8]))
+        assert_agrees(expected, base, merge("magmax", base, inputs, weight=[1.0, 0.5, -0.8]))
 
     def test_emr(self, shape):
         base, inputs = models(shape)
         deltas = deltas_of(base, inputs)
         sign = np.sign(deltas.sum(0))
         expected = 0.7 * sign * np.where(np.sign(deltas) == sign, np.abs(deltas), 0).max(0)
-        agreement(expected, base, merge("emr", base, inputs, {"lambda": 0.7}))
+        assert_agrees(expected, base, merge("emr", base, inputs, {"lambda": 0.7}))
 
     @pytest.mark.parametrize("votes", [0.0, 2.0, 3.0])
     def test_consensus(self, shape, votes):
@@ -198,14 +198,14 @@ class TestFormulas:
         weights = [0.5, 0.4, 0.3]
         expected = 0.8 * obvious_consensus(deltas_of(base, inputs), weights, 0.6, votes)
         shared = {"strength": 0.6, "votes": votes, "lambda": 0.8}
-        agreement(expected, base, merge("consensus", base, inputs, shared, weight=weights))
+        assert_agrees(expected, base, merge("consensus", base, inputs, shared, weight=weights))
 
     @pytest.mark.parametrize("model_wide", [False, True])
     def test_pcb(self, shape, model_wide):
         base, inputs = models(shape)
         expected = obvious_pcb(deltas_of(base, inputs), [1.2, 0.9, 1.1], 0.3, 0.05)
         shared = {"ratio": 0.3, "clip": 0.05, "model_wide": model_wide}
-        agreement(expected, base, merge("pcb", base, inputs, shared, weight=[1.2, 0.9, 1.1]))
+        assert_agrees(expected, base, merge("pcb", base, inputs, shared, weight=[1.2, 0.9, 1.1]))
 
     def test_ternary(self, shape):
         base, inputs = models(shape)
@@ -218,13 +218,13 @@ class TestFormulas:
                 continue
             smallest = np.sort(np.abs(delta).reshape(-1))[-max(1, round(density * delta.size))]
             expected += weight * alpha * delta.std(ddof=1) * np.sign(delta) * (np.abs(delta) >= smallest)
-        agreement(expected, base, merge("ternary", base, inputs, **columns))
+        assert_agrees(expected, base, merge("ternary", base, inputs, **columns))
 
     def test_binary(self, shape):
         base, inputs = models(shape)
         deltas = deltas_of(base, inputs)
         signs = np.stack([np.abs(d).mean() * np.sign(d) for d in deltas]) if len(shape) > 1 else deltas
-        agreement(
+        assert_agrees(
             np.tensordot(np.array([0.5, 0.4, -0.3]), signs, 1),
             base,
             merge("binary", base, inputs, weight=[0.5, 0.4, -0.3]),
@@ -234,7 +234,7 @@ class TestFormulas:
     def test_widen(self, shape, t):
         base, inputs = models(shape)
         expected = obvious_widen(deltas_of(base, inputs), base, inputs, t, 0.9)
-        agreement(expected, base, merge("widen", base, inputs, {"above_average": t, "score": 0.9}))
+        assert_agrees(expected, base, merge("widen", base, inputs, {"above_average": t, "score": 0.9}))
 
 
 @pytest.mark.parametrize("method", ["ram", "sce", "magmax", "emr", "consensus", "pcb", "widen"])
@@ -322,7 +322,7 @@ class TestMendedFaults:
         rng = generator(0, "arcee")
         base = torch.from_numpy(rng.standard_normal((6, 512)).astype(np.float32) * 0.02)
         x = base + torch.from_numpy(rng.standard_normal((6, 512)).astype(np.float32)) * 2e-5
-        agreement(obvious_gate(base, x), base, merge("arcee_fusion", base, [x]))
+        assert_agrees(obvious_gate(base, x), base, merge("arcee_fusion", base, [x]))
 
     def test_pcb_without_spread_of_magnitudes_is_the_mean(self):
         base = torch.zeros(4, 5)

@@ -44,7 +44,7 @@ def merge(method, base, inputs, shared=None, **columns):
     return load_method(method).merge(base, inputs, parameters(method, len(inputs), shared, **columns))
 
 
-def close(merged, expected, rtol=2e-5):
+def assert_near(merged, expected, rtol=2e-5):
     torch.testing.assert_close(merged.double(), expected, rtol=rtol, atol=rtol * float(expected.abs().max()) + 1e-12)
 
 
@@ -86,7 +86,7 @@ class TestNuSlerp:
             pairs = list(zip(a.reshape(length, -1).T, b.reshape(length, -1).T, strict=True))
         results = torch.stack([slerp(0.25, x, y) for x, y in pairs])
         results = results.T if variant == "first" else results
-        close(merged, results.reshape(shape) + (base.double() if with_base else 0.0))
+        assert_near(merged, results.reshape(shape) + (base.double() if with_base else 0.0))
 
     def test_flat_without_base_is_slerp(self):
         _, inputs = models(n=2)
@@ -120,7 +120,7 @@ class TestNuSlerp:
         rng = generator(0, "parallel")
         a = torch.from_numpy(rng.standard_normal(4096)).bfloat16().float()
         b = torch.from_numpy(rng.standard_normal(4096) * 0.05).bfloat16().float() + a
-        close(merge("nuslerp", None, [a, b], weight=[0.5, 0.5]), slerp(0.5, a.double(), b.double()))
+        assert_near(merge("nuslerp", None, [a, b], weight=[0.5, 0.5]), slerp(0.5, a.double(), b.double()))
 
 
 class TestMultiSlerp:
@@ -142,7 +142,7 @@ class TestMultiSlerp:
         if float(mean.norm()) < 1e-3:
             return
         norm = sum(w * x.norm() for w, x in zip(shares, xs, strict=True))
-        close(merged, mean / mean.norm() * norm + (base.double() if with_base else 0.0), rtol=1e-4)
+        assert_near(merged, mean / mean.norm() * norm + (base.double() if with_base else 0.0), rtol=1e-4)
 
     def test_equal_norms_at_a_right_angle(self):
         a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
@@ -204,7 +204,7 @@ class TestKarcher:
     def test_agrees_with_the_iteration_on_vectors(self, shape, n, max_iter, tol):
         _, inputs = models(shape, n, scale=2.0)
         merged = merge("karcher", None, inputs, {"max_iter": float(max_iter), "tol": tol})
-        close(merged, karcher(inputs, max_iter, tol).reshape(shape))
+        assert_near(merged, karcher(inputs, max_iter, tol).reshape(shape))
 
     def test_two_models_meet_half_way_on_the_great_circle(self):
         rng = generator(0, "circle")
@@ -254,7 +254,7 @@ class TestModelStock:
     @pytest.mark.parametrize("n", [2, 4])
     def test_whole_tensors(self, shape, n):
         base, inputs = models(shape, n)
-        close(merge("model_stock", base, [x + 0.4 for x in inputs]), stock(base, [x + 0.4 for x in inputs]))
+        assert_near(merge("model_stock", base, [x + 0.4 for x in inputs]), stock(base, [x + 0.4 for x in inputs]))
 
     @pytest.mark.parametrize("shape", [(90,), (7, 40), (40, 7), (3, 4, 10)], ids=str)
     def test_rows(self, shape):
@@ -262,12 +262,12 @@ class TestModelStock:
         inputs = [x + 0.3 for x in inputs]
         merged = merge("model_stock", base, inputs, {"filter_wise": True})
         rows = zip(base.reshape(-1, shape[-1]), *(x.reshape(-1, shape[-1]) for x in inputs), strict=True)
-        close(merged, torch.stack([stock(b, xs) for b, *xs in rows]).reshape(shape))
+        assert_near(merged, torch.stack([stock(b, xs) for b, *xs in rows]).reshape(shape))
 
     def test_rank_deficient_deltas(self):
         base, inputs = models((20, 30), 3, rank=2)
         inputs = [x + 0.5 for x in inputs]
-        close(merge("model_stock", base, inputs), stock(base, inputs))
+        assert_near(merge("model_stock", base, inputs), stock(base, inputs))
 
     @pytest.mark.parametrize("filter_wise", [False, True])
     def test_opposing_models_leave_the_base(self, filter_wise):
@@ -307,7 +307,7 @@ class TestScaledSums:
         made = parameters("lines", 3, {"alpha": 0.25, "beta": 0.5}, layer, 4, weight=[1.0, 0.5, -0.5])
         merged = load_method("lines").merge(base, inputs, made)
         total = sum(w * (x.double() - base.double()) for w, x in zip([1.0, 0.5, -0.5], inputs, strict=True))
-        close(merged, base.double() + scale * total)
+        assert_near(merged, base.double() + scale * total)
 
     def test_lines_of_one_layer_takes_alpha(self):
         base, inputs = models()
@@ -322,17 +322,17 @@ class TestScaledSums:
         merged = merge("fedlaw", None, inputs, {"gamma": gamma}, logit=logits)
         shares = torch.softmax(torch.tensor(logits, dtype=torch.float64), 0)
         expected = gamma * sum(s * x.double() for s, x in zip(shares, inputs, strict=True))
-        close(merged, expected, rtol=1e-4)
+        assert_near(merged, expected, rtol=1e-4)
 
     def test_fedlaw_by_default_is_the_mean(self):
         _, inputs = models()
-        close(merge("fedlaw", None, inputs), sum(x.double() for x in inputs) / 3)
+        assert_near(merge("fedlaw", None, inputs), sum(x.double() for x in inputs) / 3)
 
     @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.3])
     def test_expo(self, alpha):
         base, (x,) = models(n=1)
         merged = merge("expo", base, [x], {"alpha": alpha})
-        close(merged, x.double() + alpha * (x.double() - base.double()))
+        assert_near(merged, x.double() + alpha * (x.double() - base.double()))
         if alpha in (-1.0, 0.0):
             assert torch.equal(merged, x if alpha == 0.0 else base)
 
@@ -341,7 +341,7 @@ class TestScaledSums:
         base, inputs = models(shape)
         energies = [float((x.double() - base.double()).square().sum()) for x in inputs]
         total = sum(e / sum(energies) * (x.double() - base.double()) for e, x in zip(energies, inputs, strict=True))
-        close(merge("metagpt", base, inputs, {"lambda": 0.5}), base.double() + 0.5 * total)
+        assert_near(merge("metagpt", base, inputs, {"lambda": 0.5}), base.double() + 0.5 * total)
 
     def test_metagpt_of_equal_models_is_the_base(self):
         base, _ = models()
@@ -379,4 +379,4 @@ def test_guarded_sums_are_used_for_weights_of_both_signs():
     t = [w / guarded_sum(weights) for w in weights]
     gram = np.array([[float((a.double() * b.double()).sum()) for b in inputs] for a in inputs])
     expected = sum(c * x.double() for c, x in zip(multislerp_coefficients(t, gram, 1e-8), inputs, strict=True))
-    close(merge("multislerp", None, inputs, weight=weights), expected)
+    assert_near(merge("multislerp", None, inputs, weight=weights), expected)

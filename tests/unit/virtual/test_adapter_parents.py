@@ -379,7 +379,7 @@ def pool_of(refs: Mapping[str, ParentRef], cache: Path) -> ParentPool:
     return ParentPool(found)
 
 
-def check_equal(recipe: Recipe, pool: ParentPool, base: Path, tmp_path: Path) -> Path:
+def assert_equal_merges(recipe: Recipe, pool: ParentPool, base: Path, tmp_path: Path) -> Path:
     """The adapter that is written, put on the base by our reader, is the full merge."""
     folder = tmp_path / "merged"
     write_adapter(recipe, pool, folder)
@@ -402,7 +402,7 @@ def by_layer(*weights: Mapping[str, float]) -> tuple[Rule, ...]:
 def test_task_arithmetic_of_adapters_is_an_adapter(three: dict[str, ParentRef], base: Path, tmp_path: Path) -> None:
     rules = by_layer({"a": 0.7, "b": -0.4, "c": 1.3}, {"a": 0.2, "b": 9.0, "c": 0.6}, {"a": 1.0, "b": 1.0, "c": 1.0})
     recipe = Recipe(tuple(three.values()), "base", rules)
-    folder = check_equal(recipe, pool_of(three, tmp_path / "cache"), base, tmp_path)
+    folder = assert_equal_merges(recipe, pool_of(three, tmp_path / "cache"), base, tmp_path)
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["rank_pattern"]) == (7, {Q: 6, "model.layers.0.mlp.up_proj": 3})
     assert config["base_model_name_or_path"] == str(base)
@@ -427,13 +427,13 @@ def test_means_and_spheres_of_adapters_are_adapters(three: dict[str, ParentRef],
     parents = {n: three[n] for n in "ab"}
     pool = pool_of(parents, tmp_path / "cache")
     weights = {"a": {"weight": 3.0}, "b": {"weight": 1.0}}
-    check_equal(
+    assert_equal_merges(
         Recipe(tuple(parents.values()), None, (Rule("linear", per_parent=weights),)), pool, base, tmp_path / "1"
     )
     with_base = {"base": three["base"], "a": three["a"]}
     shared = {"base": {"weight": 0.75}, "a": {"weight": 0.25}}
     recipe = Recipe(tuple(with_base.values()), None, (Rule("linear", per_parent=shared),))
-    folder = check_equal(recipe, pool_of(with_base, tmp_path / "cache"), base, tmp_path / "2")
+    folder = assert_equal_merges(recipe, pool_of(with_base, tmp_path / "cache"), base, tmp_path / "2")
     a, b = factors(three["a"].source and Path(three["a"].source), Q)
     merged_a, merged_b = factors(folder, Q)
     torch.testing.assert_close(merged_b @ merged_a, 0.25 * 2.0 * (b @ a))
@@ -449,7 +449,7 @@ def test_embeddings_in_factors(tmp_path: Path, base: Path) -> None:
     refs = {"base": ParentRef("base", str(base)), "a": adapter("a", 2, 1), "b": adapter("b", 3, 2)}
     weights = {"a": {"weight": 0.5}, "b": {"weight": -0.25}}
     recipe = Recipe(tuple(refs.values()), "base", (Rule("task_arithmetic", per_parent=weights),))
-    check_equal(recipe, pool_of(refs, tmp_path / "cache"), base, tmp_path)
+    assert_equal_merges(recipe, pool_of(refs, tmp_path / "cache"), base, tmp_path)
 
 
 def ties(weight: float = 1.0) -> tuple[Rule, ...]:
@@ -499,7 +499,7 @@ def test_any_weights(
     rows = [dict(zip("abc", weights[i : i + 3], strict=True)) for i in (0, 3, 6)]
     rows[0]["a"] = 0.5  # so that something changes
     tmp_path = tmp_path_factory.mktemp("any")
-    check_equal(
+    assert_equal_merges(
         Recipe(tuple(three.values()), "base", by_layer(*rows)), pool_of(three, tmp_path / "cache"), base, tmp_path
     )
 

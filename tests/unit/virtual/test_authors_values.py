@@ -32,46 +32,46 @@ def rank_one(i: int, m: int, n: int) -> torch.Tensor:
     ).float()
 
 
-def check(name: str, got: torch.Tensor, tolerance: float = 2e-5) -> None:
+def assert_value(name: str, got: torch.Tensor, tolerance: float = 2e-5) -> None:
     assert np.abs(got.double().numpy() - np.array(VALUES[name])).max() < tolerance, name
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_spectral_makers(shape: str) -> None:
     deltas = [sample(i, *SHAPES[shape]) for i in range(MODELS[shape])]
-    check(f"tsv {shape}", TSV_M.matrix(deltas, {}), 5e-5)
-    check(f"iso_c {shape}", ISO_C.matrix(deltas, {"exact": True}))
-    check(f"iso_c {shape}", ISO_C.matrix(deltas, {"exact": False}))
-    check(f"iso_cts {shape}", ISO_CTS.matrix(deltas, {"common": 0.5}))
+    assert_value(f"tsv {shape}", TSV_M.matrix(deltas, {}), 5e-5)
+    assert_value(f"iso_c {shape}", ISO_C.matrix(deltas, {"exact": True}))
+    assert_value(f"iso_c {shape}", ISO_C.matrix(deltas, {"exact": False}))
+    assert_value(f"iso_cts {shape}", ISO_CTS.matrix(deltas, {"common": 0.5}))
     # the wide matrix has two nearly equal singular values, which their fp32 SVD mixes
-    check(f"star 40 {shape}", STAR.matrix(deltas[:1], {"eta": 40.0}), 5e-4 if shape == "wide" else 2e-5)
-    check(f"star 75 {shape}", STAR.matrix(deltas[:1], {"eta": 75.0}))
+    assert_value(f"star 40 {shape}", STAR.matrix(deltas[:1], {"eta": 40.0}), 5e-4 if shape == "wide" else 2e-5)
+    assert_value(f"star 75 {shape}", STAR.matrix(deltas[:1], {"eta": 75.0}))
 
 
 def test_star_of_a_low_rank() -> None:
-    check("star lowrank 90", STAR.matrix([rank_one(0, 5, 4) + 0.5 * rank_one(1, 5, 4)], {"eta": 90.0}))
+    assert_value("star lowrank 90", STAR.matrix([rank_one(0, 5, 4) + 0.5 * rank_one(1, 5, 4)], {"eta": 90.0}))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_knots(shape: str) -> None:
     deltas = [sample(i, *SHAPES[shape]) for i in range(MODELS[shape])]
     half = (deltas[0].numel() // 2 + 1) / deltas[0].numel()  # theirs keeps one more than half
-    check(f"knots ties100 {shape}", 0.5 * KNOTS.matrix(deltas, {"density": 1.0, "elect": True, "mean": True}))
-    check(f"knots ties50 {shape}", KNOTS.matrix(deltas, {"density": half, "elect": True, "mean": True}))
-    check(f"knots tv50sum {shape}", KNOTS.matrix(deltas, {"density": half, "elect": False, "mean": False}))
+    assert_value(f"knots ties100 {shape}", 0.5 * KNOTS.matrix(deltas, {"density": 1.0, "elect": True, "mean": True}))
+    assert_value(f"knots ties50 {shape}", KNOTS.matrix(deltas, {"density": half, "elect": True, "mean": True}))
+    assert_value(f"knots tv50sum {shape}", KNOTS.matrix(deltas, {"density": half, "elect": False, "mean": False}))
 
 
 def test_knots_of_low_rank() -> None:
     deltas = [rank_one(i, 5, 4) for i in range(3)]
-    check("knots lowrank", KNOTS.matrix(deltas, {"density": 1.0, "elect": True, "mean": True}))
+    assert_value("knots lowrank", KNOTS.matrix(deltas, {"density": 1.0, "elect": True, "mean": True}))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_wudi(shape: str) -> None:
     deltas = [1e-3 * sample(i, *SHAPES[shape]) for i in range(3)]
-    check(f"wudi 20 {shape}", 1e3 * descend(deltas, 20))
-    check(f"wudi 300 {shape}", 1e3 * descend(deltas, 300))
-    check(f"wudi 20000 {shape}", 1e3 * minimiser(deltas), 2e-3)  # steps of 1e-5 end that near
+    assert_value(f"wudi 20 {shape}", 1e3 * descend(deltas, 20))
+    assert_value(f"wudi 300 {shape}", 1e3 * descend(deltas, 300))
+    assert_value(f"wudi 20000 {shape}", 1e3 * minimiser(deltas), 2e-3)  # steps of 1e-5 end that near
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.8])
@@ -82,4 +82,4 @@ def test_opcm_rescales_the_whole_model(shape: str, alpha: float, build) -> None:
     base = {names[0]: torch.zeros(m, n), names[1]: torch.zeros(m)}
     models = [{names[0]: sample(i, m, n), names[1]: sample(i + 5, 1, m)[0]} for i in range(3)]
     made = build(OPCM, base, models, {"alpha": alpha})
-    check(f"opcm {alpha} {shape}", made[names[0]], 2e-4)
+    assert_value(f"opcm {alpha} {shape}", made[names[0]], 2e-4)

@@ -33,7 +33,7 @@ class Reports:
         if parent not in self.parents:
             self.parents.append(parent)
         if done == self.stop_at:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
 
 
 def made(name: str, method: str, family: Family, *of: ParentRef, **settings: float) -> ParentRef:
@@ -111,7 +111,7 @@ def test_a_new_version_of_a_maker_makes_again(tmp_path: Path, family: Family, mo
 def test_what_is_interrupted_leaves_nothing(tmp_path: Path, family: Family) -> None:
     opener = ParentOpener(tmp_path)
     parent = opener.open(averaged("v", family))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         opener.make(Reports(stop_at=5))
     assert not any(tmp_path.iterdir())
     assert len(opener.pending()) == 1
