@@ -1,11 +1,12 @@
 # Two commands: `make demo` runs the main job, `make test` runs the tests. Each does all set-up by itself.
 # `make long` runs the long matrices, which `make test` leaves out, and writes their tables.
+# `make chaos` kills, cuts, fills and soaks in full measure: hours, where `make test` takes a bounded cut of it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test long lint types install clean
+.PHONY: demo test long chaos lint types install clean
 
 demo: $(READY)
 	$(BIN)/evomerge demo
@@ -20,6 +21,9 @@ long: $(READY)
 	rm -rf .cache/parity
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 8 --dist worksteal
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py --measured .cache/parity --write docs/parity.md
+
+chaos: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m chaos --timeout 7200
 
 lint: $(READY)
 	$(BIN)/ruff check .

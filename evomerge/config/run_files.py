@@ -141,7 +141,7 @@ def check_unchanged(run: Path, assembled: Assembled) -> None:
 
 def _fixed(resolved: ResolvedJob) -> dict[str, Any]:
     """What of a job may not change: of the cluster, only what the search set's scores depend on."""
-    kept = {k: v for k, v in resolved.to_mapping().items() if k not in ("budget", "cluster")}
+    kept = {k: v for k, v in resolved.to_mapping().items() if k not in ("budget", "cluster", "track")}
     packing = resolved.job.cluster.task_vectors
     return kept if packing == "exact" else {**kept, "cluster": {"task_vectors": packing}}
 

@@ -155,6 +155,7 @@ class Suite(Strict):
     system_instruction: StrictStr | None = Field(None, description="System message before every prompt.")
     gen_kwargs: dict[StrictStr, Any] | None = Field(None, description="Generation arguments of every task.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Dtype of the scored model.")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="What generates answers.")
     trust_task_code: StrictBool = Field(False, description="Let the Python code of the included folders run.")
     questions: Annotated[_Text | _Number | Annotated[Questions, Tag("<mapping>")], Discriminator(_branch)] = Field(
         "auto", description="Questions per candidate and task: auto, all, a count, a share, or a mapping of details."
@@ -221,6 +222,9 @@ class OptimizerChoice(Strict):
     steps: Literal["norms", "space"] = Field(
         "norms", description="First steps of weights: as the parents' task vectors are long, or as the space says."
     )
+    asynchronous: StrictBool = Field(
+        False, description="Ask for a candidate whenever a worker is free, instead of a generation at a time."
+    )
     options: dict[StrictStr, Any] = Field(default={}, description="Settings of that optimizer.")
 
 
@@ -254,8 +258,22 @@ class Cluster(Strict):
     """Where candidates are scored."""
 
     backend: Literal["ray", "local"] = Field("ray", description="ray, or local processes.")
-    workers: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="One per core or GPU if unset.")
-    address: StrictStr | None = Field(None, description="Address of a running Ray cluster; a local one if unset.")
+    workers: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="At most so many; if unset one per core or GPU, of a cluster as many as it holds at any time."
+    )
+    address: StrictStr | None = Field(
+        None, description="A running Ray cluster: HOST:PORT, or auto for the one of this host; a local one if unset."
+    )
+    cpus_per_worker: Annotated[Number, Field(gt=0)] = Field(1, description="Cores that a worker reserves of a cluster.")
+    gpus_per_worker: Annotated[Number, Field(gt=0)] | None = Field(
+        None, description="1 on GPUs if unset; 0.25 lets four workers share one, 2 spreads a model over two."
+    )
+    mixed_devices: Literal["refuse", "record"] = Field(
+        "refuse", description="Workers on devices of another kind: leave them idle, or use them and record it."
+    )
+    cache: StrictStr | None = Field(
+        None, description="A folder of each node into which parents are copied once; may begin with $VARIABLE."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the models live.")
     compile: Literal["auto", "always", "never"] = Field("auto", description="Compile the merge kernels.")
     parents: Literal["auto", "device", "host", "disk"] = Field(
@@ -290,4 +308,7 @@ class Job(Strict):
     inject: list[StrictStr] = Field(default=[], description="Recipe files for generation 0.")
     budget: Budget = Field(default=Budget())
     cluster: Cluster = Field(default=Cluster())
+    track: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        default=[], description="Where progress is shown besides: libraries that are installed."
+    )
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0

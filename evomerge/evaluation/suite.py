@@ -14,6 +14,7 @@ from evomerge.errors import EvaluationError, suggest
 from evomerge.types import SET_NAMES, SetName
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+ENGINES: Final = ("transformers", "vllm")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class SuiteSpec:
         system_instruction: system message before every prompt.
         gen_kwargs: generation arguments of every generate-until task.
         dtype: dtype of the scored model; `auto` keeps the checkpoint's.
+        engine: what generates answers; log-likelihoods are transformers' always.
         trust_task_code: let Python code of the included folders run.
         description: what the suite measures, for people.
         cost: what it costs, for people.
@@ -129,6 +131,7 @@ class SuiteSpec:
     system_instruction: str | None = None
     gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
+    engine: str = "transformers"
     trust_task_code: bool = False
     description: str = ""
     cost: str = ""
@@ -145,6 +148,10 @@ class SuiteSpec:
             )
         if self.dtype not in DTYPES:
             raise _refuse("There is no such dtype.", f"dtype: {self.dtype!r}", suggest(self.dtype, DTYPES), "use one.")
+        if self.engine not in ENGINES:
+            raise _refuse(
+                "There is no such engine.", f"engine: {self.engine!r}", suggest(self.engine, ENGINES), "use one."
+            )
         if self.fewshot_as_multiturn and not self.chat_template:
             raise _refuse(
                 "Examples cannot be turns of a chat without a chat template.",
@@ -176,6 +183,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "system_instruction": (str, type(None)),
     "gen_kwargs": (Mapping, type(None)),
     "dtype": (str,),
+    "engine": (str,),
     "trust_task_code": (bool,),
     "description": (str, type(None)),
     "cost": (str, type(None)),

@@ -16,10 +16,11 @@ import numpy as np
 
 from evomerge.types import CandidateId, Digest, Evaluation, Failure, SetName, Vector
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 MIGRATIONS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     1: lambda payload: payload,  # version 2 adds records and a field with a default; all else reads as it did
     2: lambda payload: payload,  # version 3 adds the records of stages, and costs with a default
+    3: lambda payload: payload,  # version 4 adds the records of workers and of asynchronous searches
 }
 """Schema version -> what turns a payload of that version into one of the next."""
 

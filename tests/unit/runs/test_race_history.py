@@ -152,7 +152,7 @@ def test_a_journal_of_version_1_is_read_and_continued(tmp_path: Path) -> None:
         store.append(Opened(2, True, "h", 2), part(1))
         history = read_history(store.entries())
     assert (tmp_path / "run" / JOURNAL).read_bytes().startswith(old)
-    assert [(life.life, life.schema) for life in history.lives] == [(1, 1), (2, 3)]
+    assert [(life.life, life.schema) for life in history.lives] == [(1, 1), (2, 4)]
     assert history.outcomes[KEY] == Evaluated(CandidateId("c"), A, "search", {"add": TaskScore(0.5, 0.1, 20)})
     assert history.counts.evaluated == history.counts.failed == 1
     assert [b.told for b in history.batches] == [True]

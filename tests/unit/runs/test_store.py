@@ -276,7 +276,7 @@ def test_the_journal_is_text_that_anybody_can_read(tmp_path: Path) -> None:
         store.append(Opened(1, False, "host", 1), Told(0))
     lines = (tmp_path / "run" / JOURNAL).read_text().splitlines()
     first, second = (json.loads(line) for line in lines)
-    assert (first["n"], first["t"], first["schema"]) == (0, "opened", 3)
+    assert (first["n"], first["t"], first["schema"]) == (0, "opened", 4)
     assert (second["n"], second["t"], second["batch"]) == (1, "told", 0)
     assert abs(second["at"] - time.time()) < 60
 
