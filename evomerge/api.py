@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -36,6 +37,9 @@ from evomerge.runs.records import Interrupted as InterruptedRecord
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
 from evomerge.runs.study import write_study
+from evomerge.tracking.opening import open_trackers
+from evomerge.tracking.trackers import check_trackers
+from evomerge.tracking.watcher import TrackedWatcher
 from evomerge.types import SET_NAMES, Outcome, SetName
 from evomerge.virtual.maker import ParentReport, quiet
 from evomerge.virtual.prompts import read_prompts
@@ -51,8 +55,23 @@ class MakingWatcher(Protocol):
         """A parent is being made from others; `done` of `total` steps are done."""
 
 
+@runtime_checkable
+class NotedWatcher(Protocol):
+    """What a watcher may have besides: it is then also told what is worth a sentence."""
+
+    def note(self, text: str) -> None:
+        """Something happened that the user should know and that does not end the run."""
+
+
+def quiet_note(text: str) -> None:
+    """Tell nobody."""
+
+
 class Quiet:
     """A watcher that shows nothing."""
+
+    def note(self, text: str) -> None:
+        """See `NotedWatcher.note`."""
 
     def making(self, parent: str, done: int, total: int) -> None:
         """See `MakingWatcher.making`."""
@@ -122,6 +141,7 @@ def run_search(
         ConfigError: when `resume` does not fit what is in `folder`, then for anything wrong with the job.
         EvomergeError: what assembling and searching raise.
     """
+    check_trackers(resolved.job.track)
     store = _open_store(folder, resume)
     try:
         begun_with = None if store is None else load_run_job(folder).job.budget.evaluations
@@ -172,6 +192,30 @@ def _run(
     store.append(_opened(job, history, accept_history=accept_history))
     for text in () if history.lives else assembled.questions.notes:
         store.append(Note("questions", text))
+    warn = watcher.note if isinstance(watcher, NotedWatcher) else quiet_note
+    with closing(open_trackers(assembled, store, warn)) as trackers:
+        tracked = TrackedWatcher(watcher, trackers, assembled.goals, _n_questions(assembled))
+        why = _walk(assembled, store, history, accept_history=accept_history, watcher=tracked, stop=stop)
+        summary = _conclude(assembled, store, history, why)
+        trackers.finish(summary)
+    return summary
+
+
+def _n_questions(assembled: Assembled) -> int:
+    return sum(len(items) for items in assembled.plan.items("search").values())
+
+
+def _walk(
+    assembled: Assembled,
+    store: RunStore,
+    history: History,
+    *,
+    accept_history: bool,
+    watcher: Watcher,
+    stop: StopSignal,
+) -> str:
+    """Search, choose and report with the workers of one life; returns why the search ended."""
+    job = assembled.resolved.job
     with open_pool(assembled, store.folder, self_check=not _is_checked(history)) as pool:
         ledger = Ledger(
             store,
@@ -186,11 +230,10 @@ def _run(
             order={name: assembled.plan.items(name) for name in SET_NAMES},
         )
         try:
-            why = Search(assembled.setup(accept_history=accept_history), store, history, ledger, watcher).run()
+            return Search(assembled.setup(accept_history=accept_history), store, history, ledger, watcher).run()
         except (Interrupted, TooManyFailures) as error:
             store.append(InterruptedRecord(error.what, error.exit_code))
             raise
-    return _conclude(assembled, store, history, why)
 
 
 def _check_budget(job: Job, history: History) -> None:

@@ -22,6 +22,7 @@ from evomerge.merging.residence import choose_residence
 from evomerge.racing.forecast import Field, Forecast, forecast
 from evomerge.racing.questioner import Questioner
 from evomerge.recipe.serialize import recipe_digest
+from evomerge.tracking.trackers import check_trackers
 from evomerge.types import SET_NAMES
 
 _NUMBERS = ("tensors", "layers", "parameters", *SET_NAMES)
@@ -29,6 +30,7 @@ _NUMBERS = ("tensors", "layers", "parameters", *SET_NAMES)
 
 def check_and_show(resolved: ResolvedJob) -> None:
     """Check a job as a search would, and print its plan; raises as `assemble`."""
+    check_trackers(resolved.job.track)
     with working("Checking parents and questions"):
         assembled = assemble(resolved)
     show_plan(assembled)

@@ -125,6 +125,10 @@ class Bars:
         if fresh:
             self._tell(f"  {self._note()}: {self._count()} evaluations")
 
+    def note(self, text: str) -> None:
+        """Something that the user should know, above the bars."""
+        self._console.print(text, markup=False, highlight=False, style="yellow")
+
     def stopping(self) -> None:
         """A stop was asked for; called by a signal handler, hence no drawing here."""
         self._is_stopping = True

@@ -55,11 +55,11 @@ def resume(
     from evomerge.config.run_files import resumed_job
 
     for setting in set_ or []:
-        if not setting.startswith(("budget.", "cluster.")):
+        if not setting.startswith(("budget.", "cluster.", "track=")):
             raise ConfigError(
                 "A resumed run keeps its job.",
                 got=f"--set {setting}",
-                allowed="settings of budget.* and cluster.*",
+                allowed="settings of budget.* and cluster.*, and track",
                 fix="start a new run with `evomerge search` to change anything else.",
             )
     run_with_progress(resumed_job(run, set_ or []), run, resume="must", accept_history=accept_history)
