@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from evomerge.errors import DiskFull
+from evomerge.failpoints import reach
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_TEMPORARY: Final = ".*.tmp"
+_ABANDONED_S: Final = 3600.0
 
 
 @contextmanager
@@ -29,6 +35,21 @@ def disk_full_is_told(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def path_is_told(path: Path) -> Iterator[None]:
+    """Give errors of the system inside the block the path that they are about, where they name none.
+
+    Reads and writes through a descriptor (an I/O error, a file system that has become read-only) name no file; with
+    one, the command line can tell which place cannot be used.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut."""
     fd = os.open(folder, os.O_RDONLY)
@@ -45,13 +66,31 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         DiskFull: when there is no space; the old file is untouched and no temporary file stays behind.
     """
     raw = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_full_is_told(path), ExitStack() as undo:
-        undo.callback(temporary.unlink, missing_ok=True)
+    # process ids of two hosts may be equal: names of temporary files are random
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    with disk_full_is_told(path), path_is_told(path), ExitStack() as undo:
+        undo.callback(_forget, temporary)
         with temporary.open("wb") as f:
             f.write(raw)
             f.flush()
+            reach("before-file-sync")
             os.fsync(f.fileno())
+        reach("before-rename")
         temporary.replace(path)
         undo.pop_all()
-    fsync_folder(path.parent)
+        reach("after-rename")
+        fsync_folder(path.parent)
+
+
+def _forget(temporary: Path) -> None:
+    """Remove what is left of a file that was not finished; on a file system that takes no change it stays."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove what killed processes left of `write_atomic` in `folder` more than an hour ago; errors are no matter."""
+    for left in folder.glob(_TEMPORARY):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()

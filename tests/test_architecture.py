@@ -36,7 +36,7 @@ LAYERS = (
     ("recipe", "archive", "irt", "survey"),
     ("registry",),
     ("digest", "seeds", "files", "resources", "hostmemory"),
-    ("errors", "types", "layout"),
+    ("errors", "types", "layout", "failpoints"),
 )
 """From the top down: a module may import its own package and whatever stands below it."""
 
