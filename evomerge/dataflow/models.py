@@ -81,7 +81,7 @@ class PathModels:
         self._merged = merged
         self._new_source = new_source
         self._sources: dict[str, _Source] = {}
-        self._runner = PathRunner(merged.model, {})
+        self._runner = PathRunner(merged.model, {}, merged.ferry)
 
     def model(self, recipe: Recipe) -> PathModel:
         """The model of a recipe; changes the merged model in place.
@@ -107,7 +107,7 @@ class PathModels:
         if parent not in self._sources:
             self._sources[parent] = _Source(self._new_source())
             models = {name: source.resident.model for name, source in self._sources.items()}
-            self._runner = PathRunner(self._merged.model, models)
+            self._runner = PathRunner(self._merged.model, models, self._merged.ferry)
         return self._sources[parent]
 
     def _chain(self, path: Hops) -> Chain:

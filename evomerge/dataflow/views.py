@@ -15,6 +15,7 @@ import torch
 
 from evomerge.dataflow.families import Family, family_of, layer_lists
 from evomerge.errors import ModelError
+from evomerge.merging.sharding import Ferry
 from evomerge.recipe.path import Hop, check_hops, check_layers
 
 _SHARED_DICTS: Final = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -126,6 +127,7 @@ class PathRunner:
         merged: a transformers causal language model in eval mode; the layers of hops without a parent are its own.
         sources: parent -> model with that parent's weights, built with the merged model's class and config. The
             merged model may stand here too.
+        ferry: of the merged model, where its layers lie on several devices; the sources' layers lie likewise.
 
     Raises:
         ModelError: when paths cannot run through the architecture, or a source is of another one.
@@ -135,7 +137,8 @@ class PathRunner:
         n_layers: how many it has.
     """
 
-    def __init__(self, merged: Any, sources: Mapping[str, Any]) -> None:
+    def __init__(self, merged: Any, sources: Mapping[str, Any], ferry: Ferry | None = None) -> None:
+        self._ferry = ferry
         self.family: Family = family_of(merged.config)
         self._merged = merged
         self._sources = dict(sources)
@@ -163,6 +166,8 @@ class PathRunner:
         if "has_sliding_layers" in vars(inner):
             inner.has_sliding_layers = "sliding_attention" in config.layer_types
         views = {str(k): self._view(k, hop, config) for k, hop in enumerate(hops)}
+        if self._ferry is not None:
+            self._ferry.land(views[str(len(hops) - 1)])
         inner._modules[self.family.stack]._modules = views
         return model
 
@@ -191,4 +196,6 @@ class PathRunner:
         if hop.gain != 1:
             for branch in self.family.ends:
                 _own(layer, branch.end).register_forward_hook(partial(_scaled, hop.gain))
+        if self._ferry is not None:
+            self._ferry.board(layer, hop.layer)
         return layer

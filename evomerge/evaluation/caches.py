@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 def keeps_plain_cache(model: Any) -> bool:
     """Whether a model's cache is keys and values by token, which rows can be padded in, share and be dropped from.
@@ -21,3 +23,15 @@ def keeps_plain_cache(model: Any) -> bool:
         return False
     plain = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
     return all(type(layer) in plain for layer in DynamicCache(config=model.config).layers)
+
+
+def select_rows(cache: Any, rows: torch.Tensor) -> None:
+    """Keep some rows of a plain cache, in place; its layers may lie on several devices.
+
+    Args:
+        cache: of a model that `keeps_plain_cache`.
+        rows: their numbers, which may repeat.
+    """
+    for layer in cache.layers:
+        held = getattr(layer, "keys", None)
+        layer.batch_select_indices(rows if held is None else rows.to(held.device))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.evaluation.caches import select_rows
 from evomerge.evaluation.forward import NeededLogits, check_finite
 from evomerge.evaluation.plan import GenerationArgs
 from evomerge.evaluation.shortcut import cut
@@ -122,7 +123,7 @@ class _State:
     def keep(self, places: list[int]) -> None:
         """Drops all rows but these."""
         index = torch.tensor(places, device=self.ids.device)
-        self.cache.batch_select_indices(index)
+        select_rows(self.cache, index)
         self.ids, self.mask, self.positions = self.ids[index], self.mask[index], self.positions[index]
         self.rows = [self.rows[p] for p in places]
 
@@ -206,3 +207,20 @@ def generate(
         results = _write(model, asked, rule, state, penalty=repetition_penalty, margins=margins)
         found.update(zip(batch, results, strict=True))
     return [found[i] for i in range(len(prompts))]
+
+
+class Writer(Protocol):
+    """What writes answers: `generate`, or something that gives the same answers faster."""
+
+    def __call__(
+        self,
+        model: NeededLogits,
+        prompts: Sequence[Ids],
+        rule: StopRule,
+        *,
+        pad: int,
+        device: Any,
+        cache_tokens: int,
+        repetition_penalty: float = 1.0,
+    ) -> list[Written]:
+        """See `generate`."""

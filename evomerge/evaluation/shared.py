@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.evaluation.caches import select_rows
 from evomerge.evaluation.forward import NeededLogits, TokenScores
 
 Offsets = npt.NDArray[np.int64]
@@ -142,7 +143,7 @@ class SharedBatch(NamedTuple):
         _, cache = model.logits(
             self.prefix_ids, last, attention_mask=self.prefix_mask, position_ids=positions, use_cache=True
         )
-        cache.batch_select_indices(self.owner)
+        select_rows(cache, self.owner)
         return model.score(
             self.suffix_ids,
             self.places,

@@ -41,6 +41,7 @@ class ParentPool:
         checkpoints: name -> checkpoint; compatible with each other (see `checkpoints.compatible`).
         device: where merges run, torch's spelling.
         holding: where the parents live meanwhile, and in what form.
+        devices: tensor -> device, where a model is spread over several; others are merged on `device`.
 
     Raises:
         MergeError: without checkpoints.
@@ -50,7 +51,11 @@ class ParentPool:
     """
 
     def __init__(
-        self, checkpoints: Mapping[str, OpenParent], device: str = "cpu", holding: Holding | None = None
+        self,
+        checkpoints: Mapping[str, OpenParent],
+        device: str = "cpu",
+        holding: Holding | None = None,
+        devices: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         if not checkpoints:
             raise MergeError(
@@ -61,6 +66,7 @@ class ParentPool:
             )
         self.checkpoints: Mapping[str, OpenParent] = MappingProxyType(dict(checkpoints))
         self.device = device
+        self._devices = dict(devices)
         self._holding = holding or Holding(DISK if device == "cpu" else DEVICE)
         self.packs = self._holding.packed_from is not None
         self._flat: dict[tuple[str, str], torch.Tensor] = {}
@@ -68,7 +74,11 @@ class ParentPool:
         self._measured: dict[str, dict[Hashable, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (ParentPool, (dict(self.checkpoints), self.device, self._holding))
+        return (ParentPool, (dict(self.checkpoints), self.device, self._holding, self._devices))
+
+    def device_of(self, tensor: str) -> str:
+        """Where a tensor is merged."""
+        return self._devices.get(tensor, self.device)
 
     def checkpoint(self, parent: str) -> OpenParent:
         """The checkpoint of a parent.
@@ -90,7 +100,7 @@ class ParentPool:
         key = (parent, tensor)
         if key not in self._flat:
             stored = self.checkpoint(parent).tensor(tensor).contiguous().view(-1)
-            self._flat[key] = stored if self._is_packed(parent) else self._at_home(stored)
+            self._flat[key] = stored if self._is_packed(parent) else self._at_home(stored, self.device_of(tensor))
         return self._flat[key]
 
     def pack_when(self, searching: bool) -> None:
@@ -101,12 +111,12 @@ class ParentPool:
         """
         self.packs = searching and self._holding.packed_from is not None
 
-    def _at_home(self, stored: torch.Tensor) -> torch.Tensor:
+    def _at_home(self, stored: torch.Tensor, device: str) -> torch.Tensor:
         if self._holding.place == DEVICE:
-            return stored.to(self.device)
+            return stored.to(device)
         if self._holding.place == DISK:
             return stored
-        return stored.clone() if self.device == "cpu" else stored.pin_memory()
+        return stored.clone() if device == "cpu" else stored.pin_memory()
 
     def _is_packed(self, parent: str) -> bool:
         return self._holding.packed_from not in (None, parent)
@@ -119,8 +129,9 @@ class ParentPool:
         key = (parent, tensor)
         if key not in self._packed:
             origin, x = self.flat(base, tensor), self.flat(parent, tensor)
-            packed = pack(origin, x, self.device if self._holding.place == DEVICE else "cpu")
-            pinned = self.device != "cpu" and self._holding.place != DEVICE
+            device = self.device_of(tensor)
+            packed = pack(origin, x, device if self._holding.place == DEVICE else "cpu")
+            pinned = device != "cpu" and self._holding.place != DEVICE
             self._packed[key] = packed.pinned() if pinned else packed
             self.checkpoint(parent).release(tensor)
         return self._packed[key]
@@ -134,12 +145,12 @@ class ParentPool:
             start: first element.
             stop: behind the last element; None reads to the end.
         """
-        packed = self._pack(parent, tensor)
+        packed, device = self._pack(parent, tensor), self.device_of(tensor)
         if packed is None:
-            return self.flat(parent, tensor)[start:stop].to(self.device, non_blocking=True)
+            return self.flat(parent, tensor)[start:stop].to(device, non_blocking=True)
         until = packed.codes.numel() if stop is None else stop
         origin = self.flat(self._holding.packed_from or "", tensor)[start:until]
-        return unpack(packed, origin.to(self.device, non_blocking=True), start, until)
+        return unpack(packed, origin.to(device, non_blocking=True), start, until)
 
     def feed(self, parents: Sequence[str], tensor: str, start: int, stop: int) -> Iterator[Stretch]:
         """What a merge reads of some parents, in parts that follow each other.
@@ -152,10 +163,11 @@ class ParentPool:
         """
         if all(self._is_at_hand(p, tensor) for p in parents):
             return iter([Stretch(start, [self.flat(p, tensor)[start:stop] for p in parents])])
-        return feed(lambda a, b: [self.read(p, tensor, a, b) for p in parents], start, stop, self.device)
+        device = self.device_of(tensor)
+        return feed(lambda a, b: [self.read(p, tensor, a, b) for p in parents], start, stop, device)
 
     def _is_at_hand(self, parent: str, tensor: str) -> bool:
-        own_device = torch.device(self.device).type
+        own_device = torch.device(self.device_of(tensor)).type
         return self._pack(parent, tensor) is None and self.flat(parent, tensor).device.type == own_device
 
     def cut(self, tensor: str, parent: str, base: str, count: int, kernels: Kernels) -> Cut:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, final
 
@@ -13,6 +13,7 @@ from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import ModelError
 from evomerge.layout import TensorInfo
 from evomerge.merging.placement_converted import Part, Parts, Unplaceable, converted_parts
+from evomerge.merging.sharding import Sharding, tensor_shards
 
 _ALIGN: Final = 64
 _SPOTS: Final = 7
@@ -217,23 +218,50 @@ def _unplaced(got: str) -> ModelError:
     )
 
 
-def own_memory(model: Any, device: str) -> None:
+def own_memory(model: Any, device: str, sharding: Sharding | None = None) -> None:
     """Move all parameters and persistent buffers into one fresh block per dtype, and stop them from asking gradients.
 
     Loading may leave weights in memory maps of the file, or scattered; a merge writes faster into one aligned block,
     and never into a map. Tied weights stay tied.
+
+    Args:
+        model: a transformers model.
+        device: torch's spelling, where all of it goes without `sharding`.
+        sharding: which layers go where; there is a block per device, too.
+
+    Raises:
+        ModelError: when the model cannot be spread over several devices.
     """
     model.requires_grad_(False)
-    model.to(device)
+    shards = {} if sharding is None else tensor_shards(model, sharding)
+    if sharding is None:
+        model.to(device)
+    else:
+        _spread_buffers(model, sharding, shards)
     parameters = list(dict.fromkeys(model.parameters()))
-    for dtype in {p.dtype for p in parameters}:
-        step = _ALIGN // dtype.itemsize
-        own = [p for p in parameters if p.dtype == dtype]
-        sizes = [-(-p.numel() // step) * step for p in own]
-        arena = torch.empty(sum(sizes), dtype=dtype, device=device)
-        start = 0
-        for parameter, size in zip(own, sizes, strict=True):
-            view = arena[start : start + parameter.numel()].view(parameter.shape)
-            view.copy_(parameter.data)
-            parameter.data = view
-            start += size
+    for shard, dtype in dict.fromkeys((shards.get(id(p), 0), p.dtype) for p in parameters):
+        own = [p for p in parameters if (shards.get(id(p), 0), p.dtype) == (shard, dtype)]
+        _own_block(own, dtype, device if sharding is None else sharding.devices[shard])
+
+
+def _own_block(parameters: Sequence[Any], dtype: torch.dtype, device: str) -> None:
+    """Move parameters of one dtype into one block on a device."""
+    step = _ALIGN // dtype.itemsize
+    sizes = [-(-p.numel() // step) * step for p in parameters]
+    arena = torch.empty(sum(sizes), dtype=dtype, device=device)
+    start = 0
+    for parameter, size in zip(parameters, sizes, strict=True):
+        view = arena[start : start + parameter.numel()].view(parameter.shape)
+        view.copy_(parameter.data)
+        parameter.data = view
+        start += size
+
+
+def _spread_buffers(model: Any, sharding: Sharding, shards: Mapping[int, int]) -> None:
+    """Move every buffer to the device of the module that holds it; one in two modules stays one."""
+    moved: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                target = sharding.devices[shards.get(id(buffer), 0)]
+                module._buffers[name] = moved.setdefault(id(buffer), buffer.to(target))

@@ -18,6 +18,7 @@ from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.placement import Place, check_loaded, own_memory, place
 from evomerge.merging.plan import MergePlan, TensorPlan, plan_merge
+from evomerge.merging.sharding import Ferry, Send, Sharding, connect
 from evomerge.recipe.recipe import Recipe
 
 
@@ -45,7 +46,9 @@ def _other_config(folder: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"config": type(own).from_dict(dict(config)), "ignore_mismatched_sizes": True}
 
 
-def load_model(folder: str, dtype: str, device: str, config: Mapping[str, Any] | None = None) -> Any:
+def load_model(
+    folder: str, dtype: str, device: str, config: Mapping[str, Any] | None = None, sharding: Sharding | None = None
+) -> Any:
     """A transformers model in eval mode whose weights lie in memory of their own and need no gradients.
 
     Args:
@@ -54,9 +57,10 @@ def load_model(folder: str, dtype: str, device: str, config: Mapping[str, Any] |
         device: torch's spelling.
         config: what the model is built after, where that is not the folder's config.json; tensors that the folder
             lacks, or has in another shape, then hold anything until something is merged into them.
+        sharding: which layers lie on which device; None puts all of it on `device`. The model does not yet run there.
 
     Raises:
-        ModelError: when transformers cannot load it.
+        ModelError: when transformers cannot load it, or it cannot be spread.
     """
     from transformers import AutoModelForCausalLM
 
@@ -77,7 +81,7 @@ def load_model(folder: str, dtype: str, device: str, config: Mapping[str, Any] |
             allowed="a causal language model that transformers knows, without code of its own",
             fix="check that AutoModelForCausalLM.from_pretrained loads the folder.",
         ) from error
-    own_memory(model, device)
+    own_memory(model, device, sharding)
     return model.eval()
 
 
@@ -100,22 +104,35 @@ class ResidentModel:
         dtype: of the model in memory: `"auto"` for the template's, or torch's spelling.
         kernels: compiled or eager.
         device: torch's spelling.
+        sharding: which layers lie on which device, where they are several; tensors are merged where they lie, if the
+            pool knows it too.
+        send: brings a tensor to a device of `sharding`; None moves it.
 
     Raises:
         MergeError: when the template is not in the pool.
-        ModelError: when transformers cannot load the template, or its tensors do not line up.
+        ModelError: when transformers cannot load the template, its tensors do not line up, or it cannot be spread.
 
     Attributes:
         model: the transformers model, in eval mode.
+        ferry: carries tensors between devices; None on a single one.
     """
 
     def __init__(
-        self, pool: ParentPool, template: str, *, dtype: str = "auto", kernels: Kernels, device: str = "cpu"
+        self,
+        pool: ParentPool,
+        template: str,
+        *,
+        dtype: str = "auto",
+        kernels: Kernels,
+        device: str = "cpu",
+        sharding: Sharding | None = None,
+        send: Send | None = None,
     ) -> None:
         checkpoint = pool.checkpoint(template)
         files = _files(checkpoint)
         config = None if checkpoint.config == files.config else checkpoint.config
-        self.model = load_model(str(checkpoint.folder), dtype, device, config)
+        self.model = load_model(str(checkpoint.folder), dtype, device, config, sharding)
+        self.ferry: Ferry | None = None if sharding is None else connect(self.model, sharding, send)
         self._pool = pool
         self._kernels = kernels
         self._layout = checkpoint.layout
