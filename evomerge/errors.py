@@ -1,14 +1,43 @@
 """Every deliberate error of evomerge: a four-part message and the exit code that belongs to it.
 
 The four parts are always the same: what failed, what we got, what is allowed, and how to fix it. The command
-line prints them without a traceback and exits with `exit_code` (see `docs/run-directory.md` for the table).
+line prints them without a traceback and exits with `exit_code` (see `docs/run-directory.md` for the table). What
+files say reaches a message only in a form that a terminal shows as it stands, and in no more than a screen or two.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MOST_CHARACTERS: Final = 6000
+"""Of one part of a message: a screen or two, however long the name is that somebody chose."""
+
+_MOST_COMPARED: Final = 200
+
+_ODD: Final = re.compile(r"[^\x20-\x7e\n]")
+_TWISTS: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def printable(text: str, most: int = MOST_CHARACTERS) -> str:
+    r"""`text` as a terminal may show it: what would move, colour, hide or reverse other text is written as an escape.
+
+    Control characters but the line feed, marks of direction, zero widths and surrogates become `\x1b` and the like;
+    letters of every script stay. A text of over `most` characters loses its middle.
+    """
+    if len(text) > most:
+        cut = f" [... {len(text) - most:,} characters left out ...] "
+        text = text[: most * 3 // 4] + cut + text[-most // 4 :]
+    return _ODD.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found.group()
+    twists = unicodedata.category(character) in _TWISTS
+    return character.encode("unicode_escape").decode() if twists else character
 
 
 class EvomergeError(Exception):
@@ -24,11 +53,11 @@ class EvomergeError(Exception):
     exit_code: ClassVar[int] = 2
 
     def __init__(self, what: str, *, got: str, allowed: str, fix: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.got = got
-        self.allowed = allowed
-        self.fix = fix
+        super().__init__(printable(what))
+        self.what = printable(what)
+        self.got = printable(got)
+        self.allowed = printable(allowed)
+        self.fix = printable(fix)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Errors of workers cross process borders; keyword-only arguments need this."""
@@ -120,6 +149,12 @@ class Interrupted(EvomergeError):
     exit_code = 75
 
 
+class ClusterLost(EvomergeError):
+    """The cluster is gone, or has had no worker for too long; the run can be resumed on another one."""
+
+    exit_code = 75
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The text of the `allowed` part for a name that is not known: the list, and the nearest match.
 
@@ -128,6 +163,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
         known: every name that would have been accepted.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:_MOST_COMPARED], names, n=1, cutoff=0.5)
     listed = ", ".join(names) if names else "(none)"
     return f"{listed}. Did you mean {near[0]!r}?" if near else listed

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, final
 
 import typer
 
+from evomerge.cli.console import say
 from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,11 +33,10 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of what is held out.", min=0)] = 0,
 ) -> None:
     """Make an item bank from answers that exist, and say how well it predicts."""
-    from rich.console import Console
-
     from evomerge.calibration.bank import calibrate as fit_bank
     from evomerge.calibration.page import render_page
     from evomerge.calibration.sources import gather
+    from evomerge.cli.console import make_console
     from evomerge.files import write_atomic
     from evomerge.irt.bank_files import write_bank
 
@@ -45,7 +45,7 @@ def calibrate(
     with _progress() as bar:
         gathered = gather(sources, task=task, metric=metric, reading=bar.reading)
         banks = [fit_bank(pool, bar, dimensions=wanted, seed=seed) for pool in gathered.pools]
-    console = Console()
+    console = make_console()
     for place in {path.parent for path in (to, report) if path is not None}:
         place.mkdir(parents=True, exist_ok=True)
     for bank in banks:
@@ -54,7 +54,7 @@ def calibrate(
         _show(bank, console)
         console.print(f"Wrote {path}.\n", highlight=False, markup=False, soft_wrap=True)
     for error in gathered.refused.values():
-        typer.echo(f"Left out: {error}", err=True)
+        say(f"Left out: {error}", err=True)
     if report is not None:
         write_atomic(report, render_page(banks))
         console.print(f"Wrote {report}. Open it in a browser; it needs no network.", highlight=False, soft_wrap=True)
@@ -127,10 +127,11 @@ class _Bar:
 @contextmanager
 def _progress() -> Iterator[_Bar]:
     """A bar for what is under way; where there is no terminal, one line."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    from evomerge.cli.console import make_console
+
+    console = make_console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         if not console.is_terminal:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli.console import say
+
 
 class Set(StrEnum):
     """Which of the three item sets."""
@@ -41,8 +43,8 @@ def evaluate(
             }
             for name, answers in evaluation.answers.items()
         }
-        typer.echo(json.dumps({"model": model, "set": set_name.value, "tasks": tasks}, indent=1))
+        say(json.dumps({"model": model, "set": set_name.value, "tasks": tasks}, indent=1))
         return
     width = max(len(name) for name in evaluation.answers)
     for name, answers in evaluation.answers.items():
-        typer.echo(f"{name:<{width}}  {answers.mean:.4f} +- {answers.se:.4f}  ({len(answers.items)} items)")
+        say(f"{name:<{width}}  {answers.mean:.4f} +- {answers.se:.4f}  ({len(answers.items)} items)")

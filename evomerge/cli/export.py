@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli.console import say
+
 
 class As(StrEnum):
     """What to write."""
@@ -31,4 +33,4 @@ def export(
     with working(f"Writing {to}") as making:
         lines = export_merge(run, to, pick=pick, form=As(as_).value, making=making)
     for line in lines:
-        typer.echo(line)
+        say(line)

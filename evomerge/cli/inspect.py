@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.console import say
+
 if TYPE_CHECKING:
     from evomerge.config.inspection import Inspection
 
@@ -23,7 +25,7 @@ def inspect(
     with counting("Measuring the parents") as report:
         found = inspect_parents(targets, base, report)
     if json:
-        typer.echo(_json(found))
+        say(_json(found))
     else:
         show_survey(found)
 

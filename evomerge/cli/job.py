@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from evomerge.cli.console import say
 from evomerge.errors import ConfigError
 
 EXAMPLE: Final = """\
@@ -44,14 +45,14 @@ def init(file: Annotated[Path, typer.Argument(help="Where to write the job file.
             "The job file exists already.", got=str(file), allowed="a new file", fix="choose another name."
         )
     file.write_text(EXAMPLE.format(name=file.name), encoding="utf-8")
-    typer.echo(f"Wrote {file}. Next: edit its parents and tasks, then `evomerge validate {file}`.")
+    say(f"Wrote {file}. Next: edit its parents and tasks, then `evomerge validate {file}`.")
 
 
 def schema() -> None:
     """Print the JSON schema of job files."""
     from evomerge.config.schema import Job
 
-    typer.echo(json.dumps(Job.model_json_schema(), indent=2))
+    say(json.dumps(Job.model_json_schema(), indent=2))
 
 
 def validate(

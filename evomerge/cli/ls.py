@@ -8,6 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
+from evomerge.cli.console import say
+
 OPTIMIZERS: Final = {
     "cma": "CMA-ES, full covariance: one objective, up to about 20 continuous genes",
     "sep-cma": "CMA-ES, one variance per gene: one objective, more genes",
@@ -48,7 +50,7 @@ def ls(kind: Annotated[Kind, typer.Argument(help="methods, makers, spaces, suite
     listed = list(rows)
     width = max((len(name) for name, _ in listed), default=0)
     for name, text in listed:
-        typer.echo(f"{name:<{width}}  {text}".rstrip())
+        say(f"{name:<{width}}  {text}".rstrip())
 
 
 def _methods() -> Iterable[tuple[str, str]]:

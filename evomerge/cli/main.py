@@ -12,6 +12,7 @@ import typer
 
 from evomerge import __version__
 from evomerge.cli.calibrate import calibrate
+from evomerge.cli.console import say
 from evomerge.cli.demo import demo
 from evomerge.cli.evaluate import evaluate
 from evomerge.cli.export import export
@@ -56,7 +57,7 @@ COMMANDS: Final = (
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"evomerge {__version__}")
+        say(f"evomerge {__version__}")
         raise typer.Exit
 
 
@@ -87,23 +88,23 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = build_app()(args=list(arguments), prog_name="evomerge", standalone_mode=False)
     except EvomergeError as error:
-        typer.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}", err=True)
         return error.exit_code
     except _UsageError as error:
         error.show()
         return EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("Stopped.", err=True)
+        say("Stopped.", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_UNEXPECTED
     except Exception as error:  # the last line of defence: an unexpected error shows its traceback
         told = _system_error(error) if isinstance(error, OSError) else None
         if told is not None:
-            typer.echo(f"Error: {told}", err=True)
+            say(f"Error: {told}", err=True)
             return told.exit_code
         traceback.print_exc()
-        typer.echo("This is a bug in evomerge. Please report it with the traceback above.", err=True)
+        say("This is a bug in evomerge. Please report it with the traceback above.", err=True)
         return EXIT_UNEXPECTED
     return result if isinstance(result, int) else 0
 

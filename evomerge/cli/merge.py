@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli.console import say
+
 
 class Compat(StrEnum):
     """Whose arithmetic."""
@@ -32,5 +34,5 @@ def merge(
     with working(f"Merging into {to}") as making:
         merge_file(file, to, compat=None if compat is None else compat.value, making=making)
     for note in recipe_file_notes(file):
-        typer.echo(f"Note: {note}")
-    typer.echo(f"Wrote {to}. Load it with AutoModelForCausalLM.from_pretrained({str(to)!r}).")
+        say(f"Note: {note}")
+    say(f"Wrote {to}. Load it with AutoModelForCausalLM.from_pretrained({str(to)!r}).")

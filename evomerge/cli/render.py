@@ -31,7 +31,7 @@ def show_result(summary: RunSummary, folder: Path, verdicts: tuple[str, ...], co
     for verdict in verdicts:
         console.print(verdict, highlight=False, markup=False)
     if summary.chosen is None:
-        console.print("[yellow]No merge satisfies every constraint: nothing is recommended.[/yellow]")
+        console.print("No merge satisfies every constraint: nothing is recommended.", style="yellow")
     console.print(f"\nReport: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     _show_next(summary, folder, console)
 

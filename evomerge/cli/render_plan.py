@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from evomerge.cli.console import make_console
 from evomerge.cli.render_memory import in_bytes, memory_rows, packing_words
 from evomerge.cli.render_parents import parent_notes
 from evomerge.cli.working import working
@@ -38,9 +39,9 @@ def check_and_show(resolved: ResolvedJob) -> None:
 
 def show_plan(assembled: Assembled) -> None:
     """Print the plan of a job that passed every check."""
-    console = Console()
+    console = make_console()
     job = assembled.resolved.job
-    console.print(f"[bold]{job.name}[/bold]: the job is sound.", highlight=False)
+    console.print(Text.assemble((job.name, "bold"), ": the job is sound."))
     for table in (_parents(assembled), _questions(assembled), _search(assembled)):
         console.print(table)
     console.print(f"Next: evomerge search JOB   (the run goes to runs/{job.name})", highlight=False, markup=False)

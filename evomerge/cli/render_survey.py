@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.cli.console import make_console
 from evomerge.config.inspection import Inspection
 from evomerge.survey.maps import DepthMap, conflict_map, cosine_map, norm_map
 from evomerge.survey.values import Survey
@@ -20,7 +20,7 @@ _MOST_COLUMNS: Final = 60
 
 def show_survey(found: Inspection) -> None:
     """Print what was measured and what stands out."""
-    console = Console()
+    console = make_console()
     console.print(_models(found.survey))
     if len(found.survey.models) > 1:
         console.print(_pairs(found.survey))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli.console import say
+
 
 def report(run: Annotated[Path, typer.Argument(help="The run directory.")]) -> None:
     """Write RUN/report.html, also while the run goes on."""
@@ -14,4 +16,4 @@ def report(run: Annotated[Path, typer.Argument(help="The run directory.")]) -> N
     from evomerge.report.write import write_report
 
     path = write_report(run, run_recipes(run))
-    typer.echo(f"Wrote {path}. Open it in a browser; it needs no network.")
+    say(f"Wrote {path}. Open it in a browser; it needs no network.")

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from evomerge.cli.console import make_console
 from evomerge.cli.render import show_result
 from evomerge.config.load import ResolvedJob
 from evomerge.execution.ledger import Request
@@ -69,10 +70,10 @@ class Bars:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<10}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
             console=console,
@@ -166,8 +167,8 @@ def run_with_progress(
     from evomerge.report.details import run_details
     from evomerge.report.words import separability
 
-    console = Console(stderr=not sys.stdout.isatty())
+    console = make_console(stderr=not sys.stdout.isatty())
     bars = Bars(console)
     with Signals(bars) as signals, bars:
         summary = run_search(resolved, folder, resume=resume, accept_history=accept_history, watcher=bars, stop=signals)
-    show_result(summary, folder, separability(run_details(folder)), Console())
+    show_result(summary, folder, separability(run_details(folder)), make_console())

@@ -9,6 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
+from evomerge.cli.console import say
+
 _EVERY_S: Final = 2.0
 
 
@@ -18,16 +20,15 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until the run has ended.")] = False,
 ) -> None:
     """Show progress, front, throughput and failures of a run."""
-    from rich.console import Console
-
+    from evomerge.cli.console import make_console
     from evomerge.cli.render import show_status
     from evomerge.report.collect import summarise
 
-    console = Console()
+    console = make_console()
     while True:
         summary = summarise(run)
         if as_json:
-            typer.echo(json.dumps(summary.to_json(), ensure_ascii=False))
+            say(json.dumps(summary.to_json()))
         else:
             if watch and console.is_terminal:
                 console.clear()

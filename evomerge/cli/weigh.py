@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from evomerge.cli.console import say
 from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def weigh(
 
     asked = Weighing(by.value, prompts, dict(_setting(text) for text in set_ or []))
     with working(f"Weighing by {by.value}") as making, counting("Weighing") as report:
-        found = weigh(load_job(job), asked, to, making=making, report=report, cost=partial(typer.echo, err=True))
+        found = weigh(load_job(job), asked, to, making=making, report=report, cost=partial(say, err=True))
     _show(found, by.value)
     for line in _told(found, job, to):
-        typer.echo(line)
+        say(line)
 
 
 def _setting(text: str) -> tuple[str, float | bool]:
@@ -64,8 +65,9 @@ def _setting(text: str) -> tuple[str, float | bool]:
 
 def _show(found: Weights, by: str) -> None:
     """One row per place; of deep models the first and the last."""
-    from rich.console import Console
     from rich.table import Table
+
+    from evomerge.cli.console import make_console
 
     table = Table(title=f"Weights by {by}", title_justify="left")
     table.add_column("")
@@ -79,7 +81,7 @@ def _show(found: Weights, by: str) -> None:
         if left_out > 1 and i == _MOST_ROWS // 2:
             table.add_row(f"{left_out} more", *("..." for _ in values))
         table.add_row(place, *(f"{v:.4f}" for v in values))
-    Console().print(table)
+    make_console().print(table)
 
 
 def _told(found: Weights, job: Path, to: Path) -> list[str]:

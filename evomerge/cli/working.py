@@ -16,10 +16,11 @@ def working(text: str) -> Iterator[ParentReport]:
 
     The value may be told of parents that are made on the way.
     """
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console(stderr=True)
+    from evomerge.cli.console import make_console
+
+    console = make_console(stderr=True)
     known: set[str] = set()
 
     def say(line: str) -> None:
@@ -43,11 +44,12 @@ def working(text: str) -> Iterator[ParentReport]:
 @contextmanager
 def counting(text: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar; the value is to be told how many of how many steps are done."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
+    from evomerge.cli.console import make_console
+
+    console = make_console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(text, total=None)
 

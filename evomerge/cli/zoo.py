@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.console import say
+
 if TYPE_CHECKING:
     from evomerge.zoo.build import Built
     from evomerge.zoo.spec import ZooSpec
@@ -38,20 +40,20 @@ def zoo(
     spec = (small_spec if small else full_spec)(seed, variant.value)
     built = _build(directory, spec)
     if built.reused:
-        typer.echo(f"The zoo of seed {seed} is already in {directory}: reused.")
+        say(f"The zoo of seed {seed} is already in {directory}: reused.")
     else:
-        typer.echo(f"Zoo of seed {seed} in {directory}: {', '.join(spec.kind.models)} and tasks.")
+        say(f"Zoo of seed {seed} in {directory}: {', '.join(spec.kind.models)} and tasks.")
 
 
 def _build(directory: Path, spec: ZooSpec) -> Built:
     """Build with a bar per model; on a terminal that is no terminal, say when each model is done."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+    from evomerge.cli.console import make_console
     from evomerge.zoo.build import build_zoo
     from evomerge.zoo.lanes import Progress as Step
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         rows = {"base": bars.add_task("training base", total=None)}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from evomerge.config.schema import Constraint, Job, Relative
 from evomerge.config.schema import Objective as ObjectiveModel
-from evomerge.config.strict_yaml import Document
+from evomerge.strict_yaml import Document
 from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.costs import COSTS, CostKind
 from evomerge.evaluation.goal_names import check_goals, check_measurable, check_scored

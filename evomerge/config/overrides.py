@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from evomerge.config.strict_yaml import Document, Path, parse_yaml
+from evomerge.strict_yaml import Document, Path, parse_yaml
 from evomerge.errors import ConfigError
 
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, final
 
 from evomerge.config.schema import Parent, Parents
-from evomerge.config.strict_yaml import Document
+from evomerge.strict_yaml import Document
 from evomerge.errors import ConfigError, suggest
 from evomerge.recipe.recipe import Making, ParentRef
 from evomerge.types import Digest

@@ -57,6 +57,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
             "plan": plan.digest,
             "splits": {t.name: {s: len(t.sets[s]) for s in SET_NAMES} for t in plan.tasks},
             "metrics": {t.name: t.metric.name for t in plan.tasks},
+            "datasets": {t.name: t.sources[0].dataset for t in plan.tasks if len({s.dataset for s in t.sources}) == 1},
             "public_test_tasks": list(plan.public_test_tasks)
             or (list(assembled.suite.names) if assembled.suite.public_test_split else []),
         },

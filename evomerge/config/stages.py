@@ -10,7 +10,7 @@ from typing import Any, Final
 from evomerge.config.schema import Job, OptimizerChoice
 from evomerge.config.schema import Stage as StageSchema
 from evomerge.config.space_files import SpaceText, read_space
-from evomerge.config.strict_yaml import Document
+from evomerge.strict_yaml import Document
 from evomerge.errors import ConfigError
 
 ONLY: Final = "search"

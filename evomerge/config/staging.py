@@ -13,7 +13,7 @@ import numpy as np
 from evomerge.config.load import ResolvedJob
 from evomerge.config.parents import Parents
 from evomerge.config.stages import ResolvedStage
-from evomerge.config.strict_yaml import Path as YamlPath
+from evomerge.strict_yaml import Path as YamlPath
 from evomerge.config.surveys import norms_of
 from evomerge.dataflow.families import family_of
 from evomerge.loop import Stage, StagePlan

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from evomerge.cli.job import EXAMPLE
 from evomerge.config.load import job_document, load_job, load_run_job, present_text, resolve_job
 from evomerge.config.schema import Job
-from evomerge.config.strict_yaml import Document, parse_yaml
+from evomerge.strict_yaml import Document, parse_yaml
 from evomerge.config.texts import read_text
 from evomerge.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evomerge.config.overrides import apply_overrides
-from evomerge.config.strict_yaml import parse_yaml
+from evomerge.strict_yaml import parse_yaml
 from evomerge.errors import ConfigError
 
 Resolve = Callable[..., Any]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evomerge.config.strict_yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, parse_yaml
+from evomerge.strict_yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, parse_yaml
 from evomerge.errors import ConfigError, ModelError
 
 
