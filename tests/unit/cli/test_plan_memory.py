@@ -48,7 +48,7 @@ def then(space: dict[str, Any]) -> dict[str, Any]:
 def told(plan: Assembled, monkeypatch: pytest.MonkeyPatch) -> str:
     """The plan as one line of words."""
     out = StringIO()
-    monkeypatch.setattr(render_plan, "Console", lambda: Console(file=out, width=2000))
+    monkeypatch.setattr(render_plan, "make_console", lambda: Console(file=out, width=2000))
     show_plan(plan)
     return " ".join(out.getvalue().split())
 
