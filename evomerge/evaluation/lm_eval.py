@@ -13,7 +13,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from evomerge.errors import EvaluationError
 from evomerge.evaluation import shortcut
-from evomerge.evaluation.lm_eval_guard import quiet, templates, translated
+from evomerge.evaluation.lm_eval_guard import LOCAL_BUILDERS, quiet, templates, translated
 from evomerge.evaluation.lm_eval_metrics import plan_metric
 from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, versions
 from evomerge.evaluation.plan import (
@@ -161,7 +161,14 @@ def _source(built: BuiltTask) -> Source:
         version=str(metadata.get("version", "")),
         public_test_split=built.installed and built.task.has_test_docs(),
         repeats=int(built.task.config.repeats or 1),
+        dataset=_dataset(built),
     )
+
+
+def _dataset(built: BuiltTask) -> str:
+    """The hub's id of a task's data set, empty for files."""
+    path = built.task.config.dataset_path
+    return path if isinstance(path, str) and path not in LOCAL_BUILDERS else ""
 
 
 def _generation(built: BuiltTask, compiler: _Compiler) -> GenerationArgs:

@@ -166,6 +166,7 @@ class Source:
         version: the task's own version.
         public_test_split: lm-eval ships the task and its items are a test split.
         repeats: how often lm-eval repeats a request; greedy answers are all the same.
+        dataset: the hub's id of its data set; empty for files.
     """
 
     task: str
@@ -173,6 +174,7 @@ class Source:
     version: str = ""
     public_test_split: bool = False
     repeats: int = 1
+    dataset: str = ""
 
 
 @dataclass(frozen=True)

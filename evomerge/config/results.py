@@ -1,0 +1,118 @@
+"""What an exported folder says of its merge for programs: scores on the report set, and its parents' licences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from evomerge.config.card import stated_licence
+from evomerge.config.parents import Parents
+from evomerge.errors import ConfigError
+from evomerge.evaluation.statistics import task_interval
+from evomerge.recipe.recipe import ParentRef, Recipe
+from evomerge.recipe.serialize import recipe_digest
+from evomerge.report.book import Book
+from evomerge.report.collect import summary_of
+from evomerge.types import Digest
+
+RESULTS_FILE: Final = "evomerge_results.json"
+RESULTS_FORMAT: Final = "evomerge.results"
+RESULTS_VERSION: Final = 1
+_MAX_CHARACTERS: Final = 1_000_000
+
+
+def results_of(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[str, Any]:
+    """The results of a merge as JSON values.
+
+    Args:
+        run: the run directory.
+        recipe: the merge.
+        parents: of the run, opened.
+        id_: the merge's id in the run.
+    """
+    book = Book(run)
+    summary = summary_of(book)
+    entry = summary.entries().get(id_)
+    suite = book.manifest["suite"]
+    return {
+        "format": RESULTS_FORMAT,
+        "version": RESULTS_VERSION,
+        "run": summary.name,
+        "id": id_,
+        "recipe": recipe_digest(recipe),
+        "tried": summary.counts.evaluated + summary.counts.failed,
+        "tasks": [] if entry is None else _tasks(book, entry.recipe_digest, suite),
+        "public_test_tasks": list(suite["public_test_tasks"]),
+        "licences": {name: stated_licence(folder) for name, folder in licence_folders(recipe, parents)},
+    }
+
+
+def _tasks(book: Book, digest: Digest, suite: Mapping[str, Any]) -> list[dict[str, Any]]:
+    record = book.record(digest, "report")
+    if record is None:
+        return []
+    found = []
+    for name, answers in book.answers(record).answers.items():
+        low, high = task_interval(answers)
+        facts = {"metric": suite["metrics"].get(name, ""), "dataset": suite.get("datasets", {}).get(name, "")}
+        scores = {"value": answers.mean, "se": answers.se, "low": low, "high": high, "n": len(answers.items)}
+        found.append({"task": name, **facts, **scores})
+    return found
+
+
+def licence_folders(recipe: Recipe, parents: Parents) -> Iterator[tuple[str, Path]]:
+    """Name and folder of every checkpoint and adapter that a merge is made of, ingredients included, each once."""
+    seen: set[str] = set()
+    for ref in recipe.parents:
+        for part in _parts(ref):
+            folder = Path(part.source) if part.made is not None else parents.opener.open(part).folder
+            if str(folder) not in seen:
+                seen.add(str(folder))
+                yield part.name, folder
+
+
+def _parts(ref: ParentRef) -> Iterator[ParentRef]:
+    """The checkpoints and adapters behind a parent."""
+    made = ref.made
+    if made is None:
+        yield ref
+        return
+    if Path(ref.source).is_dir():  # an adapter's own folder
+        yield ref
+    for part in (*made.of, *(() if made.base is None else (made.base,))):
+        yield from _parts(part)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results of an exported folder.
+
+    Raises:
+        ConfigError: when they are missing or damaged.
+    """
+    try:
+        text = (folder / RESULTS_FILE).read_text(encoding="utf-8")[:_MAX_CHARACTERS]
+        found = json.loads(text)
+        sound = found["format"] == RESULTS_FORMAT and found["version"] <= RESULTS_VERSION and _is_sound(found)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _unusable(folder, f"{type(error).__name__}: {error}".partition("\n")[0][:200]) from error
+    if not sound:
+        raise _unusable(folder, f"format {found.get('format')!r}, version {found.get('version')!r}")
+    return dict(found)
+
+
+def _is_sound(found: Mapping[str, Any]) -> bool:
+    licences = found["licences"]
+    texts = all(isinstance(found[key], str) for key in ("run", "id", "recipe"))
+    stated = all(value is None or isinstance(value, str) for value in licences.values())
+    return texts and bool(licences) and stated and isinstance(found["tasks"], list) and isinstance(found["tried"], int)
+
+
+def _unusable(folder: Path, got: str) -> ConfigError:
+    return ConfigError(
+        "This folder does not say what was measured of its model.",
+        got=f"{folder / RESULTS_FILE}: {got}",
+        allowed=f"a checkpoint or adapter that `evomerge export` wrote, with its {RESULTS_FILE}",
+        fix="export the merge again: evomerge export RUN --to DIR.",
+    )
