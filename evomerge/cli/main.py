@@ -18,8 +18,10 @@ from evomerge.cli.evaluate import evaluate
 from evomerge.cli.export import export
 from evomerge.cli.inspect import inspect
 from evomerge.cli.job import init, schema, validate
+from evomerge.cli.launch import launch
 from evomerge.cli.ls import ls
 from evomerge.cli.merge import merge
+from evomerge.cli.push import push
 from evomerge.cli.report import report
 from evomerge.cli.search import resume, search
 from evomerge.cli.status import status
@@ -46,6 +48,7 @@ COMMANDS: Final = (
     status,
     report,
     export,
+    push,
     merge,
     evaluate,
     calibrate,
@@ -80,6 +83,7 @@ def build_app() -> typer.Typer:
 
     for command in COMMANDS:
         app.command(name=command.__name__)(command)
+    app.add_typer(launch, name="launch")
     return app
 
 
