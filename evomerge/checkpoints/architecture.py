@@ -19,7 +19,8 @@ from evomerge.checkpoints.header import HeaderEntry
 from evomerge.errors import ModelError
 from evomerge.layout import Layout, Role, TensorInfo
 
-_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
+"""Where configs state how many layers there are."""
 _INPUT_FIRST = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 _LEAVES = {"weight", "bias", "scale", "gamma", "beta"}
 _FOREIGN = re.compile(r"vision|visual|image|audio|speech|multi_modal|mm_projector")
@@ -51,7 +52,7 @@ def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config that describes the language model: the config itself, or what it nests."""
     for key in ("text_config", "language_config", "llm_config"):
         nested = config.get(key)
-        if isinstance(nested, Mapping) and not any(k in config for k in _DEPTH_KEYS):
+        if isinstance(nested, Mapping) and not any(k in config for k in DEPTH_KEYS):
             return nested
     return config
 
@@ -59,7 +60,7 @@ def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def config_depth(config: Mapping[str, Any]) -> int | None:
     """The number of layers that a config states, None when it states none."""
     inner = language_config(config)
-    for key in _DEPTH_KEYS:
+    for key in DEPTH_KEYS:
         value = inner.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
+from typing import Final
 
 from evomerge.errors import ModelError
 
 
 def is_plain_name(name: str) -> bool:
     """Whether `name` is a file name and nothing else: no separators, no `..`, no drive, no control characters."""
-    return name not in {"", ".", ".."} and not any(c in "/\\:" or ord(c) < 32 for c in name) and len(name) <= 255
+    return (
+        name not in {"", ".", ".."} and name.isprintable() and not any(c in "/\\:" for c in name) and len(name) <= 255
+    )
 
 
 def hub_blobs(folder: Path) -> Path | None:
@@ -61,14 +65,22 @@ def find_file(folder: Path, name: str, root: Path | None = None) -> Path | None:
     return path
 
 
-def read_bytes(path: Path) -> bytes:
+MAX_SMALL_FILE: Final = 200_000_000
+"""Bytes of what is no weights: four times the largest tokenizer that there is."""
+
+
+def read_bytes(path: Path, limit: int = MAX_SMALL_FILE) -> bytes:
     """The content of a small file of a checkpoint.
 
     Raises:
-        ModelError: when it cannot be read.
+        ModelError: when it cannot be read, or is larger than `limit` bytes.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as f:
+            content = f.read(limit + 1)
+        if len(content) <= limit:
+            return content
+        raise OSError(errno.EFBIG, f"more than {limit} bytes")
     except OSError as error:
         raise ModelError(
             "A file of a checkpoint cannot be read.",

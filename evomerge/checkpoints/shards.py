@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from evomerge.checkpoints.folder import find_file
@@ -13,6 +14,7 @@ from evomerge.errors import ModelError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_MAX_INDEXED = 1_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -53,18 +55,18 @@ def _nothing_found(folder: Path) -> ModelError:
     adapter = adapter_instead(folder)
     if adapter is not None:
         return adapter
-    names = sorted(p.name for p in folder.iterdir())
+    names = sorted(p.name for p in islice(folder.iterdir(), 10_000))
     pickles = [n for n in names if n.endswith(_PICKLES)]
     if pickles:
         return ModelError(
             "A checkpoint holds its weights as pickles only, which can run code when they are read.",
-            got=f"{', '.join(pickles[:5])} in {folder}",
+            got=f"{', '.join(map(quoted, pickles[:5]))} in {folder}",
             allowed=f"{SINGLE}, or shards with {INDEX}",
             fix="convert to safetensors: load it with transformers where you trust it, and call save_pretrained.",
         )
     return ModelError(
         "A checkpoint holds no weights.",
-        got=f"{', '.join(names[:12]) or 'an empty folder'} in {folder}",
+        got=f"{', '.join(map(quoted, names[:12])) or 'an empty folder'} in {folder}",
         allowed=f"{SINGLE}, or shards with {INDEX}",
         fix="name the folder of a model that transformers saved.",
     )
@@ -72,7 +74,7 @@ def _nothing_found(folder: Path) -> ModelError:
 
 def _read_index(path: Path) -> dict[str, str]:
     """The `weight_map` of an index: tensor -> file name, not yet compared with the files."""
-    weight_map = read_object(path).get("weight_map")
+    weight_map = read_object(path, max_values=_MAX_INDEXED).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise damaged(path, f"weight_map = {quoted(weight_map)}", "a mapping of tensor names to file names")
     for tensor, name in weight_map.items():
