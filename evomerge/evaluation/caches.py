@@ -16,12 +16,13 @@ def keeps_plain_cache(model: Any) -> bool:
     Args:
         model: a Hugging Face causal language model.
     """
-    from transformers import DynamicCache
-    from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+    from transformers import DynamicCache, cache_utils
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     if getattr(model, "_is_stateful", False):
         return False
-    plain = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+    # older versions, which vLLM asks for, have no layers without a cache
+    plain = (DynamicLayer, DynamicSlidingWindowLayer, getattr(cache_utils, "DummyLayer", DynamicLayer))
     return all(type(layer) in plain for layer in DynamicCache(config=model.config).layers)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from evomerge.evaluation import metrics
 from evomerge.evaluation.caches import keeps_plain_cache
 from evomerge.evaluation.forward import NeededLogits
-from evomerge.evaluation.generation import StopRule, generate
+from evomerge.evaluation.generation import StopRule, Writer, generate
 from evomerge.evaluation.packed import packable
 from evomerge.evaluation.plan import EvalPlan, Item, Prompted, Scored, TaskPlan, has_margins, pack, unpack
 from evomerge.evaluation.plugin import ItemTask, load_evaluator, plugin_scores
@@ -126,6 +126,7 @@ class PlanEvaluator(Evaluator):
         cache_tokens: tokens that the caches of one generation batch may hold.
         pack: whether short rows are packed; None asks the first model. To be given where models of several configs are
             scored (paths), so that batches do not depend on which comes first.
+        writer: what writes answers.
     """
 
     def __init__(
@@ -135,7 +136,9 @@ class PlanEvaluator(Evaluator):
         batch_tokens: int | None = None,
         cache_tokens: int = CACHE_TOKENS,
         pack: bool | None = None,
+        writer: Writer = generate,
     ) -> None:
+        self._writer = writer
         self._plan = plan
         self._folder = Path(tokenizer_folder)
         self._batch_tokens = batch_tokens
@@ -304,7 +307,7 @@ class PlanEvaluator(Evaluator):
         """Generated answers of items, by real decoding, up to their stop strings."""
         rule = self.rule(task)
         prompts = [unpack(r.prompt) for item in items for r in item.requests if isinstance(r, Prompted)]
-        written = generate(
+        written = self._writer(
             needed,
             prompts,
             rule,
