@@ -143,6 +143,12 @@ class DiskFull(EvomergeError):
     exit_code = 75
 
 
+class StorageLost(EvomergeError):
+    """The place where a run is written takes no more writes; what was acknowledged is safe."""
+
+    exit_code = 75
+
+
 class Interrupted(EvomergeError):
     """The run was stopped by a signal and can be resumed."""
 

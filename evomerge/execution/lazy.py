@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
-from evomerge.execution.pool import Completed, EvaluationPool
+from evomerge.execution.pool import Completed, EvaluationPool, WorkerEvent
 from evomerge.types import EvalTask
 
 
@@ -15,7 +15,7 @@ class LazyPool(EvaluationPool):
 
     Args:
         start: opens the real pool; whatever it raises, the first `submit` raises.
-        n_workers: how many workers that pool will have.
+        n_workers: how many workers that pool is expected to have, until it is there.
     """
 
     def __init__(self, start: Callable[[], EvaluationPool], n_workers: int) -> None:
@@ -46,6 +46,10 @@ class LazyPool(EvaluationPool):
     def drop_waiting(self) -> tuple[EvalTask, ...]:
         """See `EvaluationPool.drop_waiting`."""
         return () if self._pool is None else self._pool.drop_waiting()
+
+    def news(self) -> tuple[WorkerEvent, ...]:
+        """See `EvaluationPool.news`."""
+        return () if self._pool is None else self._pool.news()
 
     def close(self) -> None:
         """See `EvaluationPool.close`."""

@@ -14,7 +14,7 @@ from typing import Final, final
 
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.execution.inline import InlinePool
-from evomerge.execution.pool import MAX_KILLS, Completed, EvaluationPool, TaskQueue, Ticket, quarantine
+from evomerge.execution.pool import MAX_KILLS, Completed, EvaluationPool, TaskQueue, Ticket, WorkerEvent, quarantine
 from evomerge.execution.worker import WorkerSpec
 from evomerge.types import EvalTask, Failure, Outcome
 
@@ -65,6 +65,7 @@ class ProcessPool(EvaluationPool):
         self._failed_starts = 0
         self._closed = False
         self._done: list[Completed] = []
+        self._news: list[WorkerEvent] = []
         self._slots: list[_Slot] = []
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -149,6 +150,7 @@ class ProcessPool(EvaluationPool):
         slot.ticket, slot.deadline = None, float("inf")
 
     def _time_out(self, i: int, slot: _Slot) -> None:
+        self._tell_lost(slot, f"ended after {self._timeout_s:g} s")
         self._finish(slot, Failure("timeout", f"took longer than {self._timeout_s:g} s"))
         self._replace(i, slot)
 
@@ -159,6 +161,7 @@ class ProcessPool(EvaluationPool):
             self._failed_starts += 1
             if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise _cannot_start(self._failed_starts, detail, self._spec)
+        self._tell_lost(slot, detail)
         if slot.ticket is not None:
             ticket = slot.ticket.lost(slot.name, slot.name)
             if len(ticket.kills) >= MAX_KILLS:
@@ -176,6 +179,15 @@ class ProcessPool(EvaluationPool):
     def drop_waiting(self) -> tuple[EvalTask, ...]:
         """See `EvaluationPool.drop_waiting`."""
         return self._queue.drain()
+
+    def news(self) -> tuple[WorkerEvent, ...]:
+        """See `EvaluationPool.news`: losses alone, since processes come as they are wanted."""
+        news, self._news = tuple(self._news), []
+        return news
+
+    def _tell_lost(self, slot: _Slot, detail: str) -> None:
+        candidate = str(slot.ticket.task.id) if slot.ticket is not None else ""
+        self._news.append(WorkerEvent("lost", slot.name, detail=detail, candidate=candidate))
 
     def close(self) -> None:
         """See `EvaluationPool.close`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, final
 
@@ -20,7 +21,7 @@ class Completed(NamedTuple):
 
     Attributes:
         task: as submitted.
-        outcome: what came of it; never an `infrastructure` failure.
+        outcome: what came of it; the loss of workers is none.
         worker: name of the worker that answered, or that died of it.
         attempt: 1, more when workers were lost under the task.
     """
@@ -29,6 +30,30 @@ class Completed(NamedTuple):
     outcome: Outcome
     worker: str
     attempt: int
+
+
+@dataclass(frozen=True)
+class WorkerEvent:
+    """What happened to a worker; see `EvaluationPool.news`.
+
+    Attributes:
+        kind: `joined`: it is ready for tasks; `lost`: it is gone, and not because the pool ended it at its leisure;
+            `refused`: it came and was turned away, and its device is left idle.
+        worker: its name.
+        host: the machine, empty where there is only this one.
+        device: its device class, where it is known.
+        detail: why it was lost or refused, or where the log of one that joined is; one line.
+        candidate: what a lost one was scoring, empty when nothing.
+        versions: of the packages that decide numbers, of one that joined.
+    """
+
+    kind: Literal["joined", "lost", "refused"]
+    worker: str
+    host: str = ""
+    device: str = ""
+    detail: str = ""
+    candidate: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class EvaluationPool(ABC):
@@ -44,13 +69,16 @@ class EvaluationPool(ABC):
     `Failure("crash")` (or `"memory"`). A task that runs longer than the pool's limit becomes `Failure("timeout")` and
     its worker is replaced. A worker that cannot start at all is an error, raised by the constructor or `next_outcome`.
 
+    On a cluster a `timeout` or `memory` verdict is given by two workers: the first one may have been on a busy host, so
+    the task goes to another worker once, on another host if there is one, and what that says stands.
+
     A pool belongs to one thread. `close` may be called at any moment, also twice, and leaves no process behind.
     """
 
     @property
     @abstractmethod
     def n_workers(self) -> int:
-        """How many workers there are meant to be; at least 1."""
+        """How many workers there are now; may change with every call of the pool, and is at least 1."""
 
     @abstractmethod
     def submit(self, task: EvalTask) -> None:
@@ -67,12 +95,20 @@ class EvaluationPool(ABC):
         Raises:
             RuntimeError: when the pool is closed.
             EvomergeError: whatever a worker's start-up raised (a missing parent, a bad plan).
-            ConfigError: when workers die while they start, again and again.
+            ConfigError: when workers die while they start, again and again, or none that comes may be used.
+            ClusterLost: when the cluster is gone.
         """
 
     @abstractmethod
     def drop_waiting(self) -> tuple[EvalTask, ...]:
         """Forget the tasks that no worker has begun, and return them in the order of submission; the others go on."""
+
+    def news(self) -> tuple[WorkerEvent, ...]:
+        """What happened to workers since the last call, in order; each event is told once.
+
+        Pools whose workers cannot come or go tell nothing.
+        """
+        return ()
 
     @abstractmethod
     def close(self) -> None:
@@ -87,7 +123,7 @@ class EvaluationPool(ABC):
         self.close()
 
 
-Loss = Literal["infrastructure", "crash", "memory"]
+Loss = Literal["crash", "memory"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +136,8 @@ class Ticket:
         attempt: of the present or next run, from 1.
         kills: where it was running when a worker died: names of places (worker or node), one per death.
         avoid: worker that it should not meet again at once; empty when any will do.
+        shun: place that it should rather not return to; empty when any will do.
+        doubted: whether a verdict on it was put to another worker already.
     """
 
     number: int
@@ -107,16 +145,25 @@ class Ticket:
     attempt: int = 1
     kills: tuple[str, ...] = ()
     avoid: str = ""
+    shun: str = ""
+    doubted: bool = False
 
     def lost(self, worker: str, place: str) -> Ticket:
         """The ticket for another try, after `worker` at `place` died while it ran this task."""
-        return replace(self, attempt=self.attempt + 1, kills=(*self.kills, place), avoid=worker)
+        return replace(self, attempt=self.attempt + 1, kills=(*self.kills, place), avoid=worker, shun=place)
+
+    def second_opinion(self, worker: str, place: str) -> Ticket:
+        """The ticket for another try, after a verdict of `worker` at `place` that the place may be to blame for."""
+        return replace(self, attempt=self.attempt + 1, avoid=worker, shun=place, doubted=True)
+
+
+def _may_go(ticket: Ticket, worker: str, place: str) -> bool:
+    return ticket.avoid != worker and (not place or ticket.shun != place)
 
 
 def quarantine(ticket: Ticket, loss: Loss, detail: str) -> Failure:
     """The verdict on a candidate that took `MAX_KILLS` workers down."""
-    kind: Literal["memory", "crash"] = "memory" if loss == "memory" else "crash"
-    return Failure(kind, f"took {len(ticket.kills)} workers down; the last one: {detail}")
+    return Failure(loss, f"took {len(ticket.kills)} workers down; the last one: {detail}")
 
 
 @final
@@ -146,16 +193,25 @@ class TaskQueue:
         behind = sum(t.number < ticket.number for t in self._waiting)
         self._waiting.insert(behind, ticket)
 
-    def take(self, worker: str, *, alone: bool) -> Ticket | None:
-        """The next ticket for `worker`; one that should avoid it is given out only when it is `alone`."""
-        allowed = ((i, t) for i, t in enumerate(self._waiting) if alone or t.avoid != worker)
-        place, ticket = next(allowed, (0, None))
+    def take(self, worker: str, *, alone: bool, place: str = "") -> Ticket | None:
+        """The next ticket for `worker`.
+
+        Args:
+            worker: its name.
+            alone: whether it is the only one, and is given also what should avoid it.
+            place: where it is; what shuns this place is not given. Empty when all workers are at one place.
+
+        Returns:
+            None when nothing waits that this worker should have.
+        """
+        allowed = ((i, t) for i, t in enumerate(self._waiting) if alone or _may_go(t, worker, place))
+        at, ticket = next(allowed, (0, None))
         if ticket is None:
             return None
         if ticket.task.route:
-            place, ticket = self._nearest(worker, [(place, ticket), *((i, t) for i, t in allowed if t.task.route)])
+            at, ticket = self._nearest(worker, [(at, ticket), *((i, t) for i, t in allowed if t.task.route)])
             self._last[worker] = ticket.task.route
-        del self._waiting[place]
+        del self._waiting[at]
         return ticket
 
     def _nearest(self, worker: str, waiting: list[tuple[int, Ticket]]) -> tuple[int, Ticket]:

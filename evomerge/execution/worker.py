@@ -18,6 +18,7 @@ from evomerge.errors import ConfigError, EvaluationError, MergeError, NonFinite,
 from evomerge.types import EvalTask, Evaluation, Failure, FailureKind, NonFiniteScores, Outcome
 
 MODEL_SCORER: Final = "evomerge.execution.scoring:build_scorer"
+IDENTIFY: Final = "evomerge.execution.devices:identify"
 
 
 class Scorer(Protocol):
@@ -36,12 +37,16 @@ class WorkerSpec:
         arguments: its keyword arguments; picklable.
         threads: for the numeric libraries.
         log_folder: where the worker's log goes (`RUN/logs`); None keeps no log.
+        device: `auto`, `cpu` or `cuda`: what its device class is told of.
+        identify: `"module:attribute"` of what tells the device class, see `devices.identify`.
     """
 
     scorer: str = MODEL_SCORER
     arguments: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
     log_folder: Path | None = None
+    device: str = "auto"
+    identify: str = IDENTIFY
 
     def __post_init__(self) -> None:
         if self.threads < 1 or ":" not in self.scorer:

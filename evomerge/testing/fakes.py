@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from evomerge.digest import canonical_json
+from evomerge.execution.devices import WorkerClass
 from evomerge.execution.worker import Scorer
 from evomerge.types import EvalTask, Evaluation, TaskAnswers
 
@@ -99,3 +100,8 @@ def build_environment_report() -> Scorer:
         return Evaluation(task.set_name, {name: TaskAnswers(name, ("value",), (float(os.environ.get(name, "-1")),))})
 
     return score
+
+
+def identify(device: str) -> WorkerClass:
+    """A device class without loading torch: `device` itself, or what `EVOMERGE_FAKE_DEVICE` says on a node."""
+    return WorkerClass(os.environ.get("EVOMERGE_FAKE_DEVICE", device), {"numpy": "1"})

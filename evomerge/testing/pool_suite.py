@@ -19,9 +19,15 @@ from evomerge.testing.fakes import Trouble, instant_scores
 from evomerge.types import CandidateId, EvalTask, Evaluation, Failure
 
 FAKE = "evomerge.testing.fakes:build_fake"
+IDENTIFY = "evomerge.testing.fakes:identify"
 PATIENCE_S = 60.0
 
 PoolFactory = Callable[..., EvaluationPool]
+
+
+def fake_spec(**arguments: Any) -> WorkerSpec:
+    """A worker with the fake scorer and the fake device class; loads no torch."""
+    return WorkerSpec(FAKE, arguments, identify=IDENTIFY)
 
 
 def sample_task(number: int, trouble: Trouble = "none") -> EvalTask:
@@ -59,7 +65,7 @@ class PoolSuite:
     @staticmethod
     def spec(**arguments: Any) -> WorkerSpec:
         """A worker with the fake scorer."""
-        return WorkerSpec(FAKE, arguments)
+        return fake_spec(**arguments)
 
     def test_every_task_is_answered_once_and_rightly(self, make_pool: PoolFactory) -> None:
         tasks = [sample_task(i) for i in range(25)]

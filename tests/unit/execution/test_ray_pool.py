@@ -16,7 +16,7 @@ from evomerge.errors import ConfigError
 from evomerge.execution.inline import InlinePool
 from evomerge.execution.ray import RayPool
 from evomerge.execution.worker import WorkerSpec
-from evomerge.testing.pool_suite import FAKE, IsolatedPoolSuite, PoolFactory, sample_task, score_all
+from evomerge.testing.pool_suite import IDENTIFY, IsolatedPoolSuite, PoolFactory, fake_spec, sample_task, score_all
 from evomerge.types import Failure
 
 pytestmark = [
@@ -30,7 +30,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One cluster for all tests that do not ask for their own: a process's own `ray.init` is respected."""
-    with RayPool(WorkerSpec(FAKE), 1, cpus_per_worker=0.5):  # starts Ray with our settings; closed at the end
+    with RayPool(fake_spec(), 1, cpus_per_worker=0.5):  # starts Ray with our settings; closed at the end
         yield
 
 
@@ -46,7 +46,7 @@ class TestRayPool(IsolatedPoolSuite):
 @pytest.mark.usefixtures("cluster")
 def test_the_outcomes_are_those_of_the_local_pool() -> None:
     tasks = [sample_task(i, "nan" if i == 4 else "none") for i in range(12)]
-    with InlinePool(WorkerSpec(FAKE)) as inline, RayPool(WorkerSpec(FAKE), 2, cpus_per_worker=0.5) as pool:
+    with InlinePool(fake_spec()) as inline, RayPool(fake_spec(), 2, cpus_per_worker=0.5) as pool:
         here, there = score_all(inline, tasks), score_all(pool, tasks)
     for task in tasks:
         a, b = here[task.id].outcome, there[task.id].outcome
@@ -60,11 +60,11 @@ def test_the_outcomes_are_those_of_the_local_pool() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_actors_are_killed_from_outside_and_nothing_is_lost(tmp_path: Path) -> None:
     tasks = [sample_task(i) for i in range(20)]
-    with RayPool(WorkerSpec(FAKE, {"sleep_s": 0.1, "marks": tmp_path}), 2, cpus_per_worker=0.5) as pool:
+    with RayPool(fake_spec(sleep_s=0.1, marks=tmp_path), 2, cpus_per_worker=0.5) as pool:
         for task in tasks:
             pool.submit(task)
         answers = [pool.next_outcome(30.0) for _ in range(4)]
-        os.kill(next(slot.place.pid for slot in pool._slots if slot.place), signal.SIGKILL)
+        os.kill(next(seat.station.pid for seat in pool._seats if seat.station), signal.SIGKILL)
         answers += [pool.next_outcome(30.0) for _ in range(16)]
     found = [a.task.id for a in answers if a is not None]
     assert sorted(found) == [t.id for t in tasks]
@@ -75,15 +75,17 @@ def test_actors_are_killed_from_outside_and_nothing_is_lost(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_without_room_is_told() -> None:
-    with RayPool(WorkerSpec(FAKE), 1, cpus_per_worker=99.0, start_timeout_s=0.5) as pool:
+    with RayPool(fake_spec(), 1, cpus_per_worker=99.0, start_timeout_s=0.5) as pool:
         pool.submit(sample_task(0))
-        with pytest.raises(ConfigError, match=r"none of 1 was ready after 0\.5 s; free: .'CPU'"):
+        with pytest.raises(
+            ConfigError, match=r"none was ready for 0\.5 s; each needs 99 CPUs and 0 GPUs, free: .'CPU'"
+        ):
             pool.next_outcome(30.0)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_threads_are_limited_in_the_actors() -> None:
-    spec = WorkerSpec("evomerge.testing.fakes:build_environment_report", threads=1)
+    spec = WorkerSpec("evomerge.testing.fakes:build_environment_report", threads=1, identify=IDENTIFY)
     with RayPool(spec, 1, cpus_per_worker=0.5) as pool:
         answer = score_all(pool, [sample_task(0)])[sample_task(0).id]
     assert answer.outcome.answers["OMP_NUM_THREADS"].scores == (1.0,)  # type: ignore[union-attr]
@@ -93,14 +95,14 @@ def test_threads_are_limited_in_the_actors() -> None:
 def test_a_pool_on_a_running_cluster_leaves_it_running() -> None:
     import ray
 
-    RayPool(WorkerSpec(FAKE), 1, cpus_per_worker=0.5).close()
+    RayPool(fake_spec(), 1, cpus_per_worker=0.5).close()
     assert ray.is_initialized()
 
 
 def test_a_missing_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"Ray is not installed\.") as caught:
-        RayPool(WorkerSpec(FAKE), 1)
+        RayPool(fake_spec(), 1)
     assert "cluster.backend=local" in caught.value.fix
 
 
@@ -124,10 +126,10 @@ _DRIVER = """
 import os, signal, sys
 from evomerge.execution.ray import RayPool
 from evomerge.execution.worker import WorkerSpec
-from evomerge.testing.pool_suite import FAKE, sample_task, score_all
+from evomerge.testing.pool_suite import fake_spec, sample_task, score_all
 polite = lambda *_: None
 signal.signal(signal.SIGTERM, polite)
-pool = RayPool(WorkerSpec(FAKE, {"sleep_s": 0.05}), 2)
+pool = RayPool(fake_spec(sleep_s=0.05), 2)
 assert signal.getsignal(signal.SIGTERM) is polite
 score_all(pool, [sample_task(i) for i in range(4)])
 for i in range(400):

@@ -1,0 +1,179 @@
+"""Joining a Ray cluster, or starting one on this machine, without Ray's words on the driver's terminal.
+
+Ray reads its own environment: `RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` and `RAY_AUTH_TOKEN_PATH` say how a cluster knows its
+friends, `RAY_ADDRESS` where it is when the address is `auto`. A token that is set is used, whatever the mode.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+from evomerge.errors import ConfigError
+
+_OBJECT_STORE_BYTES: Final = 128 * 1024**2
+_KNOCK_S: Final = 10.0
+_PROBE_S: Final = 15.0
+_ENVIRONMENT: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no statistics over the network
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor without GPUs sees none; today's default warns
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the raylet's remarks would go to our standard output; they are in its logs
+}
+_CLUSTER_ENVIRONMENT: Final = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's library would complain on our standard error while it connects
+    # Ray's library ends the process when the head is silent for so long; we notice after `ray_watch.GRACE_S`
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+}
+_TOKENS: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_HOME_TOKEN: Final = Path("~/.ray/auth_token")
+_PROBE: Final = "import sys, ray; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+
+
+class Session(NamedTuple):
+    """A connection.
+
+    Attributes:
+        ray: the module.
+        owned: whether we made the connection, and end it.
+        local: whether the cluster is on this machine alone and was started by us.
+    """
+
+    ray: ModuleType
+    owned: bool
+    local: bool
+
+
+def is_local(address: str | None) -> bool:
+    """Whether an address means a cluster of our own on this machine."""
+    return address is None or address == "local"
+
+
+def import_ray(address: str | None = None) -> ModuleType:
+    """Ray, with an environment that suits a driver.
+
+    Raises:
+        ConfigError: when it is not installed.
+    """
+    wanted = dict(_ENVIRONMENT)
+    if not is_local(address):
+        wanted |= _CLUSTER_ENVIRONMENT
+        if any(os.environ.get(name) for name in _TOKENS):
+            wanted["RAY_AUTH_MODE"] = "token"
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)  # before the import, which reads it
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise ConfigError(
+            "Ray is not installed.",
+            got=f"cluster.backend: ray, but {error}",
+            allowed="an installation with ray, or cluster.backend: local",
+            fix="pip install ray, or set cluster.backend=local.",
+        ) from error
+    module: ModuleType = ray
+    return module
+
+
+def connect(address: str | None, cpus: float) -> Session:
+    """Join the cluster at `address`, or start one.
+
+    A process that has called `ray.init` itself keeps its cluster, whatever the address says.
+
+    Args:
+        address: HOST:PORT, `auto`, or None for a cluster of our own on this machine.
+        cpus: that a cluster of our own has at least.
+
+    Raises:
+        ConfigError: when Ray is not installed or does not start, or when the cluster does not answer or does not let
+            us in.
+    """
+    ray = import_ray(address)
+    if ray.is_initialized():
+        return Session(ray, owned=False, local=False)
+    local = is_local(address)
+    own: dict[str, Any] = {}
+    if local:
+        # More workers than cores are slow, not impossible; without this the surplus actors would wait for ever.
+        own = {"num_cpus": max(int(cpus + 0.999), os.cpu_count() or 1), "object_store_memory": _OBJECT_STORE_BYTES}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # the driver owns the terminal
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    try:
+        if not local:
+            _knock(str(address))
+        ray.init(
+            address="local" if local else address,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            configure_logging=False,
+            namespace=f"evomerge-{os.getpid()}",
+            **own,
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _explain(error, str(address), local=local) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray installs its own, but stopping politely is the driver's business
+    return Session(ray, owned=True, local=local)
+
+
+def split_address(address: str) -> tuple[str, int] | None:
+    """Host and port of an address; None for one that names neither (`auto`)."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if port.isdigit() and host else None
+
+
+def _knock(address: str) -> None:
+    """Knock at an address: Ray itself would try for minutes before it says that nobody is there."""
+    place = split_address(address)
+    if place is not None:
+        socket.create_connection(place, timeout=_KNOCK_S).close()
+
+
+def _explain(error: Exception, address: str, *, local: bool) -> ConfigError:
+    """The error of a cluster that cannot be joined: that of the token has a message of its own."""
+    if not local and (type(error).__name__ == "AuthenticationError" or _is_turned_away(address, error)):
+        return _wrong_token(address)
+    first = re.sub(r"\s+", " ", str(error))[:400]
+    return ConfigError(
+        "Ray does not start." if local else "The Ray cluster does not answer.",
+        got=f"{type(error).__name__}: {first}" + ("" if local else f" (cluster.address: {address})"),
+        allowed="a local Ray, a running cluster's address, or cluster.backend: local",
+        fix="check `ray status` and cluster.address, or set cluster.backend=local.",
+    )
+
+
+def _is_turned_away(address: str, error: Exception) -> bool:
+    """Whether somebody who answers does not accept our token: Ray tells the reason on standard error alone."""
+    if split_address(address) is None or isinstance(error, ConnectionRefusedError | TimeoutError | socket.gaierror):
+        return False
+    environment = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "info"}
+    command = [sys.executable, "-c", _PROBE, address.removeprefix("ray://")]
+    try:
+        said = subprocess.run(command, capture_output=True, env=environment, timeout=_PROBE_S, check=False).stderr
+    except subprocess.TimeoutExpired as late:
+        said = late.stderr or b""
+    return b"nauthenticated" in said or b"AuthToken" in said
+
+
+def _wrong_token(address: str) -> ConfigError:
+    given = [name for name in _TOKENS if os.environ.get(name)]
+    source = given[0] if given else "~/.ray/auth_token" if _HOME_TOKEN.expanduser().is_file() else "no token"
+    mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    return ConfigError(
+        "The Ray cluster does not let us in.",
+        got=f"{source} with RAY_AUTH_MODE {mode}, and the head at {address} refuses it",
+        allowed="the token that the cluster was started with",
+        fix="set RAY_AUTH_TOKEN_PATH to the file with the cluster's token (or RAY_AUTH_TOKEN to the token itself), and "
+        "RAY_AUTH_MODE=token.",
+    )
