@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple, final
 
 from evomerge.choosing import Scored, choose, compared_with, elites, finalists, rule
@@ -16,6 +17,7 @@ from evomerge.errors import ResumeMismatch
 from evomerge.evaluation.beliefs import Beliefs, believed, losses, violations
 from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.execution.ledger import Ledger, Request, Watcher
+from evomerge.flow import Flow, Hooks, Place
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.racing.questioner import Pool, Questioner
 from evomerge.racing.race import Race
@@ -28,7 +30,7 @@ from evomerge.runs.replay import Batch, History, compare_genes
 from evomerge.runs.stage_records import StageBegun, StageWon
 from evomerge.runs.store import RunStore
 from evomerge.space.space import SearchSpace
-from evomerge.types import CandidateId, Digest, Evaluation, Failure, Vector
+from evomerge.types import CandidateId, Digest, Evaluation, Failure, Outcome, Vector
 
 IDLE_BATCHES: Final = 25
 """So many batches in a row that ask nothing new end the search: the optimizer has converged on the grid."""
@@ -64,11 +66,13 @@ class Stage(NamedTuple):
         space: the genes.
         recipe_of: quantised genes -> recipe.
         make_optimizer: a fresh optimizer; called once per life.
+        asynchronous: ask for a candidate whenever a worker is free (see `flow`), not for a batch at a time.
     """
 
     space: SearchSpace
     recipe_of: Callable[[Vector], Recipe]
     make_optimizer: Callable[[], Optimizer]
+    asynchronous: bool = False
 
 
 class StagePlan(NamedTuple):
@@ -102,6 +106,7 @@ class SearchSetup:
         seed: of the run, for the choice of questions.
         stages: all stages of a search in stages, the first of which is opened without elites; `space`, `recipe_of` and
             `make_optimizer` are then those of the first stage. Empty for a search without stages.
+        asynchronous: of the first stage, see `Stage`; candidates of such a stage are asked everything.
     """
 
     space: SearchSpace
@@ -115,11 +120,20 @@ class SearchSetup:
     pool: Pool = field(default_factory=lambda: Pool({}, {}))
     seed: int = 0
     stages: tuple[StagePlan, ...] = ()
+    asynchronous: bool = False
 
     @property
     def first(self) -> Stage:
         """The stage that the search begins with."""
-        return Stage(self.space, self.recipe_of, self.make_optimizer)
+        return Stage(self.space, self.recipe_of, self.make_optimizer, self.asynchronous)
+
+
+class _Searched(NamedTuple):
+    """A stage after its search: why it ended, the goals, the centre of its last distribution."""
+
+    why: str
+    goals: BoundGoals
+    mean: Vector | None
 
 
 PHASES: Final[tuple[Phase, ...]] = ("search", "select", "report")
@@ -150,7 +164,8 @@ class Search:
         self._drift_noted = False
         self._stage = setup.first
         self._stage_number = 0
-        self._next_batch = 0
+        self._next_batch = self._next_ask = 0
+        self._goals: BoundGoals | None = None
 
     def run(self) -> str:
         """Search, choose, report; returns why the search ended.
@@ -161,13 +176,15 @@ class Search:
         """
         recorded = sum(set_name == "search" for _, set_name in self._history.outcomes)
         self._begin("search", self._setup.budget, min(recorded, self._setup.budget))
-        goals = self._score_known()
+        known = self._introduce_known()
+        goals = None if self._setup.asynchronous else self._score_known(known)
         why = ""
         for number, plan in enumerate(self._setup.stages or (self._only_stage(),)):
             self._enter(number, plan, goals)
-            optimizer = self._stage.make_optimizer()
-            why = self._generations(optimizer, goals, plan.until)
-            self._score_mean(optimizer, goals, plan.until)
+            why, goals, mean = self._search_stage(known, goals, plan.until)
+            self._score_mean(mean, goals, plan.until)
+        if goals is None:
+            raise ValueError("a search needs a stage")
         selected, again = self._select(finalists(list(self._scored.values()), goals))
         chosen = choose(selected, self._scored, goals, again)
         if chosen is not None:
@@ -184,14 +201,42 @@ class Search:
     def _only_stage(self) -> StagePlan:
         return StagePlan("search", self._setup.budget, lambda _elites: self._setup.first)
 
-    def _enter(self, number: int, plan: StagePlan, goals: BoundGoals) -> None:
+    def _search_stage(self, known: Sequence[Request], goals: BoundGoals | None, until: int) -> _Searched:
+        """Search the present stage; without goals, score the known models beside its first candidates."""
+        optimizer = self._stage.make_optimizer()
+        if goals is not None and not self._stage.asynchronous:
+            return _Searched(self._generations(optimizer, goals, until), goals, optimizer.mean())
+        stream = optimizer.stream()
+        if stream is None:
+            raise ValueError(f"{type(optimizer).__name__} needs whole generations")
+        following = self._history.stages.get(self._stage_number + 1)
+        flow = Flow(
+            Place(
+                self._stage.space,
+                self._stage.recipe_of,
+                first_batch=self._next_batch,
+                first_ask=self._next_ask,
+                end_batch=None if following is None else following.first_batch,
+            ),
+            stream,
+            ledger=self._ledger,
+            store=self._store,
+            history=self._history,
+            watcher=self._watcher,
+            hooks=Hooks(partial(self._settle, known), self._keep_outcome, self._accept),
+        )
+        ended = flow.run(known if goals is None else (), goals, until - (stream.mean() is not None))
+        self._next_batch, self._next_ask = ended.next_batch, ended.next_ask
+        return _Searched(ended.why, ended.goals, stream.mean())
+
+    def _enter(self, number: int, plan: StagePlan, goals: BoundGoals | None) -> None:
         """Open a stage around the best merges so far; a resumed run takes the recorded ones."""
         self._stage_number = number
         if not self._setup.stages:
             return
         begun = self._history.stages.get(number)
         if begun is None:
-            best = elites(list(self._scored.values()), goals) if number else []
+            best = elites(list(self._scored.values()), goals) if number and goals is not None else []
             recipes = tuple(dict(e.request.recipe) for e in best)
             begun = StageBegun(number, plan.name, self._next_batch, recipes)
             self._store.append(begun)
@@ -219,13 +264,20 @@ class Search:
             self._store.append(PhaseBegun(phase))
         self._watcher.phase(phase, total, done)
 
-    def _score_known(self) -> BoundGoals:
-        """Score parents, soup, task arithmetic and injected recipes; their scores make the bounds numbers."""
-        known = self._setup.known
-        requests = [model.request for model in known]
-        for model, request in zip(known, requests, strict=True):
+    def _introduce_known(self) -> list[Request]:
+        """Journal parents, soup, task arithmetic and injected recipes; how they are asked for."""
+        requests = [model.request for model in self._setup.known]
+        for model, request in zip(self._setup.known, requests, strict=True):
             self._introduce(request, model.kind, model.name, model.vector)
-        outcomes = self._ledger.score(requests, "search", limit=self._setup.budget)
+        return requests
+
+    def _score_known(self, requests: Sequence[Request]) -> BoundGoals:
+        """Score the known models, before anything else is asked."""
+        return self._settle(requests, self._ledger.score(requests, "search", limit=self._setup.budget))
+
+    def _settle(self, requests: Sequence[Request], outcomes: Sequence[Outcome | None]) -> BoundGoals:
+        """Learn the scores of the known models, which make the bounds numbers."""
+        known = self._setup.known
         self._race.learn(requests, outcomes)
         scored = {r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)}
         self._race.descend_from([m.request for m in known if m.kind == "parent" and m.request.digest in scored])
@@ -233,7 +285,15 @@ class Search:
         for model, request in zip(known, requests, strict=True):
             if request.digest in scored:
                 self._keep(request, model.kind, believed(goals, scored[request.digest]))
+        self._goals = goals
         return goals
+
+    def _keep_outcome(self, request: Request, outcome: Outcome, batch: int) -> None:
+        """Remember what became of a candidate of an asynchronous stage."""
+        if isinstance(outcome, Evaluation) and self._goals is not None:
+            self._keep(request, "candidate", believed(self._goals, outcome), batch)
+        elif isinstance(outcome, Failure):  # perhaps after it had been scored in part
+            self._scored.pop(request.digest, None)
 
     def _bound(self, scored: Mapping[Digest, Evaluation]) -> BoundGoals:
         """The goals with bounds taken from the parents' scores on one item set."""
@@ -302,9 +362,8 @@ class Search:
     def _request(self, candidate: Candidate) -> Request:
         return Request(candidate.id, candidate.recipe, recipe_to_json(self._stage.recipe_of(candidate.vector)))
 
-    def _score_mean(self, optimizer: Optimizer, goals: BoundGoals, until: int) -> None:
+    def _score_mean(self, mean: Vector | None, goals: BoundGoals, until: int) -> None:
         """Score the centre of the last distribution: under noise a better pick than the luckiest sample."""
-        mean = optimizer.mean()
         if mean is None or self._ledger.spent >= until:
             return
         vector = self._stage.space.quantise(mean)

@@ -5,6 +5,9 @@ earlier one, costs nothing; one for some items asks those that are missing. Requ
 time, so that an interrupted run has little to wait for; those with a path all at once and sorted by it, so that workers
 can be given what begins alike. Results may come back in any order; `score` returns them in the order of the requests.
 
+`begin` and `next_known` do the same without waiting: an asynchronous search begins a request whenever a worker is
+about to be free, and is told which model has become known whenever one has.
+
 A resumed run walks through the same requests as an undisturbed one, but its store may know more than the walk has
 asked for. Therefore a request is told the answers that this walk has requested so far, and no others.
 """
@@ -147,6 +150,7 @@ class Ledger:
         self._failure_share = failure_share
         self._watcher = watcher
         self._custom = tuple(custom)
+        self._begun: dict[CandidateId, _Due] = {}
 
     @property
     def spent(self) -> int:
@@ -202,8 +206,57 @@ class Ledger:
         # those without a route come first, in the order of the requests
         self._work(deque(sorted(due.values(), key=lambda d: d.route)), set_name)
         outcomes = [self._told((r.digest, set_name), wanted) for r in accepted]
-        self._judge_failures()
+        self.judge_failures()
         return (*outcomes, *[None] * (len(requests) - len(accepted)))
+
+    # -- without waiting --------------------------------------------------------------------------------------------
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers there are, now."""
+        return self._pool.n_workers
+
+    @property
+    def n_begun(self) -> int:
+        """Requests that the pool works at, those that wait for a worker included."""
+        return len(self._begun)
+
+    def begin(self, request: Request, set_name: SetName) -> Outcome | None:
+        """Request a whole set without waiting for it.
+
+        Returns:
+            The outcome where it is known; None when the pool works at it, for this request or an earlier one of the
+            same recipe.
+        """
+        key = (request.digest, set_name)
+        walk = self._walks.setdefault(key, _Walk(request.id))
+        if walk.owner != request.id:
+            self._record_reuse(request, set_name)
+        walk.want(None)
+        if self._is_answered(key, None) or self._is_failed(key):
+            return self._told(key, None)
+        if not any(due.request.digest == request.digest for due in self._begun.values()):
+            self._submit(_Due(request, self._missing(key, None), route_of(request.recipe)), self._begun, set_name)
+        return None
+
+    def next_known(self, set_name: SetName, timeout_s: float | None = None) -> tuple[Digest, Outcome] | None:
+        """The next model that has become known since it was begun, recorded; None when none has in time.
+
+        Args:
+            set_name: of everything that was begun.
+            timeout_s: how long to wait, seconds; a fifth of one if None.
+
+        Raises:
+            Interrupted, TooManyFailures, DiskFull: as `score`.
+        """
+        if self._stop():
+            self._drain(self._begun, set_name)
+        due = self._take(self._begun, set_name, _TICK_S if timeout_s is None else timeout_s)
+        if due is None:
+            return None
+        outcome = self._told((due.request.digest, set_name), None)
+        self.judge_failures()
+        return due.request.digest, outcome
 
     def _planned(self, items: Items, set_name: SetName) -> Items:
         """A choice of items in plan order."""
@@ -256,23 +309,27 @@ class Ledger:
                 self._drain(running, set_name)
             # the pool sees all paths at once, to choose those that suit a worker
             while due and (due[0].route or len(running) < 2 * self._pool.n_workers):
-                request, items, route = first = due.popleft()
-                running[request.id] = first
-                costed = bool(self._known.get((request.digest, set_name), Known()).costs)
-                self._pool.submit(EvalTask(request.id, request.recipe, set_name, items, not costed, route))
+                self._submit(due.popleft(), running, set_name)
             self._take(running, set_name, _TICK_S)
 
-    def _take(self, running: dict[CandidateId, _Due], set_name: SetName, timeout_s: float) -> None:
-        """Wait for one result and record it: first on disk, then in memory."""
+    def _submit(self, due: _Due, running: dict[CandidateId, _Due], set_name: SetName) -> None:
+        request, items, route = due
+        running[request.id] = due
+        costed = bool(self._known.get((request.digest, set_name), Known()).costs)
+        self._pool.submit(EvalTask(request.id, request.recipe, set_name, items, not costed, route))
+
+    def _take(self, running: dict[CandidateId, _Due], set_name: SetName, timeout_s: float) -> _Due | None:
+        """Wait for one result and record it: first on disk, then in memory; what it was asked for."""
         result = self._pool.next_outcome(timeout_s)
         if result is None:
-            return
-        request, items, _ = running.pop(result.task.id)
+            return None
+        request, items, _ = due = running.pop(result.task.id)
         before = self._known.get((request.digest, set_name), Known())
         result = result._replace(outcome=_asked_for(result.outcome, items))
         self._known[(request.digest, set_name)] = self._record(request, set_name, result, before)
         if before.evaluation is None and before.failure is None:
             self._watcher.outcome(request, set_name, result.outcome)
+        return due
 
     def _record(self, request: Request, set_name: SetName, result: Completed, before: Known) -> Known:
         """Answers first, then the journal's line: a recorded evaluation always has its answers."""
@@ -306,7 +363,12 @@ class Ledger:
             fix=f"evomerge resume {self._store.folder}",
         )
 
-    def _judge_failures(self) -> None:
+    def judge_failures(self) -> None:
+        """End the run when too many of the models that were told so far have failed.
+
+        Raises:
+            TooManyFailures: with the first traceback.
+        """
         failures = [walk.failure for walk in self._walks.values() if walk.failure is not None]
         n = len(self._walks)
         if n >= FAILURES_JUDGED_AFTER and len(failures) > self._failure_share * n:

@@ -6,6 +6,9 @@ then `should_stop()`. Nothing else touches an optimizer, and it never sees recip
 An optimizer's state is a function of its `Problem`, its options and the sequence of tells. That is what makes a
 run resumable: a fresh optimizer that is told the recorded history asks the same vectors again. So there is no
 global randomness, no clock, and no state on disk.
+
+A method that can do without generations has a `Stream` as well: it is asked for one vector at a time, and told one
+result at a time in whatever order they come. Its state is a function of the sequence of asks and tells.
 """
 
 from __future__ import annotations
@@ -121,6 +124,51 @@ class Optimizer(ABC):
     @abstractmethod
     def should_stop(self) -> str | None:
         """Why nothing more is to be gained, or None to go on. Called between `tell` and `ask`."""
+
+    @abstractmethod
+    def mean(self) -> Vector | None:
+        """The centre of the present search distribution; None where the method has none."""
+
+    def stream(self) -> Stream | None:
+        """The same search one vector at a time; None when the method needs whole generations.
+
+        Raises:
+            RuntimeError: when a batch was asked before.
+        """
+        return None
+
+
+class Stream(ABC):
+    """Proposes one vector at a time, and learns from results in any order; see the module docstring."""
+
+    @property
+    @abstractmethod
+    def population(self) -> int:
+        """About how many results the method learns from at a time, at least 1; constant."""
+
+    @abstractmethod
+    def ask(self) -> Vector:
+        """The next vector, in `[0, 1]^dim`, a fresh read-only array. The first ones are `problem.injected`, exactly.
+
+        May be called at any time, however many vectors are out.
+        """
+
+    @abstractmethod
+    def tell(self, number: int, result: Told) -> None:
+        """Learn what became of one vector. A failed candidate ranks worst.
+
+        Args:
+            number: of the ask, from 0.
+            result: not kept and not changed.
+
+        Raises:
+            RuntimeError: when that vector is not out.
+            ValueError: when the number of objectives or constraints is wrong.
+        """
+
+    @abstractmethod
+    def should_stop(self) -> str | None:
+        """Why nothing more is to be gained, or None to go on; a reason stays, whatever is told afterwards."""
 
     @abstractmethod
     def mean(self) -> Vector | None:

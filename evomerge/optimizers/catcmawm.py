@@ -139,12 +139,15 @@ class CatEngine(Engine):
 
     def ask(self, n: int) -> Matrix:
         """See `Engine.ask`; remembers its own samples, which say more than their genes."""
-        solutions = [self._es.ask() for _ in range(n)]
-        rows = [self._coder.vector(s.x, s.z, s.c) for s in solutions]
         self._samples = {}
-        for row, solution in zip(rows, solutions, strict=True):
-            self._samples.setdefault(row.tobytes(), []).append(solution)
-        return np.array(rows)
+        return np.array([self.ask_one_more() for _ in range(n)])
+
+    def ask_one_more(self) -> Vector:
+        """See `Engine.ask_one_more`."""
+        solution = self._es.ask()
+        row = self._coder.vector(solution.x, solution.z, solution.c)
+        self._samples.setdefault(row.tobytes(), []).append(solution)
+        return row
 
     def tell(self, genes: Matrix, ranks: npt.NDArray[np.float64]) -> None:
         """See `Engine.tell`."""

@@ -17,6 +17,7 @@ from evomerge.optimizers.base import Optimizer, Problem, Told
 from evomerge.optimizers.options import Option, read_options, require_one_objective
 from evomerge.optimizers.protocol import AskTell, Matrix, Strategy, first_batch, gaussian_vectors, n_fresh, own_sample
 from evomerge.optimizers.ranking import feasibility_ranks, order_key
+from evomerge.optimizers.stream import StreamStrategy
 from evomerge.seeds import derive_seed, generator
 from evomerge.types import Vector
 
@@ -46,13 +47,18 @@ class Engine(ABC):
 
     @abstractmethod
     def ask(self, n: int) -> Matrix:
-        """`n` new samples, shape `(n, d)`, in `[0, 1]`."""
+        """`n` new samples, shape `(n, d)`, in `[0, 1]`; those asked before may be forgotten."""
+
+    @abstractmethod
+    def ask_one_more(self) -> Vector:
+        """One new sample, shape `(d,)`; those asked before are remembered until they are told."""
 
     @abstractmethod
     def tell(self, genes: Matrix, ranks: npt.NDArray[np.float64]) -> None:
         """Learn from exactly one population: genes `(population, d)`, ranks `(population,)`, 0 is best.
 
-        Rows that `ask` did not return are points from outside, to be clipped to a plausible distance.
+        Rows that were not asked are points from outside, to be clipped to a plausible distance. Two tells may follow
+        each other without an ask between, and rows may be of any earlier distribution of this run.
         """
 
     @abstractmethod
@@ -133,6 +139,30 @@ class CmaStrategy(Strategy):
         if self._converged() or self._engine.broken():
             self._restart()
 
+    def stream(self) -> StreamStrategy | None:
+        """Samples of the present distribution, which learns from a population of results of whatever age."""
+        return CmaStream(self._problem, self)
+
+    @property
+    def run(self) -> int:
+        """Number of the present run, from 0."""
+        return self._n_run
+
+    @property
+    def population(self) -> int:
+        """Candidates per generation of the present run."""
+        return self._population
+
+    def sample(self) -> Vector:
+        """One sample of the present run's distribution."""
+        row = self._engine.ask_one_more()
+        self._proposed = np.vstack([self._proposed, row])[-self._population :]
+        return row
+
+    def pass_over(self) -> None:
+        """A result teaches nothing, but was paid for."""
+        self._n_told += 1
+
     def stop(self) -> str | None:
         """A converged run for which no restart is left, or none that the budget could pay."""
         return self._reason
@@ -164,6 +194,63 @@ class CmaStrategy(Strategy):
         self._restarts_left -= 1
         self._n_run += 1
         self._engine = self._make_engine(self._start_of(self._n_run), self._population, self._n_run)
+        self._proposed = self._proposed[:0]
+
+
+@final
+class CmaStream(StreamStrategy):
+    """A CMA-ES without generations.
+
+    Every vector is a sample of the distribution as it is when it is asked for. The distribution learns whenever one
+    population of results has come in since it last did, whatever distribution they were drawn from; steps are measured
+    from its present mean. The first cohort is as large as the first batch of a generational search. Results that belong
+    to a run that has ended are passed over.
+
+    Args:
+        problem: what is optimised.
+        strategy: fresh; keeps the engine, its restarts and the best mean.
+    """
+
+    def __init__(self, problem: Problem, strategy: CmaStrategy) -> None:
+        self._problem = problem
+        self._strategy = strategy
+        self._population = strategy.population
+        self._injected = list(problem.injected)
+        self._wanted = len(problem.injected) + n_fresh(problem, strategy.population)
+        self._run_of: list[int] = []
+        self._cohort: list[tuple[Vector, Told]] = []
+
+    @property
+    def population(self) -> int:
+        """Of the first run."""
+        return self._population
+
+    def propose(self) -> Vector:
+        """The injected vectors, then samples."""
+        self._run_of.append(self._strategy.run)
+        number = len(self._run_of) - 1
+        return self._injected[number] if number < len(self._injected) else self._strategy.sample()
+
+    def learn(self, number: int, asked: Vector, told: Told) -> None:
+        """Add a result to the cohort; tell the strategy when the cohort is complete."""
+        run = self._strategy.run
+        if self._run_of[number] != run:
+            self._strategy.pass_over()
+            return
+        self._cohort.append((asked, told))
+        if len(self._cohort) < self._wanted:
+            return
+        cohort, self._cohort = self._cohort, []
+        self._strategy.learn([a for a, _ in cohort], [t for _, t in cohort])
+        self._wanted = self._strategy.population
+
+    def stop(self) -> str | None:
+        """See `CmaStrategy.stop`."""
+        return self._strategy.stop()
+
+    def mean(self) -> Vector | None:
+        """See `CmaStrategy.mean`."""
+        return self._strategy.mean()
 
 
 NewEngine = Callable[[Vector, Vector, int, int], Engine]

@@ -20,6 +20,7 @@ from evomerge.optimizers.genes import Genes
 from evomerge.optimizers.options import Option, read_options
 from evomerge.optimizers.protocol import AskTell, Matrix, Strategy, n_fresh, reflect
 from evomerge.optimizers.ranking import order_key
+from evomerge.optimizers.stream import StreamStrategy
 from evomerge.seeds import generator
 from evomerge.types import Vector
 
@@ -102,9 +103,11 @@ class EvolveStrategy(Strategy):
         rng = generator(self._problem.seed, "evolve", self._batch)
         if self._batch == 0:
             return self._first(rng)
-        if not self._members:  # nothing was scored yet
-            return np.array([self._vector(self._early(self._bases(), rng)) for _ in range(self._population)])
-        return np.array([self._vector(self._new(rng)) for _ in range(self._population)])
+        return np.array([self.child(rng) for _ in range(self._population)])
+
+    def child(self, rng: np.random.Generator) -> Vector:
+        """A child of the best; while nothing was scored, of what the search begins with."""
+        return self._vector(self._new(rng) if self._members else self._early(self._bases(), rng))
 
     def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:
         """The best of parents and children become parents."""
@@ -117,6 +120,10 @@ class EvolveStrategy(Strategy):
         self._members.reverse()  # newer ones first among equals
         ordered = [self._members[i] for i in self._order()]
         self._members = _different_first(ordered)[: self._n_parents]
+
+    def stream(self) -> StreamStrategy | None:
+        """A steady state: every result may become a parent at once."""
+        return EvolveStream(self._problem, self, self._population)
 
     def stop(self) -> str | None:
         """Never; a search that only repeats itself is stopped by `AskTell`."""
@@ -261,6 +268,50 @@ def _different_first(ordered: list[_Member]) -> list[_Member]:
         (again if answer in seen else first).append(member)
         seen.add(answer)
     return first + again
+
+
+@final
+class EvolveStream(StreamStrategy):
+    """The strategy in a steady state: (mu + 1). A child is of the best that are known when it is asked for.
+
+    Args:
+        problem: what is optimised.
+        strategy: fresh; keeps the members.
+        population: see `Stream.population`.
+    """
+
+    def __init__(self, problem: Problem, strategy: EvolveStrategy, population: int) -> None:
+        self._problem = problem
+        self._strategy = strategy
+        self._population = population
+        self._first = list(strategy.propose())
+        self._n_asked = 0
+
+    @property
+    def population(self) -> int:
+        """Children per batch of the generational search."""
+        return self._population
+
+    def propose(self) -> Vector:
+        """The first batch one by one, then children."""
+        number = self._n_asked
+        self._n_asked += 1
+        if number < len(self._first):
+            first: Vector = self._first[number]
+            return first
+        return self._strategy.child(generator(self._problem.seed, "evolve", "stream", number))
+
+    def learn(self, number: int, asked: Vector, told: Told) -> None:
+        """The best of the parents and this one become parents."""
+        self._strategy.learn((asked,), (told,))
+
+    def stop(self) -> str | None:
+        """Never."""
+        return None
+
+    def mean(self) -> Vector | None:
+        """None."""
+        return None
 
 
 def evolve(problem: Problem, options: Mapping[str, Any]) -> Optimizer:

@@ -46,9 +46,14 @@ class LraEngine(Engine):
 
     def ask(self, n: int) -> Matrix:
         """See `Engine.ask`; remembers its own samples."""
-        samples = [np.array(self._cma.ask(), dtype=np.float64) for _ in range(n)]
-        genes: Matrix = np.clip(np.array(samples) * self._stds, 0.0, 1.0)
-        self._samples = {row.tobytes(): z for row, z in zip(genes, samples, strict=True)}
+        self._samples = {}
+        return np.array([self.ask_one_more() for _ in range(n)])
+
+    def ask_one_more(self) -> Vector:
+        """See `Engine.ask_one_more`."""
+        sample = np.array(self._cma.ask(), dtype=np.float64)
+        genes: Vector = np.clip(sample * self._stds, 0.0, 1.0)
+        self._samples[genes.tobytes()] = sample
         return genes
 
     def tell(self, genes: Matrix, ranks: npt.NDArray[np.float64]) -> None:
@@ -57,6 +62,8 @@ class LraEngine(Engine):
         samples = [known[row.tobytes()] if row.tobytes() in known else self._clip(row) for row in genes]
         # copies in a list of its own: the library keeps the arrays and sorts the list in place
         self._cma.tell([(z.copy(), float(r)) for z, r in zip(samples, ranks, strict=True)])
+        for row in genes:
+            known.pop(row.tobytes(), None)
 
     def mean(self) -> Vector:
         """See `Engine.mean`."""

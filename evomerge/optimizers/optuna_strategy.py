@@ -16,6 +16,7 @@ import numpy as np
 from evomerge.optimizers.base import Problem, Told
 from evomerge.optimizers.genes import Genes, mixed_vectors
 from evomerge.optimizers.protocol import Matrix, Strategy, first_batch, n_fresh
+from evomerge.optimizers.stream import StreamStrategy
 from evomerge.seeds import derive_seed, generator
 from evomerge.types import Vector
 
@@ -100,26 +101,44 @@ class OptunaStrategy(Strategy):
             rng = generator(self._problem.seed, "optuna", "first")
             fresh = mixed_vectors(self._problem, n_fresh(self._problem, self._first), rng, self._spread)
             batch = first_batch(self._problem, self._first, fresh)
-            for row in batch:
-                self._study.enqueue_trial(self._params(row))
-            n = len(batch)
-        else:
-            batch = None
-            n = self._batch
+            self._open = self.begin(batch)
+            return batch
+        self._open = self.begin(self._batch)
+        return np.array([self.genes_of(trial) for trial in self._open])
+
+    def begin(self, wanted: Matrix | int) -> list[Trial]:
+        """Begin trials, with a sampler of their own.
+
+        Args:
+            wanted: their genes, shape `(n, d)`, or how many the sampler is to choose.
+        """
+        n = wanted if isinstance(wanted, int) else len(wanted)
+        for row in () if isinstance(wanted, int) else wanted:
+            self._study.enqueue_trial(self._params(row))
         self._study.sampler = self._make_sampler(derive_seed(self._problem.seed, "optuna", self._n_trials))
         with _quiet():
-            self._open = [self._ask_trial() for _ in range(n)]
+            trials = [self._ask_trial() for _ in range(n)]
         self._n_trials += n
-        return np.array([self._genes_of(trial) for trial in self._open]) if batch is None else batch
+        return trials
 
     def learn(self, asked: Sequence[Vector], results: Sequence[Told]) -> None:
         """Complete the open trials in ask order, with the genes that were evaluated."""
         for told in results:
             self._remember_worst(told)
         for trial, told in zip(self._open, results, strict=True):
-            self._set_genes(trial, told.vector)
-            self._tell(trial, told)
+            self.complete(trial, told)
         self._open = []
+
+    def complete(self, trial: Trial, told: Told) -> None:
+        """End a trial."""
+        self._remember_worst(told)
+        self._set_genes(trial, told.vector)
+        self._tell(trial, told)
+
+    def stream(self) -> StreamStrategy | None:
+        """Optuna's own asynchronous mode."""
+        n_first = len(self._problem.injected) + n_fresh(self._problem, self._first)
+        return OptunaStream(self._problem, self, population=self._batch, n_first=n_first, spread=self._spread)
 
     def stop(self) -> str | None:
         """Never."""
@@ -153,7 +172,8 @@ class OptunaStrategy(Strategy):
             params[column] = value
         return dict(zip(self._genes, params, strict=True))
 
-    def _genes_of(self, trial: Trial) -> Vector:
+    def genes_of(self, trial: Trial) -> Vector:
+        """The genes that a trial was begun with, shape `(d,)`."""
         params = trial.params
         genes = np.array([params[name] for name in self._genes], dtype=np.float64)
         discrete = self._kinds.discrete
@@ -189,3 +209,63 @@ class OptunaStrategy(Strategy):
         if self._mark_failures:
             trial.set_constraint("failed", float(failed))
         self._study.tell(trial, values=list(self._worst if told.losses is None else told.losses))
+
+
+@final
+class OptunaStream(StreamStrategy):
+    """Optuna's samplers as they are meant to be used: a trial begins whenever a vector is asked for.
+
+    TPE counts trials that run as bad ones (the constant liar), GP plans around them, NSGA breeds from the last
+    generation that has enough completed trials. Until the first cohort is told, vectors are drawn around the start.
+
+    Args:
+        problem: what is optimised.
+        strategy: fresh; keeps the study.
+        population: see `Stream.population`.
+        n_first: results to wait for before the sampler is asked.
+        spread: multiplier of `problem.spread` until then.
+    """
+
+    def __init__(
+        self, problem: Problem, strategy: OptunaStrategy, *, population: int, n_first: int, spread: float
+    ) -> None:
+        self._problem = problem
+        self._strategy = strategy
+        self._population = population
+        self._n_first = n_first
+        self._spread = spread
+        self._trials: dict[int, Trial] = {}
+        self._n_asked = self._n_told = 0
+
+    @property
+    def population(self) -> int:
+        """Vectors per batch of the generational search."""
+        return self._population
+
+    def propose(self) -> Vector:
+        """An injected vector, one around the start, or the sampler's."""
+        number, injected = self._n_asked, self._problem.injected
+        self._n_asked += 1
+        if self._n_told >= self._n_first:
+            (self._trials[number],) = self._strategy.begin(1)
+            return self._strategy.genes_of(self._trials[number])
+        if number < len(injected):
+            vector = injected[number]
+        else:
+            rng = generator(self._problem.seed, "optuna", "first", number)
+            vector = mixed_vectors(self._problem, 1, rng, self._spread)[0]
+        (self._trials[number],) = self._strategy.begin(vector[None, :])
+        return vector
+
+    def learn(self, number: int, asked: Vector, told: Told) -> None:
+        """Complete the trial."""
+        self._n_told += 1
+        self._strategy.complete(self._trials.pop(number), told)
+
+    def stop(self) -> str | None:
+        """Never."""
+        return None
+
+    def mean(self) -> Vector | None:
+        """None."""
+        return None

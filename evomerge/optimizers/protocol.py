@@ -13,7 +13,8 @@ from typing import Final, final
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.optimizers.base import Optimizer, Problem, Told
+from evomerge.optimizers.base import Optimizer, Problem, Stream, Told
+from evomerge.optimizers.stream import OneByOne, StreamStrategy, check_told, read_only
 from evomerge.types import Vector
 
 Matrix = npt.NDArray[np.float64]
@@ -49,12 +50,9 @@ class Strategy(ABC):
     def mean(self) -> Vector | None:
         """The centre of the search distribution, shape `(d,)` in `[0, 1]`; None where there is none."""
 
-
-def read_only(values: Matrix) -> Vector:
-    """A fresh read-only copy of `values` with every entry in `[0, 1]`."""
-    copy: Vector = np.clip(np.array(values, dtype=np.float64), 0.0, 1.0)
-    copy.setflags(write=False)
-    return copy
+    def stream(self) -> StreamStrategy | None:
+        """The same method without generations, which takes this fresh strategy over; None where it needs them."""
+        return None
 
 
 @final
@@ -100,19 +98,18 @@ class AskTell(Optimizer):
         centre = self._strategy.mean()
         return None if centre is None else read_only(centre)
 
+    def stream(self) -> Stream | None:
+        """See `Optimizer.stream`."""
+        if self._asked is not None or self._seen:
+            raise RuntimeError("stream() was called, but a batch was asked before")
+        strategy = self._strategy.stream()
+        return None if strategy is None else OneByOne(self._problem, strategy)
+
     def _check(self, results: Sequence[Told], n_asked: int) -> None:
-        problem = self._problem
         if len(results) != n_asked:
             raise ValueError(f"{n_asked} vectors were asked, but {len(results)} results were told")
         for i, told in enumerate(results):
-            if told.vector.shape != (problem.dim,) or not np.all((told.vector >= 0) & (told.vector <= 1)):
-                raise ValueError(f"result {i}: the vector does not lie in [0, 1]^{problem.dim}")
-            if told.losses is None:
-                continue
-            if len(told.losses) != problem.n_objectives:
-                raise ValueError(f"result {i}: {len(told.losses)} losses, expected {problem.n_objectives}")
-            if len(told.violations) != problem.n_constraints:
-                raise ValueError(f"result {i}: {len(told.violations)} violations, expected {problem.n_constraints}")
+            check_told(self._problem, told, f"result {i}")
 
     def _count_stale(self, results: Sequence[Told]) -> None:
         keys = {told.vector.tobytes() for told in results}

@@ -78,13 +78,23 @@ class PycmaEngine(Engine):
         sigma = float(np.exp(np.mean(np.log(stds))))
         chosen = _pycma_options(population, seed, stds / sigma, diagonal, damping)
         self._es = cma.CMAEvolutionStrategy(np.array(start), sigma, chosen)
+        self._has_asked = False
 
     def ask(self, n: int) -> Matrix:
         """See `Engine.ask`."""
+        self._has_asked = True
         return np.array(self._es.ask(n), dtype=np.float64)
+
+    def ask_one_more(self) -> Vector:
+        """See `Engine.ask_one_more`; pycma remembers a thousand samples."""
+        row: Vector = self.ask(1)[0]
+        return row
 
     def tell(self, genes: Matrix, ranks: npt.NDArray[np.float64]) -> None:
         """See `Engine.tell`; pycma itself clips points from outside (Hansen 2011)."""
+        if not self._has_asked:
+            self._es.ask(1)  # pycma insists on an ask between two tells
+        self._has_asked = False
         self._es.tell([np.array(row) for row in genes], [float(r) for r in ranks])
 
     def mean(self) -> Vector:

@@ -10,6 +10,7 @@ import numpy as np
 from evomerge.optimizers.base import Optimizer, Problem, Told
 from evomerge.optimizers.options import Option, read_options
 from evomerge.optimizers.protocol import AskTell, Matrix, Strategy
+from evomerge.optimizers.stream import QueueStream, StreamStrategy
 from evomerge.seeds import generator
 from evomerge.types import Vector
 
@@ -48,6 +49,10 @@ class RandomStrategy(Strategy):
     def mean(self) -> Vector | None:
         """None: a uniform distribution has no centre worth scoring."""
         return None
+
+    def stream(self) -> StreamStrategy | None:
+        """The same vectors in the same order."""
+        return QueueStream(self, self._population)
 
 
 def random_search(problem: Problem, options: Mapping[str, Any]) -> Optimizer:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from evomerge.errors import PluginError
-from evomerge.optimizers.base import Optimizer, Problem
+from evomerge.errors import ConfigError, PluginError
+from evomerge.optimizers.base import Optimizer, Problem, Stream
 from evomerge.registry import GROUP_OPTIMIZERS, Registry
 
 OPTIMIZERS: Final = Registry(
@@ -29,6 +29,43 @@ OPTIMIZERS: Final = Registry(
     },
 )
 """Every entry is a factory `(problem, options) -> Optimizer`."""
+
+
+ASYNCHRONOUS: Final = (
+    "cma",
+    "sep-cma",
+    "lra-cma",
+    "catcmawm",
+    "nsga2",
+    "nsga3",
+    "tpe",
+    "gp",
+    "evolve",
+    "scan",
+    "random",
+)
+"""Those of the package that can do without generations; a plug-in's own word counts (`Optimizer.stream`)."""
+
+
+def stream_of(name: str, optimizer: Optimizer) -> Stream:
+    """A fresh optimizer as one that can do without generations.
+
+    Args:
+        name: of the optimizer, for the message.
+        optimizer: fresh; it is not to be used besides.
+
+    Raises:
+        ConfigError: when it needs generations.
+    """
+    stream = optimizer.stream()
+    if stream is None:
+        raise ConfigError(
+            f"The optimizer {name!r} needs whole generations.",
+            got=f"optimizer: {{name: {name}, asynchronous: true}}",
+            allowed=f"asynchronous: false, or one of {', '.join(ASYNCHRONOUS)}",
+            fix="leave optimizer.asynchronous out, or choose another optimizer.",
+        )
+    return stream
 
 
 def make_optimizer(name: str, problem: Problem, options: Mapping[str, Any]) -> Optimizer:

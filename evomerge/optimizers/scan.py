@@ -20,6 +20,7 @@ from evomerge.optimizers.base import Optimizer, Problem, Told
 from evomerge.optimizers.genes import Genes
 from evomerge.optimizers.options import Option, read_options
 from evomerge.optimizers.protocol import AskTell, Matrix, Strategy
+from evomerge.optimizers.stream import QueueStream, StreamStrategy
 from evomerge.types import Vector
 
 MOST_COMBINATIONS: Final = 100_000
@@ -81,6 +82,10 @@ class ScanStrategy(Strategy):
     def mean(self) -> Vector | None:
         """None: a scan has no centre."""
         return None
+
+    def stream(self) -> StreamStrategy | None:
+        """The same vectors in the same order."""
+        return QueueStream(self, self._population)
 
     def _vectors(self, numbers: npt.NDArray[np.signedinteger]) -> Matrix:
         digits = np.stack(np.unravel_index(numbers, tuple(self._radix.tolist())), axis=1)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 
 from evomerge.runs.records import RECORDS, Record, TaskScore
 from evomerge.runs.stage_records import StageBegun, StageWon
+from evomerge.runs.stream_records import Turn
 from evomerge.types import CandidateId, Digest, SetName
 
 
@@ -120,5 +121,5 @@ class BankFitted(Record):
     errors: Mapping[str, float] = field(default_factory=dict)
 
 
-_MORE: Final[tuple[type[Record], ...]] = (Rung, Estimated, BankFitted, StageBegun, StageWon)
+_MORE: Final[tuple[type[Record], ...]] = (Rung, Estimated, BankFitted, StageBegun, StageWon, Turn)
 ALL_RECORDS: Final[Mapping[str, type[Record]]] = {**RECORDS, **{record.tag: record for record in _MORE}}

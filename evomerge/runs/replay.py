@@ -31,6 +31,7 @@ from evomerge.runs.records import (
 )
 from evomerge.runs.stage_records import StageBegun, StageWon
 from evomerge.runs.store import Entry
+from evomerge.runs.stream_records import Turn
 from evomerge.types import CandidateId, Digest, SetName, Vector
 
 State = Literal["running", "finished", "interrupted", "failed"]
@@ -40,7 +41,10 @@ Key = tuple[Digest, SetName]
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of the optimizer: its number from 0, its candidates in ask order, and whether it was told."""
+    """One batch of the optimizer: its number from 0, its candidates in ask order, and whether it was told.
+
+    Of an asynchronous search it is a block of candidates that were asked one after the other.
+    """
 
     number: int
     candidates: tuple[Candidate, ...]
@@ -97,6 +101,7 @@ class History:
         sizes: by set, how many items each task has, as the first model shows that was asked the whole set.
         stages: by number; empty for a search without stages.
         won: what each stage won, by its number.
+        turns: of an asynchronous search, in order.
     """
 
     batches: tuple[Batch, ...]
@@ -120,6 +125,7 @@ class History:
     sizes: Mapping[SetName, Mapping[str, int]]
     stages: Mapping[int, StageBegun] = field(default_factory=dict)
     won: Mapping[int, StageWon] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
 
     def stage_of(self, batch: int) -> int:
         """The number of the stage that a batch belongs to; 0 for a search without stages."""
@@ -186,7 +192,7 @@ def read_history(entries: Iterable[Entry]) -> History:
     lines = list(entries)
     records = [entry.record for entry in lines]
     asked = [r for r in records if isinstance(r, Asked)]
-    told = {r.batch for r in records if isinstance(r, Told)}
+    turns = tuple(r for r in records if isinstance(r, Turn))
     scored = [r for r in records if isinstance(r, Evaluated | Failed) and not _is_infrastructure(r)]
     parts = _parts(scored)
     outcomes = {key: _outcome(found) for key, found in parts.items()}
@@ -197,7 +203,7 @@ def read_history(entries: Iterable[Entry]) -> History:
     endings = [r for r in records[last_opened:] if isinstance(r, Interrupted)]
     finished, decided = _ending(records)
     return History(
-        batches=tuple(Batch(a.batch, a.candidates, a.batch in told) for a in asked),
+        batches=_batches(records),
         baselines={r.id: r for r in records if isinstance(r, Baseline)},
         outcomes=outcomes,
         parts=parts,
@@ -210,7 +216,7 @@ def read_history(entries: Iterable[Entry]) -> History:
         lives=tuple(r for r in records if isinstance(r, Opened)),
         notes=tuple(r for r in records if isinstance(r, Note)),
         counts=Counts(
-            asked=sum(len(a.candidates) for a in asked),
+            asked=sum(len(a.candidates) for a in asked) + sum(t.candidate is not None for t in turns),
             evaluated=sum(isinstance(r, Evaluated) and r.set_name == "search" for r in outcomes.values()),
             reused=sum(r.set_name == "search" for r in reused),
             failed=sum(isinstance(r, Failed) and r.set_name == "search" for r in outcomes.values()),
@@ -225,7 +231,22 @@ def read_history(entries: Iterable[Entry]) -> History:
         sizes=_sizes(scored),
         stages={r.number: r for r in reversed(records) if isinstance(r, StageBegun)},
         won={r.number: r for r in records if isinstance(r, StageWon)},
+        turns=turns,
     )
+
+
+def _batches(records: Sequence[Record]) -> tuple[Batch, ...]:
+    """`History.batches`: whole batches, and the blocks of asynchronous stages."""
+    told = {r.batch for r in records if isinstance(r, Told)}
+    heard = {number for r in records if isinstance(r, Turn) for number in r.told}
+    found: dict[int, Batch] = {}
+    for r in records:
+        if isinstance(r, Asked):
+            found[r.batch] = Batch(r.batch, r.candidates, r.batch in told)
+        elif isinstance(r, Turn) and r.candidate is not None:
+            before = found.get(r.batch, Batch(r.batch, (), told=True))
+            found[r.batch] = Batch(r.batch, (*before.candidates, r.candidate), before.told and r.number in heard)
+    return tuple(found.values())
 
 
 def _sizes(scored: Sequence[Scored]) -> dict[SetName, dict[str, int]]:
