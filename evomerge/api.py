@@ -189,7 +189,7 @@ def _run(
     history = read_history(store.entries())
     job = assembled.resolved.job
     _check_budget(job, history)
-    store.append(_opened(job, history, accept_history=accept_history))
+    store.append(replace(_opened(job, history, accept_history=accept_history), epoch=store.epoch))
     for text in () if history.lives else assembled.questions.notes:
         store.append(Note("questions", text))
     warn = watcher.note if isinstance(watcher, NotedWatcher) else quiet_note

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from evomerge.errors import DiskFull
+from evomerge.errors import DiskFull, StorageLost
 from evomerge.failpoints import reach
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -48,6 +48,27 @@ def path_is_told(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def lost_storage_is_told(path: Path) -> Iterator[None]:
+    """For files of a run that goes on: every error of the system inside the block becomes one that can be resumed from.
+
+    Raises:
+        DiskFull: for "no space left".
+        StorageLost: for an I/O error, a file system that became read-only or went away, a lost permission, a limit.
+    """
+    try:
+        with disk_full_is_told(path):
+            yield
+    except OSError as error:
+        raise StorageLost(
+            "The run directory can no longer be written.",
+            got=f"{error.strerror or error} while writing {path}",
+            allowed="a file system that takes writes, for as long as the run lasts",
+            fix="mend it (mount, permissions, limits, the disk), then run `evomerge resume` on the run directory; "
+            "nothing acknowledged is lost.",
+        ) from error
 
 
 def fsync_folder(folder: Path) -> None:

@@ -114,6 +114,8 @@ class Opened(Record):
         versions: of the numeric packages that decide what is asked.
         settings: what this life may change: budget and cluster.
         schema: version of the records that follow.
+        epoch: number of the writer's hold of the run directory, higher than all before (see `lock`); 0 in older
+            journals.
     """
 
     tag: ClassVar[str] = "opened"
@@ -124,6 +126,7 @@ class Opened(Record):
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
+    epoch: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The payload; the schema is told even though it is the default."""

@@ -31,7 +31,7 @@ def response_path(folder: Path, recipe: Digest, set_name: str, responses: str) -
 
 
 def save_responses(folder: Path, recipe: Digest, evaluation: Evaluation) -> str:
-    """Write the answers unless they are there already, and return their digest.
+    """Write the answers unless they are there already, undamaged, and return their digest.
 
     Raises:
         DiskFull: when there is no space.
@@ -56,15 +56,23 @@ def save_responses(folder: Path, recipe: Digest, evaluation: Evaluation) -> str:
     digest = digest_text(text)
     files = {_shared_path(folder, kind, digest_text(content)): content for kind, content in shared.items()}
     for path, content in (files | {response_path(folder, recipe, evaluation.set_name, digest): text}).items():
-        if not path.exists():
+        if not _holds(path, content):
             write_atomic(path, content)
     return digest
 
 
+def _holds(path: Path, content: str) -> bool:
+    """Whether a file is there and undamaged."""
+    try:
+        return path.read_bytes() == content.encode()
+    except OSError:
+        return False
+
+
 def _read_checked(path: Path, digest: str) -> Any:
     try:
-        text = path.read_text()
-    except FileNotFoundError:
+        text = path.read_bytes().decode(errors="replace")
+    except OSError:  # not there, or not to be read: both mean that the answers must be asked again
         text = ""
     if digest_text(text) != digest:
         raise StoreError(

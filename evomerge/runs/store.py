@@ -1,7 +1,8 @@
 """The run directory: its files, its journal, and who may write to it.
 
-What `append` has returned for survives kill -9 and power loss. A run directory appears in one step, complete with
-its job and manifest. Files other than the journal are replaced atomically.
+What `append` has returned for survives kill -9 and power loss, and was written while nobody else could write (see
+`lock`). A run directory appears in one step, complete with its job and manifest. Files other than the journal are
+replaced atomically; so is the journal itself by its own copy, where an earlier writer may still live.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
 
-from evomerge.errors import ConfigError, CorruptJournal, SchemaTooNew, StoreError
-from evomerge.files import disk_full_is_told, fsync_folder, write_atomic
+from evomerge.errors import ConfigError, CorruptJournal, EvomergeError, SchemaTooNew, StoreError
+from evomerge.failpoints import reach
+from evomerge.files import disk_full_is_told, fsync_folder, lost_storage_is_told, sweep_temporary, write_atomic
 from evomerge.runs.journal import Scan, frame, mend, scan
 from evomerge.runs.lock import RunLock
 from evomerge.runs.partial import Items, merge_evaluations
@@ -96,16 +98,40 @@ class RunStore:
         """Private: use `create` or `open`."""
         self.folder = folder
         self._lock = lock
-        found = self._scan()
-        self.notes = _notes(found)
-        self._n = len(found.payloads)
-        self._size = found.size
         self._fd = -1
         if lock is not None:
-            self._fd = os.open(folder / JOURNAL, os.O_WRONLY | os.O_APPEND)
-            repair = mend(found)
-            self._write(repair)
-            self._n += bool(found.tail)
+            self._take_over(lock)
+        with ExitStack() as undo:
+            undo.callback(self._close_journal)
+            found = self._scan()
+            self.notes = _notes(found)
+            self._n = len(found.payloads)
+            self._size = found.size
+            if lock is not None:
+                self._write(mend(found))
+                self._n += bool(found.tail)
+            undo.pop_all()
+
+    def _take_over(self, lock: RunLock) -> None:
+        """Open the journal so that no earlier holder of the lock can write to it any more: see `lock`."""
+        path = self.folder / JOURNAL
+        if not lock.in_order:
+            write_atomic(path, path.read_bytes())
+            reach("after-takeover")
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            lock.check()
+        except BaseException:
+            self._close_journal()
+            raise
+        lock.settle()
+        for part in ("", RESPONSES, BANKS):
+            sweep_temporary(self.folder / part)
+
+    @property
+    def epoch(self) -> int:
+        """The number of this hold of the run directory, higher than all before; 0 when it is open for reading."""
+        return 0 if self._lock is None else self._lock.epoch
 
     @classmethod
     def create(cls, folder: Path, files: Mapping[str, bytes | str]) -> RunStore:
@@ -134,12 +160,14 @@ class RunStore:
                 write_atomic(temporary / JOURNAL, b"")
                 lock = RunLock(temporary)
                 undo.callback(lock.release)
+                reach("before-create")
                 try:
                     temporary.rename(folder)
                 except OSError as error:
                     if not folder.exists():
                         raise
                     raise _taken(folder) from error
+                reach("after-create")
                 fsync_folder(folder.parent)
             undo.pop_all()
         lock.moved_to(folder)
@@ -179,8 +207,9 @@ class RunStore:
 
         Raises:
             StoreError: when the store is open for reading, or an earlier fsync failed.
-            RunLocked: when another host has taken the run over.
+            RunLocked: when another host has taken the run over; nothing that is read has been written.
             DiskFull: when there is no space; the journal ends behind its last complete record.
+            StorageLost: when the journal cannot be written for another reason; it ends there, too.
         """
         if self._fd < 0 or self._lock is None:
             raise StoreError(
@@ -189,22 +218,37 @@ class RunStore:
                 allowed="a store opened with write=True, not closed, whose disk has never failed",
                 fix="open it again, for instance with `evomerge resume`.",
             )
-        self._lock.check()
+        self._check(self._lock)
+        for record in records:
+            reach(f"before-{record.tag}")
         now = round(time.time(), 3)
         lines = (
             frame(self._n + i, {"at": now, "t": record.tag, **record.to_json()}) for i, record in enumerate(records)
         )
         self._write(b"".join(lines))
+        self._check(self._lock)  # so that the next holder has read what is acknowledged now
         self._n += len(records)
+        for record in records:
+            reach(f"after-{record.tag}")
+
+    def _check(self, lock: RunLock) -> None:
+        """Make sure that the run is still ours; if not, or if nobody can tell, nothing more is written."""
+        try:
+            with lost_storage_is_told(self.folder):
+                lock.check()
+        except EvomergeError:
+            self._close_journal()
+            raise
 
     def _write(self, data: bytes) -> None:
         if not data:
             return
-        with disk_full_is_told(self.folder / JOURNAL):
+        with lost_storage_is_told(self.folder / JOURNAL):
             try:
                 rest = memoryview(data)
                 while rest:
                     rest = rest[os.write(self._fd, rest) :]
+                reach("before-journal-sync")
                 os.fsync(self._fd)
             except OSError:
                 # What was not acknowledged goes; if even that fails, the next open marks it as torn.
@@ -232,8 +276,13 @@ class RunStore:
 
         Raises:
             DiskFull: when there is no space.
+            StorageLost: when they cannot be written for another reason.
         """
-        return save_responses(self.folder / RESPONSES, recipe, evaluation)
+        reach("before-responses")
+        with lost_storage_is_told(self.folder / RESPONSES):
+            digest = save_responses(self.folder / RESPONSES, recipe, evaluation)
+        reach("after-responses")
+        return digest
 
     def save_bank(self, task: str, bank: ItemBank) -> str:
         """Keep a task's item bank in place of an earlier one; returns its path relative to the run directory.
@@ -243,12 +292,16 @@ class RunStore:
 
         Raises:
             DiskFull: when there is no space.
+            StorageLost: when it cannot be written for another reason.
         """
         from evomerge.irt.bank_files import write_bank  # scipy: not for those who only read
 
         name = f"{BANKS}/{re.sub(r'[^A-Za-z0-9._-]', '_', task)}.npz"
-        (self.folder / BANKS).mkdir(exist_ok=True)
-        write_bank(self.folder / name, bank)
+        reach("before-bank")
+        with lost_storage_is_told(self.folder / name):
+            (self.folder / BANKS).mkdir(exist_ok=True)
+            write_bank(self.folder / name, bank)
+        reach("after-bank")
         return name
 
     def load_responses(self, record: Evaluated) -> Evaluation:
@@ -299,7 +352,7 @@ class RunStore:
 
 def _notes(found: Scan) -> tuple[str, ...]:
     if not found.tail:
-        return ()
+        return () if found.ends_line else ("The last line of the journal has no newline; its record is complete.",)
     return (f"The last {len(found.tail)} bytes of the journal are a write that a crash cut; they are skipped.",)
 
 

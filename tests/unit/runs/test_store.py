@@ -25,19 +25,46 @@ class TestRunStore(RunStoreSuite):
     """The store is held to its own suite."""
 
 
-def test_every_flipped_bit_is_found_or_costs_the_last_line() -> None:
+def test_every_byte_in_place_of_another_is_found() -> None:
+    """Also in the last line, which is whole: only what has no newline can be a write that a crash cut."""
     lines = [frame(n, {"t": record.tag, **record.to_json()}) for n, record in enumerate(sample_records()[:3])]
-    whole, last = b"".join(lines), len(b"".join(lines[:2]))
-    before = scan(b"".join(lines[:2])).payloads
+    whole = b"".join(lines)
     for i in range(len(whole)):
-        for bit in range(8):
-            damaged = whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :]
-            if last <= i < len(whole) - 1:
-                assert scan(damaged).payloads == before
-                assert scan(damaged).tail == damaged[last:]
+        for other in {whole[i] ^ 1 << bit for bit in range(8)} | {0, ord("\n"), ord('"'), ord("}")} - {whole[i]}:
+            damaged = whole[:i] + bytes([other]) + whole[i + 1 :]
+            if i == len(whole) - 1 and other == 0:  # the last newline: its record has all its bytes
+                assert scan(damaged).payloads == scan(whole).payloads
+                assert not scan(damaged).ends_line
             else:
                 with pytest.raises(CorruptJournal, match=r"line [123] fails its checksum"):
                     scan(damaged)
+
+
+def test_what_the_fix_of_a_damaged_journal_says_works(tmp_path: Path) -> None:
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        store.append(*sample_records())
+    path = tmp_path / "run" / JOURNAL
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b'"t":"told"')] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(CorruptJournal, match="line 7 fails its checksum") as caught:
+        RunStore.open(tmp_path / "run", write=True)
+    commands = caught.value.fix.partition("in the run directory: ")[2].partition("; then")[0]
+    assert commands.startswith("mv journal.jsonl journal.damaged; head -n 6 ")
+    subprocess.run(commands, shell=True, cwd=tmp_path / "run", check=True)
+    with RunStore.open(tmp_path / "run", write=True) as store:
+        store.append(Note("resumed"))
+        assert tuple(store.records()) == (*sample_records()[:6], Note("resumed"))
+    assert (tmp_path / "run" / "journal.damaged").read_bytes() == bytes(damaged)
+
+
+def test_zeros_that_a_power_cut_leaves_are_a_cut_write() -> None:
+    lines = [frame(n, {"t": "note", "topic": f"t{n}", "text": "x" * 700}) for n in range(2)]
+    for zeros in (b"\0" * 512, b"\0" * 2):
+        tail = lines[1][:100] + zeros + lines[1][100 + len(zeros) :]
+        found = scan(lines[0] + tail)
+        assert (len(found.payloads), found.tail) == (1, tail)
+        assert _topics(_resumed(lines[0] + tail)) == ["t0", "resumed"]
 
 
 def test_a_lost_line_is_told(tmp_path: Path) -> None:
@@ -76,7 +103,7 @@ def test_crashes_while_mending_are_mended() -> None:
     """Tear a record, tear the marker of the tear at every byte, and tear that marker's marker at every byte."""
     torn = frame(0, {"t": "note", "topic": "a"}) + frame(1, {"t": "note", "topic": "b"})[:17]
     mended = torn + mend(scan(torn))
-    assert mended.startswith(torn + b"\n")
+    assert mended.startswith(torn + b" <cut>\n")
     for cut in range(len(torn), len(mended) + 1):
         twice = mended[:cut] + mend(scan(mended[:cut]))
         for again in range(cut, len(twice) + 1):
