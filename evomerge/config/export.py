@@ -14,7 +14,7 @@ from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
 from evomerge.config.parents import Parents, open_parents
 from evomerge.config.recipe_files import check_new_recipe_file, prompts_behind, prompts_file, write_recipe_file
-from evomerge.config.results import RESULTS_FILE, results_of
+from evomerge.config.results import RESULTS_FILE, licence_texts, results_of
 from evomerge.config.staging import recipe_of, space_at
 from evomerge.dataflow.export import write_recipe
 from evomerge.dataflow.mergekit import mergekit_text
@@ -203,7 +203,7 @@ def _small_files(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[
     files[CARD_FILE] = export_card(run, recipe, folders, id_, mergekit=MERGEKIT_FILE in files)
     results = results_of(run, recipe, parents, id_)
     files[RESULTS_FILE] = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return files
+    return files | licence_texts(recipe, parents)
 
 
 def _told(to: Path, id_: str, form: Form, recipe: Recipe) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,8 @@ RESULTS_FILE: Final = "evomerge_results.json"
 RESULTS_FORMAT: Final = "evomerge.results"
 RESULTS_VERSION: Final = 1
 _MAX_CHARACTERS: Final = 1_000_000
+_MAX_LICENCE_BYTES: Final = 200_000
+_LICENCE_TEXT: Final = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY)(\.(txt|md))?")
 
 
 def results_of(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[str, Any]:
@@ -73,6 +76,23 @@ def licence_folders(recipe: Recipe, parents: Parents) -> Iterator[tuple[str, Pat
                 yield part.name, folder
 
 
+def licence_texts(recipe: Recipe, parents: Parents) -> dict[str, bytes]:
+    """File name -> content of the parents' licences and notices, which travel with the weights.
+
+    A text that several parents have is written once, under its own name; others carry their parent's name.
+    """
+    found: dict[tuple[str, bytes], str] = {}
+    for name, folder in licence_folders(recipe, parents):
+        for file in sorted(folder.iterdir()):
+            plain = _LICENCE_TEXT.fullmatch(file.name) and file.is_file() and not file.is_symlink()
+            if plain and file.stat().st_size <= _MAX_LICENCE_BYTES:
+                found.setdefault((file.name, file.read_bytes()), name)
+    names = [name for name, _ in found]
+    return {
+        name if names.count(name) == 1 else f"{name}.{parent}": text for (name, text), parent in found.items() if text
+    }
+
+
 def _parts(ref: ParentRef) -> Iterator[ParentRef]:
     """The checkpoints and adapters behind a parent."""
     made = ref.made
@@ -95,7 +115,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         text = (folder / RESULTS_FILE).read_text(encoding="utf-8")[:_MAX_CHARACTERS]
         found = json.loads(text)
         sound = found["format"] == RESULTS_FORMAT and found["version"] <= RESULTS_VERSION and _is_sound(found)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _unusable(folder, f"{type(error).__name__}: {error}".partition("\n")[0][:200]) from error
     if not sound:
         raise _unusable(folder, f"format {found.get('format')!r}, version {found.get('version')!r}")

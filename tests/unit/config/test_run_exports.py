@@ -17,8 +17,10 @@ from evomerge.config.export import export_merge
 from evomerge.config.load import ResolvedJob, job_document, load_run_job, resolve_job
 from evomerge.config.parents import open_parents
 from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
+from evomerge.config.results import read_results
 from evomerge.config.run_files import check_unchanged, manifest, package_versions, run_files
 from evomerge.errors import ConfigError, ModelError, RecipeError
+from evomerge.publishing.push import plan_push
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.recipe.serialize import recipe_digest, recipe_to_text
 
@@ -227,6 +229,25 @@ def test_a_checkpoint_is_the_recipe_that_stands_in_it(home: Path, tmp_path: Path
     assert all((one[name] == two[name]).all() for name in one)
     if pick == "id:parent-math":
         assert all((one[name] == t).all() for name, t in tensors(home / "zoo/math").items())
+
+
+def test_an_export_says_for_programs_what_was_measured_and_brings_its_licences(home: Path, tmp_path: Path) -> None:
+    for name, text in (("base", "terms"), ("math", "terms"), ("lang", "other terms")):
+        (home / "zoo" / name / "LICENSE").write_text(text)
+    (home / "zoo/lang/NOTICE.txt").write_text("by lang")
+    chosen = evomerge.search(job(home), run_dir=home / "run", resume="must").chosen
+    assert chosen is not None
+    assert chosen.report is not None
+    export_merge(home / "run", tmp_path / "merged", pick="knee", form="checkpoint")
+    results = read_results(tmp_path / "merged")
+    (task,) = results["tasks"]
+    assert (task["task"], task["value"], task["n"]) == ("add_mc", chosen.report.tasks["add_mc"].value, 6)
+    assert (results["id"], results["recipe"]) == (chosen.id, chosen.recipe_digest)
+    assert set(results["licences"]) == {"base", "math", "lang"}
+    texts = {p.name: p.read_text() for p in (tmp_path / "merged").glob("*[EI][NC][SE]E*")}
+    assert texts == {"LICENSE.base": "terms", "LICENSE.lang": "other terms"}
+    assert (tmp_path / "merged" / "NOTICE.txt").read_text() == "by lang"
+    assert plan_push(tmp_path / "merged", "me/merged").verdict.licence == "apache-2.0"
 
 
 def test_recipes_and_mergekit_files_are_one_file(home: Path, tmp_path: Path) -> None:
