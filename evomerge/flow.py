@@ -20,6 +20,7 @@ from evomerge.errors import CorruptJournal, ResumeMismatch
 from evomerge.evaluation.beliefs import believed, losses, violations
 from evomerge.evaluation.goals import BoundGoals
 from evomerge.execution.ledger import Ledger, Request, Watcher
+from evomerge.failpoints import reach
 from evomerge.optimizers.base import Stream, Told
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.serialize import recipe_digest, recipe_to_json
@@ -50,14 +51,14 @@ class Place(NamedTuple):
         recipe_of: quantised genes -> recipe.
         first_batch: number of its first block.
         first_ask: number of its first ask.
-        end_batch: number of the next stage's first block, where an earlier life has got so far.
+        turns: that earlier lives have recorded.
     """
 
     space: SearchSpace
     recipe_of: Callable[[Vector], Recipe]
     first_batch: int
     first_ask: int
-    end_batch: int | None
+    turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,9 @@ class Flow:
         if isinstance(outcome, Evaluation):
             beliefs = believed(goals, outcome)
             told = Told(ask.vector, losses(goals, beliefs), violations(goals, beliefs))
+        reach("before-tell")
         self._optimizer.tell(number - self._place.first_ask, told)
+        reach("after-tell")
         self._unheard.append(number)
         self._n_told += 1
         if self._n_told % self._optimizer.population == 0:
@@ -287,7 +290,7 @@ class Flow:
 
     def _replay(self) -> None:
         """Take the recorded turns again; then queue what came in and was not told, in the order of recording."""
-        for turn in self._recorded():
+        for turn in self._place.turns:
             for number in turn.told:
                 self._tell_again(number)
             self._unheard = []
@@ -296,10 +299,6 @@ class Flow:
         order = {digest: i for i, (digest, set_name) in enumerate(self._history.parts) if set_name == "search"}
         came = sorted(self._arrived, key=lambda number: order.get(self._asks[number].request.digest, len(order)))
         self._arrived = deque(came)
-
-    def _recorded(self) -> list[Turn]:
-        first, end = self._place.first_batch, self._place.end_batch
-        return [t for t in self._history.turns if t.batch >= first and (end is None or t.batch < end)]
 
     def _tell_again(self, number: int) -> None:
         if number not in self._asks:

@@ -17,6 +17,7 @@ from evomerge.errors import ResumeMismatch
 from evomerge.evaluation.beliefs import Beliefs, believed, losses, violations
 from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.execution.ledger import Ledger, Request, Watcher
+from evomerge.failpoints import reach
 from evomerge.flow import Flow, Hooks, Place
 from evomerge.optimizers.base import Optimizer, Told
 from evomerge.racing.questioner import Pool, Questioner
@@ -128,14 +129,6 @@ class SearchSetup:
         return Stage(self.space, self.recipe_of, self.make_optimizer, self.asynchronous)
 
 
-class _Searched(NamedTuple):
-    """A stage after its search: why it ended, the goals, the centre of its last distribution."""
-
-    why: str
-    goals: BoundGoals
-    mean: Vector | None
-
-
 PHASES: Final[tuple[Phase, ...]] = ("search", "select", "report")
 
 
@@ -183,8 +176,6 @@ class Search:
             self._enter(number, plan, goals)
             why, goals, mean = self._search_stage(known, goals, plan.until)
             self._score_mean(mean, goals, plan.until)
-        if goals is None:
-            raise ValueError("a search needs a stage")
         selected, again = self._select(finalists(list(self._scored.values()), goals))
         chosen = choose(selected, self._scored, goals, again)
         if chosen is not None:
@@ -201,23 +192,22 @@ class Search:
     def _only_stage(self) -> StagePlan:
         return StagePlan("search", self._setup.budget, lambda _elites: self._setup.first)
 
-    def _search_stage(self, known: Sequence[Request], goals: BoundGoals | None, until: int) -> _Searched:
-        """Search the present stage; without goals, score the known models beside its first candidates."""
+    def _search_stage(
+        self, known: Sequence[Request], goals: BoundGoals | None, until: int
+    ) -> tuple[str, BoundGoals, Vector | None]:
+        """Search the present stage: why it ended, the goals, the centre of its last distribution.
+
+        Without goals the known models are scored beside its first candidates.
+        """
         optimizer = self._stage.make_optimizer()
         if goals is not None and not self._stage.asynchronous:
-            return _Searched(self._generations(optimizer, goals, until), goals, optimizer.mean())
+            return self._generations(optimizer, goals, until), goals, optimizer.mean()
         stream = optimizer.stream()
         if stream is None:
             raise ValueError(f"{type(optimizer).__name__} needs whole generations")
-        following = self._history.stages.get(self._stage_number + 1)
+        space, recipe_of, turns = self._stage.space, self._stage.recipe_of, self._history.turns_of(self._stage_number)
         flow = Flow(
-            Place(
-                self._stage.space,
-                self._stage.recipe_of,
-                first_batch=self._next_batch,
-                first_ask=self._next_ask,
-                end_batch=None if following is None else following.first_batch,
-            ),
+            Place(space, recipe_of, self._next_batch, self._next_ask, turns),
             stream,
             ledger=self._ledger,
             store=self._store,
@@ -227,7 +217,7 @@ class Search:
         )
         ended = flow.run(known if goals is None else (), goals, until - (stream.mean() is not None))
         self._next_batch, self._next_ask = ended.next_batch, ended.next_ask
-        return _Searched(ended.why, ended.goals, stream.mean())
+        return ended.why, ended.goals, stream.mean()
 
     def _enter(self, number: int, plan: StagePlan, goals: BoundGoals | None) -> None:
         """Open a stage around the best merges so far; a resumed run takes the recorded ones."""
@@ -322,7 +312,9 @@ class Search:
                     self._scored.pop(request.digest, None)
             if None in result.outcomes:
                 return spent_up
+            reach("before-tell")
             optimizer.tell([_told(c, result.beliefs.get(c.recipe), goals) for c in batch.candidates])
+            reach("after-tell")
             if not batch.told:
                 self._store.append(ToldRecord(number))
             self._watcher.batch(number)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from evomerge.errors import ConfigError
+from evomerge.failpoints import reach
 from evomerge.files import disk_full_is_told, fsync_folder
 
 
@@ -86,7 +87,9 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             unnamed.rename(temporary)
             yield temporary
             fsync_folder(temporary)
+            reach("before-export")
             temporary.rename(target)
+            reach("after-export")
             undo.pop_all()
             fsync_folder(target.parent)
     except OSError as error:

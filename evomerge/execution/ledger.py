@@ -18,17 +18,19 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, final
+from typing import Any, Final, NamedTuple, Protocol, final, runtime_checkable
 
 from evomerge.errors import Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, objective_values
 from evomerge.execution.known import Known, load_known
 from evomerge.execution.pool import Completed, EvaluationPool
 from evomerge.execution.routes import Route, route_of
+from evomerge.failpoints import reach
 from evomerge.runs.partial import Items, restrict
 from evomerge.runs.records import Evaluated, Failed, Reused, task_scores
 from evomerge.runs.replay import History
 from evomerge.runs.store import RunStore
+from evomerge.runs.worker_records import WorkerNews
 from evomerge.types import CandidateId, Digest, EvalTask, Failure, Outcome, SetName
 
 FAILURES_JUDGED_AFTER: Final = 20
@@ -99,6 +101,14 @@ class Watcher(Protocol):
 
     def batch(self, number: int) -> None:
         """The optimizer has learnt batch `number`."""
+
+
+@runtime_checkable
+class NewsWatcher(Protocol):
+    """What a watcher may have besides: it is then also told of workers that were turned away."""
+
+    def note(self, text: str) -> None:
+        """A sentence for the user; must not raise."""
 
 
 class StopSignal(Protocol):
@@ -316,11 +326,14 @@ class Ledger:
         request, items, route = due
         running[request.id] = due
         costed = bool(self._known.get((request.digest, set_name), Known()).costs)
+        reach("before-dispatch")
         self._pool.submit(EvalTask(request.id, request.recipe, set_name, items, not costed, route))
+        reach("after-dispatch")
 
     def _take(self, running: dict[CandidateId, _Due], set_name: SetName, timeout_s: float) -> _Due | None:
         """Wait for one result and record it: first on disk, then in memory; what it was asked for."""
         result = self._pool.next_outcome(timeout_s)
+        self._record_news()
         if result is None:
             return None
         request, items, _ = due = running.pop(result.task.id)
@@ -330,6 +343,13 @@ class Ledger:
         if before.evaluation is None and before.failure is None:
             self._watcher.outcome(request, set_name, result.outcome)
         return due
+
+    def _record_news(self) -> None:
+        """What happened to workers: in the journal, and what was refused also to whoever watches."""
+        for event in self._pool.news():
+            self._store.append(WorkerNews(**vars(event)))
+            if event.kind == "refused" and isinstance(self._watcher, NewsWatcher):
+                self._watcher.note(f"{event.worker} on {event.host} is left idle: {event.detail}")
 
     def _record(self, request: Request, set_name: SetName, result: Completed, before: Known) -> Known:
         """Answers first, then the journal's line: a recorded evaluation always has its answers."""

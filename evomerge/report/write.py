@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evomerge.failpoints import reach
 from evomerge.files import write_atomic
 from evomerge.report.book import Book, RecipeOf
 from evomerge.report.collect import summary_of
@@ -27,5 +28,8 @@ def write_report(folder: Path, recipe_of: RecipeOf | None = None) -> Path:
     summary = summary_of(book)
     details = details_of(book, summary, recipe_of or recorded_recipe(book))
     path = folder_report(folder)
-    write_atomic(path, render_report(summary, details))
+    page = render_report(summary, details)
+    reach("before-report")
+    write_atomic(path, page)
+    reach("after-report")
     return path

@@ -24,6 +24,7 @@ import numpy as np
 from evomerge.errors import EvomergeError
 from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.evaluation.objectives import Estimate, Objective, bounded, objective_values, violation
+from evomerge.failpoints import reach
 from evomerge.runs.beliefs import recorded_value
 from evomerge.runs.records import Baseline, Candidate, Evaluated, Failed
 from evomerge.runs.replay import History, read_history
@@ -71,7 +72,9 @@ def write_study(store: RunStore, name: str, spaces: Sequence[SearchSpace], goals
             built = Path(scratch) / STUDY_FILE
             _write_database(built, name, goals, list(_trials(store, spaces, goals)))
             shutil.copyfile(built, temporary)
+        reach("before-study")
         temporary.replace(target)
+        reach("after-study")
     except (
         EvomergeError,
         OSError,
