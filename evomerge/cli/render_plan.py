@@ -17,7 +17,6 @@ from evomerge.config.load import ResolvedJob
 from evomerge.config.workers import hop_parents, measured_bytes, n_workers, runs_paths, storage_of
 from evomerge.dataflow.prefixes import SHARE, default_budget
 from evomerge.execution.memory import measure_rates, measure_sizes
-from evomerge.execution.scoring import choose_device
 from evomerge.merging.packed8 import sampled_agreement
 from evomerge.merging.residence import choose_residence
 from evomerge.racing.forecast import Field, Forecast, forecast
@@ -101,7 +100,7 @@ def _search(assembled: Assembled) -> Table:
 
 def _memory(assembled: Assembled) -> dict[str, str]:
     """Where the parents live, what each worker has for itself, and what a merge costs."""
-    device = choose_device(assembled.resolved.job.cluster.device)
+    device = assembled.seating.device
     storage = storage_of(assembled)
     parents = assembled.parents
     sizes = measure_sizes(parents.checkpoints, parents.template_name, assembled.suite.dtype, device, storage)
@@ -130,15 +129,24 @@ def _stages(assembled: Assembled) -> dict[str, str]:
     if not assembled.resolved.in_stages:
         return {
             "genes": str(assembled.space.space.dim),
-            "optimizer": f"{assembled.optimizer.name}: {assembled.optimizer.why}",
+            "optimizer": f"{assembled.optimizer.name}: {assembled.optimizer.why}{_mode(assembled, 0)}",
         }
     found = {}
     for number, maker in enumerate(assembled.makers):
         choice = maker.choice(maker.problem(maker.space, ()), maker.space) if number else assembled.optimizer
         found[f"stage {number + 1}, {maker.resolved.name}"] = (
             f"{maker.resolved.evaluations} evaluations, {maker.space.space.dim} genes, {choice.name}: {choice.why}"
+            f"{_mode(assembled, number)}"
         )
     return found
+
+
+def _mode(assembled: Assembled, number: int) -> str:
+    """What is said of a stage without generations."""
+    asynchronous = assembled.makers[number].resolved.optimizer.asynchronous
+    return (
+        "; asynchronous: a candidate whenever a worker is free, results depend on their order" if asynchronous else ""
+    )
 
 
 def _asked(budget: int, asked: Forecast) -> str:

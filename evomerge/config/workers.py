@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
 from evomerge.config.assemble import Assembled
 from evomerge.config.cache import kernel_folder
+from evomerge.execution.admission import Admission
+from evomerge.execution.devices import WorkerClass
 from evomerge.execution.lazy import LazyPool
 from evomerge.execution.local import local_pool
 from evomerge.execution.pool import EvaluationPool
-from evomerge.execution.scoring import ScoringSpec, choose_device
+from evomerge.execution.scoring import ScoringSpec
 from evomerge.execution.worker import WorkerSpec
 from evomerge.merging.compiled import AnyVariant
 from evomerge.merging.foresight import kept_bytes, variants_of
@@ -20,21 +21,19 @@ from evomerge.merging.parents import ParentPool
 from evomerge.merging.residence import Storage
 from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.recipe import Recipe
-from evomerge.runs.store import LOGS
+from evomerge.runs.store import LOGS, RunStore
+from evomerge.runs.worker_records import WorkerNews
 
 
 def n_workers(assembled: Assembled) -> int:
-    """As the job says; otherwise one per GPU, or one per core this process may use."""
-    cluster = assembled.resolved.job.cluster
-    if cluster.workers is not None:
-        return cluster.workers
-    return _seats(choose_device(cluster.device) == "cuda")
+    """How many workers there will be at the beginning: see `Seating.workers`."""
+    return assembled.seating.workers
 
 
 def kernels_for(assembled: Assembled) -> Kernels:
     """Compiled kernels where the run is long enough to pay for the compilation, or the job asks for them."""
     cluster, evaluations = assembled.resolved.job.cluster, assembled.resolved.job.budget.evaluations
-    if cluster.compile == "never" or choose_device(cluster.device) != "cpu":
+    if cluster.compile == "never" or assembled.seating.device != "cpu":
         return Kernels()
     pool = ParentPool(assembled.parents.checkpoints)
     variants = frozenset[AnyVariant]().union(*(variants_of(recipe, pool) for recipe in _typical(assembled)))
@@ -78,26 +77,13 @@ def hop_parents(assembled: Assembled) -> tuple[str, ...]:
 def storage_of(assembled: Assembled) -> Storage:
     """Where the job wants its parents, and who shares the memory of one host and one GPU."""
     cluster = assembled.resolved.job.cluster
-    workers = n_workers(assembled)
-    on_gpu = choose_device(cluster.device) == "cuda"
     return Storage(
         place=None if cluster.parents == "auto" else cluster.parents,
         packed_from=assembled.parents.base if cluster.task_vectors == "int8" else None,
         n_models=1 + len(hop_parents(assembled)),
-        # this host stands for all of a cluster: each has as many workers as cores or GPUs, at most
-        workers=workers if cluster.address is None else min(workers, _seats(on_gpu)),
-        # Ray gives every worker a GPU of its own, local processes share the first
-        per_device=workers if on_gpu and cluster.backend == "local" else 1,
+        workers=assembled.seating.per_host,
+        per_device=assembled.seating.per_device,
     )
-
-
-def _seats(on_gpu: bool) -> int:
-    """How many workers suit this host: one per GPU, or one per core that this process may use."""
-    if not on_gpu:
-        return len(os.sched_getaffinity(0))
-    import torch
-
-    return max(1, torch.cuda.device_count())
 
 
 def open_pool(assembled: Assembled, run: Path, *, self_check: bool) -> EvaluationPool:
@@ -108,34 +94,46 @@ def open_pool(assembled: Assembled, run: Path, *, self_check: bool) -> Evaluatio
         run: the run directory, for logs.
         self_check: whether every worker proves at its start that its numbers are lm-eval's.
     """
-    workers = n_workers(assembled)
-    return LazyPool(partial(_start, assembled, run, workers, self_check), workers)
+    return LazyPool(partial(_start, assembled, run, self_check), lambda: n_workers(assembled))
 
 
 def worker_spec(assembled: Assembled, log_folder: Path | None, *, self_check: bool) -> WorkerSpec:
     """What every worker is built from."""
-    cluster = assembled.resolved.job.cluster
     spec = ScoringSpec(
         checkpoints=assembled.parents.checkpoints,
         template=assembled.parents.template_name,
         plan=assembled.plan,
         kernels=kernels_for(assembled),
         dtype=assembled.suite.dtype,
-        device=cluster.device,
+        device=assembled.seating.device,
         self_check=self_check,
         costs=assembled.goals.costs,
         storage=storage_of(assembled),
     )
-    return WorkerSpec(arguments={"spec": spec}, log_folder=log_folder)
+    return WorkerSpec(arguments={"spec": spec}, log_folder=log_folder, device=spec.device)
 
 
-def _start(assembled: Assembled, run: Path, workers: int, self_check: bool) -> EvaluationPool:
-    cluster = assembled.resolved.job.cluster
+def _start(assembled: Assembled, run: Path, self_check: bool) -> EvaluationPool:
+    cluster, seating = assembled.resolved.job.cluster, assembled.seating
     spec = worker_spec(assembled, (run / LOGS).resolve(), self_check=self_check)
     timeout_s = float(cluster.candidate_timeout_s)
     if cluster.backend == "local":
-        return local_pool(spec, workers, timeout_s=timeout_s)
+        return local_pool(spec, seating.workers, timeout_s=timeout_s)
     from evomerge.execution.ray import RayPool
 
-    gpus = 1.0 if choose_device(cluster.device) == "cuda" else 0.0
-    return RayPool(spec, workers, address=cluster.address, gpus_per_worker=gpus, timeout_s=timeout_s)
+    return RayPool(
+        spec,
+        cluster.workers if cluster.address is not None else seating.workers,
+        address=cluster.address,
+        cpus_per_worker=seating.cpus,
+        gpus_per_worker=seating.gpus,
+        timeout_s=timeout_s,
+        admission=Admission(cluster.mixed_devices, recorded_class(run)),
+    )
+
+
+def recorded_class(run: Path) -> WorkerClass | None:
+    """The class of the first worker that the journal of a run knows; None while it knows none."""
+    news = (r for r in RunStore.open(run, write=False).records() if isinstance(r, WorkerNews) and r.kind == "joined")
+    first = next((r for r in news if r.device), None)
+    return None if first is None else WorkerClass(first.device, first.versions)

@@ -15,10 +15,10 @@ class LazyPool(EvaluationPool):
 
     Args:
         start: opens the real pool; whatever it raises, the first `submit` raises.
-        n_workers: how many workers that pool is expected to have, until it is there.
+        n_workers: tells how many workers that pool is expected to have; asked until it is there.
     """
 
-    def __init__(self, start: Callable[[], EvaluationPool], n_workers: int) -> None:
+    def __init__(self, start: Callable[[], EvaluationPool], n_workers: Callable[[], int]) -> None:
         self._start = start
         self._n_workers = n_workers
         self._pool: EvaluationPool | None = None
@@ -27,7 +27,7 @@ class LazyPool(EvaluationPool):
     @property
     def n_workers(self) -> int:
         """See `EvaluationPool.n_workers`."""
-        return self._n_workers if self._pool is None else self._pool.n_workers
+        return self._n_workers() if self._pool is None else self._pool.n_workers
 
     def submit(self, task: EvalTask) -> None:
         """See `EvaluationPool.submit`."""

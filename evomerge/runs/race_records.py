@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 from evomerge.runs.records import RECORDS, Record, TaskScore
 from evomerge.runs.stage_records import StageBegun, StageWon
 from evomerge.runs.stream_records import Turn
+from evomerge.runs.worker_records import WorkerNews
 from evomerge.types import CandidateId, Digest, SetName
 
 
@@ -121,5 +122,5 @@ class BankFitted(Record):
     errors: Mapping[str, float] = field(default_factory=dict)
 
 
-_MORE: Final[tuple[type[Record], ...]] = (Rung, Estimated, BankFitted, StageBegun, StageWon, Turn)
+_MORE: Final[tuple[type[Record], ...]] = (Rung, Estimated, BankFitted, StageBegun, StageWon, Turn, WorkerNews)
 ALL_RECORDS: Final[Mapping[str, type[Record]]] = {**RECORDS, **{record.tag: record for record in _MORE}}

@@ -10,7 +10,7 @@ from typing import Final, final
 from evomerge.errors import EvaluationError
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import objective_values
-from evomerge.execution.ledger import Request, Watcher
+from evomerge.execution.ledger import NewsWatcher, Request, Watcher
 from evomerge.report.summary import RunSummary
 from evomerge.tracking.tracker import Tracker
 from evomerge.types import Evaluation, Failure, Outcome, SetName
@@ -118,6 +118,11 @@ class TrackedWatcher:
         """See `Watcher.batch`."""
         self._watcher.batch(number)
         self._trackers.log(self._step, {"search/generation": float(number)})
+
+    def note(self, text: str) -> None:
+        """See `NewsWatcher.note`."""
+        if isinstance(self._watcher, NewsWatcher):
+            self._watcher.note(text)
 
     def _scores(self, evaluation: Evaluation) -> dict[str, float]:
         found = {"search/questions": float(evaluation.n_questions)}

@@ -8,12 +8,22 @@ from typing import Any
 
 import pytest
 
-from evomerge.config import workers
+from evomerge.config import seating, workers
 from evomerge.config.load import job_document, resolve_job
 from evomerge.config.run_files import _fixed
 from evomerge.config.workers import storage_of
 from evomerge.errors import ConfigError
+from evomerge.execution.ray_cluster import ClusterDescription, NodeDescription
 from evomerge.merging.residence import Storage
+
+CLUSTER = ClusterDescription(
+    (
+        NodeDescription("head", cpus=1, gpus=0),
+        NodeDescription("a", cpus=5, gpus=2, device="H200"),
+        NodeDescription("b", cpus=5, gpus=1, device="H200"),
+        NodeDescription("gone", cpus=64, gpus=8, alive=False),
+    )
+)
 
 
 def resolved(folder: Path, **cluster: Any) -> Any:
@@ -47,14 +57,37 @@ def test_a_resumed_run_may_move_its_parents_but_not_pack_them(tmp_path: Path) ->
         ({"workers": 3, "parents": "host", "task_vectors": "int8"}, "cpu", Storage("host", "base", 2, 3)),
         ({"workers": 3, "backend": "local"}, "cuda", Storage(None, None, 2, 3, 3)),  # all on the first GPU
         ({"workers": 3, "backend": "ray"}, "cuda", Storage(None, None, 2, 3, 1)),
-        ({"workers": 64, "address": "there"}, "cpu", Storage(None, None, 2, 4)),  # a host of the cluster holds four
+        ({"workers": 64, "address": "there", "device": "cpu"}, "cpu", Storage(None, None, 2, 5)),  # a host holds five
+        ({"address": "there", "gpus_per_worker": 0.5}, "cpu", Storage(None, None, 2, 4, 2)),  # two on each GPU
     ],
 )
 def test_who_shares_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], device: str, expected: Storage
 ) -> None:
-    monkeypatch.setattr(workers, "choose_device", lambda _: device)
-    monkeypatch.setattr(workers, "_seats", lambda on_gpu: 4)
+    monkeypatch.setattr(seating, "choose_device", lambda _: device)
+    monkeypatch.setattr(seating, "describe", lambda _: CLUSTER)
     monkeypatch.setattr(workers, "hop_parents", lambda _: ("a",))
-    assembled: Any = SimpleNamespace(resolved=resolved(tmp_path, **cluster), parents=SimpleNamespace(base="base"))
+    job = resolved(tmp_path, **cluster)
+    found = seating.find_seating(job.job.cluster)
+    assembled: Any = SimpleNamespace(resolved=job, parents=SimpleNamespace(base="base"), seating=found)
     assert storage_of(assembled) == expected
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ({}, seating.Seating("cuda", 3, 2, 1, 1.0, 1.0)),
+        ({"workers": 2}, seating.Seating("cuda", 2, 2, 1, 1.0, 1.0)),
+        ({"gpus_per_worker": 2}, seating.Seating("cuda", 1, 1, 1, 1.0, 2.0)),
+        ({"gpus_per_worker": 0.25, "cpus_per_worker": 0.5}, seating.Seating("cuda", 12, 8, 4, 0.5, 0.25)),
+        ({"device": "cpu"}, seating.Seating("cpu", 11, 5, 1, 1.0, 0.0)),
+        ({"device": "cpu", "gpus_per_worker": 1}, seating.Seating("cpu", 3, 2, 1, 1.0, 1.0)),
+        ({"gpus_per_worker": 8}, seating.Seating("cuda", 1, 1, 1, 1.0, 8.0)),  # none fits yet
+    ],
+)
+def test_a_driver_without_a_gpu_uses_those_of_its_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], expected: seating.Seating
+) -> None:
+    monkeypatch.setattr(seating, "choose_device", lambda _: pytest.fail("the driver's own device does not matter"))
+    monkeypatch.setattr(seating, "describe", lambda _: CLUSTER)
+    assert seating.find_seating(resolved(tmp_path, address="auto", **cluster).job.cluster) == expected
