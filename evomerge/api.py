@@ -21,7 +21,7 @@ from evomerge.config.run_files import check_unchanged, package_versions, run_fil
 from evomerge.config.schema import Job
 from evomerge.config.workers import open_pool
 from evomerge.dataflow.export import check_export, write_recipe
-from evomerge.errors import ConfigError, Interrupted, TooManyFailures
+from evomerge.errors import ClusterLost, ConfigError, Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction
 from evomerge.execution.ledger import Ledger, Request, StopSignal, Watcher, recorded_outcomes
 from evomerge.loop import Search
@@ -231,7 +231,7 @@ def _walk(
         )
         try:
             return Search(assembled.setup(accept_history=accept_history), store, history, ledger, watcher).run()
-        except (Interrupted, TooManyFailures) as error:
+        except (ClusterLost, Interrupted, TooManyFailures) as error:
             store.append(InterruptedRecord(error.what, error.exit_code))
             raise
 
