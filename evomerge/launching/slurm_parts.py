@@ -49,7 +49,7 @@ on_node() {
   folder=$tmp/em-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}-$SLURM_PROCID
   mkdir -m 700 "$folder" || return 1
   trap 'rm -rf "$folder"' EXIT
-  trap : TERM # children get it too, and end first
+  trap 'exit 143' TERM # children get it too, and end first
   claim_ports "$SLURM_JOB_ID" || return 1
   export RAY_TMPDIR=$folder
   local options=(
@@ -141,12 +141,12 @@ srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1 --kill-o
 $(declare -f claim_ports drive start_and_drive on_node)
 on_node" &
 step=$!
-# The other nodes would notice only after a minute that the search has ended.
+# The other nodes would notice only after a minute that the search has ended: they are told after twenty looks.
 over=0
 while kill -0 "$step" 2>/dev/null; do
   [ ! -e "$shared/driver.exit" ] || over=$((over + 1))
   [ "$over" -ne 20 ] || kill -TERM "$step" || true
-  sleep 1 &
+  sleep "${EVOMERGE_POLL_S:-1}" &
   wait $! || true
 done
 code=0

@@ -52,6 +52,6 @@ def test_a_slug_is_a_name_everywhere(text: str) -> None:
 @given(st.text(alphabet=st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=60))
 @settings(deadline=None, max_examples=200)
 def test_quoted_yaml_is_the_text_again(text: str) -> None:
-    from evomerge.config.strict_yaml import parse_yaml
+    from evomerge.strict_yaml import parse_yaml
 
     assert parse_yaml(as_yaml(text), "a test").value == text
