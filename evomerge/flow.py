@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
 from evomerge.errors import CorruptJournal, ResumeMismatch
-from evomerge.evaluation.beliefs import believed, losses, violations
+from evomerge.evaluation.beliefs import Beliefs, believed, losses, violations
 from evomerge.evaluation.goals import BoundGoals
 from evomerge.execution.ledger import Ledger, Request, Watcher
 from evomerge.failpoints import reach
@@ -321,3 +321,16 @@ class Flow:
         if mismatch is not None:
             self._hooks.accept(mismatch)
         self._begin_candidate(candidate)
+
+
+def as_told(vector: Vector, beliefs: Beliefs | None, goals: BoundGoals) -> Told:
+    """What an optimizer is told of a candidate.
+
+    Args:
+        vector: its genes.
+        beliefs: what is believed of it; None when it failed.
+        goals: bound on the search set.
+    """
+    if beliefs is None:
+        return Told(vector, None)
+    return Told(vector, losses(goals, beliefs), violations(goals, beliefs))

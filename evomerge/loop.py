@@ -14,12 +14,12 @@ from typing import Final, NamedTuple, final
 
 from evomerge.choosing import Scored, choose, compared_with, elites, finalists, rule
 from evomerge.errors import ResumeMismatch
-from evomerge.evaluation.beliefs import Beliefs, believed, losses, violations
+from evomerge.evaluation.beliefs import Beliefs, believed
 from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.execution.ledger import Ledger, Request, Watcher
 from evomerge.failpoints import reach
-from evomerge.flow import Flow, Hooks, Place
-from evomerge.optimizers.base import Optimizer, Told
+from evomerge.flow import Flow, Hooks, Place, as_told
+from evomerge.optimizers.base import Optimizer
 from evomerge.racing.questioner import Pool, Questioner
 from evomerge.racing.race import Race
 from evomerge.racing.spec import ALL, QuestionsSpec
@@ -169,13 +169,7 @@ class Search:
         """
         recorded = sum(set_name == "search" for _, set_name in self._history.outcomes)
         self._begin("search", self._setup.budget, min(recorded, self._setup.budget))
-        known = self._introduce_known()
-        goals = None if self._setup.asynchronous else self._score_known(known)
-        why = ""
-        for number, plan in enumerate(self._setup.stages or (self._only_stage(),)):
-            self._enter(number, plan, goals)
-            why, goals, mean = self._search_stage(known, goals, plan.until)
-            self._score_mean(mean, goals, plan.until)
+        why, goals = self._search_stages()
         selected, again = self._select(finalists(list(self._scored.values()), goals))
         chosen = choose(selected, self._scored, goals, again)
         if chosen is not None:
@@ -192,13 +186,21 @@ class Search:
     def _only_stage(self) -> StagePlan:
         return StagePlan("search", self._setup.budget, lambda _elites: self._setup.first)
 
+    def _search_stages(self) -> tuple[str, BoundGoals]:
+        """Search all stages: why the last one ended, and the goals."""
+        known = self._introduce_known()
+        goals = None if self._setup.asynchronous else self._score_known(known)
+        why = ""
+        for number, plan in enumerate(self._setup.stages or (self._only_stage(),)):
+            self._enter(number, plan, goals)
+            why, goals, mean = self._search_stage(known, goals, plan.until)
+            self._score_mean(mean, goals, plan.until)
+        return why, self._score_known(known) if goals is None else goals
+
     def _search_stage(
         self, known: Sequence[Request], goals: BoundGoals | None, until: int
     ) -> tuple[str, BoundGoals, Vector | None]:
-        """Search the present stage: why it ended, the goals, the centre of its last distribution.
-
-        Without goals the known models are scored beside its first candidates.
-        """
+        """Search the present stage (without goals, score the known models, too): why it ended, goals, last centre."""
         optimizer = self._stage.make_optimizer()
         if goals is not None and not self._stage.asynchronous:
             return self._generations(optimizer, goals, until), goals, optimizer.mean()
@@ -313,7 +315,7 @@ class Search:
             if None in result.outcomes:
                 return spent_up
             reach("before-tell")
-            optimizer.tell([_told(c, result.beliefs.get(c.recipe), goals) for c in batch.candidates])
+            optimizer.tell([as_told(c.vector, result.beliefs.get(c.recipe), goals) for c in batch.candidates])
             reach("after-tell")
             if not batch.told:
                 self._store.append(ToldRecord(number))
@@ -395,9 +397,3 @@ class Search:
         self._begin(set_name, len(requests), sum(self._ledger.known(r.digest, set_name) for r in requests))
         outcomes = self._ledger.score(requests, set_name)
         return {r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)}
-
-
-def _told(candidate: Candidate, beliefs: Beliefs | None, goals: BoundGoals) -> Told:
-    if beliefs is None:
-        return Told(candidate.vector, None)
-    return Told(candidate.vector, losses(goals, beliefs), violations(goals, beliefs))

@@ -23,7 +23,7 @@ LAYERS = (
     ("calibration",),
     ("report",),
     ("loop",),
-    ("racing",),
+    ("racing", "flow"),
     ("choosing",),
     ("execution",),
     ("runs",),

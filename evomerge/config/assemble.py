@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from evomerge.config.load import ResolvedJob
 from evomerge.config.parent_refs import BASE
 from evomerge.config.parents import Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
-from evomerge.config.staging import StageMaker, check_opens, open_space, recipe_of, stage_plans
+from evomerge.config.seating import Seating, find_seating
+from evomerge.config.staging import StageMaker, check_opens, check_optimizer, open_space, recipe_of, stage_plans
 from evomerge.config.storage import check_task_vectors
 from evomerge.config.suites import build_suite
 from evomerge.config.surveys import survey_of
@@ -73,6 +74,15 @@ class Assembled:
     makers: tuple[StageMaker, ...]
     survey: Survey | None
 
+    @cached_property
+    def seating(self) -> Seating:
+        """Where the workers find room; asked once, when it is needed.
+
+        Raises:
+            ConfigError: when there should be a cluster and it does not answer.
+        """
+        return find_seating(self.resolved.job.cluster)
+
     def setup(self, *, accept_history: bool) -> SearchSetup:
         """What the search loop is given."""
         evaluations = self.resolved.job.budget.evaluations
@@ -87,6 +97,7 @@ class Assembled:
             questions=self.questions.spec,
             pool=self.questions.pool,
             seed=self.resolved.job.seed,
+            asynchronous=self.resolved.stages[0].optimizer.asynchronous,
         )
         if not self.resolved.in_stages:
             return setup
@@ -148,7 +159,7 @@ def assemble(
     known = _known(resolved, parents, spaces[0])
     plan = _compile(suite, parents)
     with resolved.document.placing("suite", "questions"):
-        questions = choose_questions(spec, plan, goals)
+        questions = choose_questions(spec, plan, goals, asynchronous=resolved.asynchronous)
     check_goals_measurable(goals, plan, resolved.document)
     counts = (len(goals.objectives), len(goals.constraints), questions.per_candidate(_judged_tasks(goals, plan)))
     sizes = [s.evaluations if resolved.in_stages or sized_for is None else sized_for for s in resolved.stages]
@@ -163,7 +174,8 @@ def assemble(
     problem = makers[0].problem(spaces[0], [k.vector for k in known if k.vector is not None])
     choice = makers[0].choice(problem, spaces[0])
     with resolved.document.placing(*resolved.stages[0].optimizer_place):  # refused before anything runs
-        make_optimizer(choice.name, problem, choice.options)
+        optimizer = make_optimizer(choice.name, problem, choice.options)
+        check_optimizer(resolved.stages[0], choice.name, optimizer)
     return Assembled(
         resolved, parents, spaces[0], suite, plan, goals, choice, problem, known, questions, makers, survey
     )

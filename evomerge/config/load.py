@@ -51,6 +51,11 @@ class ResolvedJob:
         """Whether the job has stages."""
         return self.job.stages is not None
 
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a stage of the search has no generations."""
+        return any(stage.optimizer.asynchronous for stage in self.stages)
+
     def to_mapping(self) -> dict[str, Any]:
         """The resolved job as plain JSON-able values."""
         return self.job.model_dump(mode="json", exclude_none=True)

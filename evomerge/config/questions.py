@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from evomerge.digest import digest_file
+from evomerge.errors import ConfigError
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import CustomObjective
 from evomerge.evaluation.plan import EvalPlan, TaskPlan
@@ -45,13 +46,23 @@ class Questions:
         return any(self.spec.per_task(len(items)) < len(items) for items in self.pool.items.values())
 
 
-def choose_questions(spec: QuestionsSpec, plan: EvalPlan, goals: Goals) -> Questions:
+def choose_questions(spec: QuestionsSpec, plan: EvalPlan, goals: Goals, *, asynchronous: bool = False) -> Questions:
     """The spec against a plan.
 
+    Args:
+        spec: of the job.
+        plan: the compiled questions.
+        goals: what the search is after.
+        asynchronous: whether a stage of the search has no generations; then everybody is asked everything.
+
     Raises:
-        ConfigError: for a bank file that is named in the job and cannot be read.
+        ConfigError: for a spec that needs generations where there are none, then for a bank file that is named in the
+            job and cannot be read.
     """
     notes = []
+    if asynchronous and not spec.whole:
+        spec = _without_generations(spec)
+        notes.append("Every candidate is asked everything: an asynchronous search has no generations that could race.")
     custom = any(isinstance(o, CustomObjective) for o in goals.objectives)
     if custom and spec.number == AUTO:
         spec = replace(spec, number=ALL)
@@ -65,6 +76,26 @@ def choose_questions(spec: QuestionsSpec, plan: EvalPlan, goals: Goals) -> Quest
         digests = {task: digest for task, (_, digest) in found.items()}
     pool = Pool(items, importance_of(goals, tuple(items)), margin_tasks(goals), banks)
     return Questions(spec, pool, tuple(notes), digests)
+
+
+def _without_generations(spec: QuestionsSpec) -> QuestionsSpec:
+    """What an asynchronous search makes of `auto`.
+
+    Raises:
+        ConfigError: for anything that chooses or compares within a generation.
+    """
+    default = QuestionsSpec()
+    changed = [f.name for f in fields(spec) if getattr(spec, f.name) != getattr(default, f.name)]
+    if not changed:
+        return replace(spec, number=ALL)
+    raise ConfigError(
+        "An asynchronous search cannot ask candidates in part.",
+        got=", ".join(f"suite.questions.{name}: {getattr(spec, name)!r}" for name in changed),
+        allowed="suite.questions: all or auto (which is all here): questions are chosen for a generation at a time, "
+        "and candidates race within theirs",
+        fix="leave suite.questions out and lower suite.split.search, which asks every candidate the same fewer "
+        "questions; or leave optimizer.asynchronous out.",
+    )
 
 
 def _banks(named: Iterable[Path], plan: EvalPlan, notes: list[str]) -> dict[str, tuple[ItemBank, str]]:

@@ -13,13 +13,12 @@ import numpy as np
 from evomerge.config.load import ResolvedJob
 from evomerge.config.parents import Parents
 from evomerge.config.stages import ResolvedStage
-from evomerge.strict_yaml import Path as YamlPath
 from evomerge.config.surveys import norms_of
 from evomerge.dataflow.families import family_of
 from evomerge.loop import Stage, StagePlan
 from evomerge.optimizers.auto import Choice, choose
-from evomerge.optimizers.base import Problem
-from evomerge.optimizers.registry import make_optimizer
+from evomerge.optimizers.base import Optimizer, Problem
+from evomerge.optimizers.registry import make_optimizer, stream_of
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_json
 from evomerge.runs.replay import History
@@ -29,6 +28,7 @@ from evomerge.space.dimensions import Real
 from evomerge.space.language import parse_space
 from evomerge.space.priors import step_factors
 from evomerge.space.space import SearchSpace
+from evomerge.strict_yaml import Path as YamlPath
 from evomerge.survey.values import Survey
 from evomerge.types import Vector
 
@@ -166,7 +166,7 @@ class StageMaker:
         problem = self.problem(space, found, start=start)
         choice = self.choice(problem, space)
         make = partial(make_optimizer, choice.name, problem, choice.options)
-        return Stage(space.space, partial(self.recipe_of, space), make)
+        return Stage(space.space, partial(self.recipe_of, space), make, self.resolved.optimizer.asynchronous)
 
 
 def _closer(genes: SearchSpace) -> Vector:
@@ -194,7 +194,25 @@ def check_opens(makers: Sequence[StageMaker], stand_ins: Sequence[Recipe], resol
                 space = maker.around(() if recipe is None else (recipe,))
                 maker.recipe_of(space, space.space.start)
                 if recipe is not None:
-                    maker.open((recipe,)).make_optimizer()
+                    stage = maker.open((recipe,))
+                    check_optimizer(
+                        maker.resolved, maker.choice(maker.problem(space, ()), space).name, stage.make_optimizer()
+                    )
+
+
+def check_optimizer(stage: ResolvedStage, name: str, optimizer: Optimizer) -> None:
+    """Refuse an optimizer that needs generations for a stage that has none.
+
+    Args:
+        stage: as the job describes it.
+        name: of the optimizer.
+        optimizer: a fresh one, not used otherwise.
+
+    Raises:
+        ConfigError: with the optimizers that can do without.
+    """
+    if stage.optimizer.asynchronous:
+        stream_of(name, optimizer)
 
 
 def stage_plans(makers: Sequence[StageMaker], first: Stage, evaluations: int) -> tuple[StagePlan, ...]:

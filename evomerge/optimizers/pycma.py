@@ -81,14 +81,9 @@ class PycmaEngine(Engine):
         self._has_asked = False
 
     def ask(self, n: int) -> Matrix:
-        """See `Engine.ask`."""
+        """See `Engine.ask`; remembers up to a thousand samples."""
         self._has_asked = True
         return np.array(self._es.ask(n), dtype=np.float64)
-
-    def ask_one_more(self) -> Vector:
-        """See `Engine.ask_one_more`; pycma remembers a thousand samples."""
-        row: Vector = self.ask(1)[0]
-        return row
 
     def tell(self, genes: Matrix, ranks: npt.NDArray[np.float64]) -> None:
         """See `Engine.tell`; pycma itself clips points from outside (Hansen 2011)."""

@@ -131,6 +131,12 @@ class History:
         """The number of the stage that a batch belongs to; 0 for a search without stages."""
         return max((n for n, stage in self.stages.items() if stage.first_batch <= batch), default=0)
 
+    def turns_of(self, stage: int) -> tuple[Turn, ...]:
+        """The turns of one stage; all of them for a search without stages."""
+        if stage and stage not in self.stages:
+            return ()
+        return tuple(turn for turn in self.turns if self.stage_of(turn.batch) == stage)
+
     @property
     def wall_s(self) -> float:
         """Seconds spent in all lives."""

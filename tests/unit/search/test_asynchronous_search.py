@@ -280,7 +280,7 @@ def test_baselines_are_no_barrier(tmp_path: Path) -> None:
         records = list(store.records())
     first_ask = next(i for i, r in enumerate(records) if isinstance(r, Turn))
     assert not any(isinstance(r, Evaluated) for r in records[:first_ask])
-    early = [r for r in records[: next(i for i, r in enumerate(records) if isinstance(r, Turn) and r.told)]]
+    early = records[: next(i for i, r in enumerate(records) if isinstance(r, Turn) and r.told)]
     assert sum(isinstance(r, Evaluated) for r in early) >= 3  # nothing is told before the bounds are known
 
 
