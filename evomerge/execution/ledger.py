@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, final, runtime_checkable
 
 from evomerge.errors import Interrupted, TooManyFailures
@@ -25,6 +25,7 @@ from evomerge.evaluation.objectives import CustomObjective, objective_values
 from evomerge.execution.known import Known, load_known
 from evomerge.execution.pool import Completed, EvaluationPool
 from evomerge.execution.routes import Route, route_of
+from evomerge.execution.walks import Walk
 from evomerge.failpoints import reach
 from evomerge.runs.partial import Items, restrict
 from evomerge.runs.records import Evaluated, Failed, Reused, task_scores
@@ -65,29 +66,6 @@ class _Due(NamedTuple):
     request: Request
     items: Items | None
     route: Route
-
-
-@dataclass
-class _Walk:
-    """What this walk through the run has requested of one model on one set.
-
-    Attributes:
-        owner: who requested it first; everybody else reuses it.
-        whole: the whole set was requested.
-        items: task -> the items that were requested.
-        failure: what a request was told, once one was.
-    """
-
-    owner: CandidateId
-    whole: bool = False
-    items: dict[str, set[str]] = field(default_factory=dict)
-    failure: Failure | None = None
-
-    def want(self, items: Items | None) -> None:
-        """Add a request."""
-        self.whole = self.whole or items is None
-        for name, hashes in (items or {}).items():
-            self.items.setdefault(name, set()).update(hashes)
 
 
 class Watcher(Protocol):
@@ -154,7 +132,7 @@ class Ledger:
         self._order = dict(order or {})
         self._known = {key: found.ordered(self._order.get(key[1])) for key, found in known.items()}
         self._reused = set(reused)
-        self._walks: dict[Key, _Walk] = {}
+        self._walks: dict[Key, Walk] = {}
         self._stop = stop
         self._drain_s = drain_s
         self._failure_share = failure_share
@@ -206,7 +184,7 @@ class Ledger:
                 if fresh == limit:
                     break
                 fresh += 1
-                self._walks[key] = _Walk(request.id)
+                self._walks[key] = Walk(request.id)
             elif self._walks[key].owner != request.id:
                 self._record_reuse(request, set_name)
             self._walks[key].want(wanted)
@@ -239,7 +217,7 @@ class Ledger:
             same recipe.
         """
         key = (request.digest, set_name)
-        walk = self._walks.setdefault(key, _Walk(request.id))
+        walk = self._walks.setdefault(key, Walk(request.id))
         if walk.owner != request.id:
             self._record_reuse(request, set_name)
         walk.want(None)
