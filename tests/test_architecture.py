@@ -35,7 +35,7 @@ LAYERS = (
     ("space",),
     ("recipe", "archive", "irt", "survey"),
     ("registry",),
-    ("digest", "seeds", "files", "resources", "hostmemory", "strict_yaml"),
+    ("digest", "seeds", "files", "resources", "hostmemory", "ownership", "strict_yaml"),
     ("errors", "types", "layout", "failpoints"),
 )
 """From the top down: a module may import its own package and whatever stands below it."""

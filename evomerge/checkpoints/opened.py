@@ -57,6 +57,13 @@ class OpenParent(ABC):
     def close(self) -> None:
         """Drop what can be read again; tensors handed out before stay valid."""
 
+    def check_unchanged(self) -> None:  # noqa: B027 - what lies in memory cannot change
+        """Notice files that were written to since they were read; cheap, where they were not.
+
+        Raises:
+            ModelError: naming the file.
+        """
+
     @property
     def tokenizer_folder(self) -> Path:
         """Where the tokenizer's files lie, absolute: whose tokens the rows of the embedding stand for."""

@@ -13,6 +13,7 @@ from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.header import HeaderEntry, read_header
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.pages import release
+from evomerge.checkpoints.proofs import FileProof, prove, proven
 from evomerge.digest import digest_json
 from evomerge.errors import ModelError
 from evomerge.layout import Layout, TensorInfo
@@ -73,6 +74,7 @@ class Overlay(OpenParent):
         self._changed = {t.name: t for t in spec.changed}
         self.header_digest = digest_json([under.header_digest, *([t.name, t.dtype, list(t.shape)] for t in tensors)])
         self._map: torch.Tensor | None = None
+        self._proof: FileProof | None = None
         self._entries: Mapping[str, HeaderEntry] = {}
 
     @property
@@ -144,6 +146,29 @@ class Overlay(OpenParent):
         elif self._map is not None:
             entry = self._entries[name]
             release(self._map[entry.start : entry.stop])
+
+    def proof(self) -> FileProof | None:
+        """The digest of the made file, see `proofs.proven`; None where there is no file, or not yet.
+
+        Raises:
+            ModelError: when it has other bytes than before.
+        """
+        file = self.spec.file
+        if self._proof is not None and file is not None:
+            self._proof = proven(file, self._proof)
+        elif file is not None and file.is_file():
+            self._proof = prove(file)
+        return self._proof
+
+    def remember(self, proof: FileProof | None) -> None:
+        """Take over what another process has read of the made file; None where it has read nothing."""
+        self._proof = proof
+
+    def check_unchanged(self) -> None:
+        """See `OpenParent.check_unchanged`."""
+        self.under.check_unchanged()
+        if self._proof is not None:
+            self.proof()
 
     def close(self) -> None:
         """See `OpenParent.close`."""

@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from evomerge.checkpoints.architecture import infer_layout, is_derived_buffer, language_config
+from evomerge.checkpoints.beside import check_beside
 from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.folder import find_file
-from evomerge.checkpoints.header import HeaderEntry
+from evomerge.checkpoints.header import FileState, HeaderEntry
+from evomerge.checkpoints.model_config import check_config, check_widths
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.pages import release
+from evomerge.checkpoints.proofs import Proofs, changed, content_of, prove_all
 from evomerge.checkpoints.shards import Shards, adapter_instead, find_shards
 from evomerge.checkpoints.source import locate
-from evomerge.checkpoints.strict_json import damaged, read_object
-from evomerge.digest import digest_file, digest_json
+from evomerge.checkpoints.strict_json import damaged, quoted, read_object
+from evomerge.digest import digest_json
 from evomerge.errors import ModelError
 from evomerge.layout import Layout, TensorInfo
 from evomerge.types import Digest
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG = "config.json"
+_MAX_CONFIG = 8_000_000
+_MAX_CONFIG_VALUES = 500_000
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -41,9 +46,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
             allowed="a folder as transformers saves it",
             fix=f"copy {CONFIG} from where the model came from.",
         )
-    config = read_object(path, constants=True)
+    config = read_object(path, constants=True, max_bytes=_MAX_CONFIG, max_values=_MAX_CONFIG_VALUES)
     if not isinstance(config.get("model_type"), str):
-        raise damaged(path, f"model_type = {str(config.get('model_type'))[:80]!r}", "the name of an architecture")
+        raise damaged(path, f"model_type = {quoted(config.get('model_type'))}", "the name of an architecture")
+    check_config(path, config)
     return config
 
 
@@ -58,21 +64,16 @@ def _config_ties(config: Mapping[str, Any]) -> bool | None:
 
 def _architecture_ties(config: Mapping[str, Any]) -> bool | None:
     """Whether embeddings are tied where the config does not say so: transformers' default, None if it has none."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
         return None
-    return bool(getattr(CONFIG_MAPPING[model_type](), "tie_word_embeddings", False))
-
-
-def _changed(path: Path, got: str) -> ModelError:
-    return ModelError(
-        "A checkpoint changed while it was in use.",
-        got=f"{path}: {got}",
-        allowed="files that stay as they are during a run",
-        fix="restore the checkpoint, or start a new run with the new one.",
-    )
+    try:
+        return bool(getattr(CONFIG_MAPPING[model_type](), "tie_word_embeddings", False))
+    except (ValueError, StrictDataclassError):  # of models made of models there is no default
+        return None
 
 
 @final
@@ -94,15 +95,19 @@ class Checkpoint(OpenParent):
 
     def __init__(self, source: str, revision: str | None, folder: Path) -> None:
         self._content: Digest | None = None
+        self._proofs: Proofs | None = None
         self.source = source
         self.revision = revision
         self.folder = folder
         self.config: Mapping[str, Any] = MappingProxyType(_read_config(folder))
         self._shards: Shards = find_shards(folder)
+        check_beside(folder)
         self._maps: dict[str, torch.Tensor] = {}
         headers = self._shards.headers
         self.header_digest = digest_json({name: [h.digest, h.size] for name, h in headers.items()})
-        whole = infer_layout(self._shards.entries(), self.config)
+        entries = self._shards.entries()
+        check_widths(folder / CONFIG, self.config, max(max(e.shape, default=1) for e in entries.values()))
+        whole = infer_layout(entries, self.config)
         derived = {t.name for t in whole.tensors if is_derived_buffer(t.name, t)}
         kept = tuple(t for t in whole.tensors if t.name not in derived)
         duplicate = self._tied_duplicate(kept)
@@ -155,10 +160,13 @@ class Checkpoint(OpenParent):
         if file not in self._maps:
             size = self._shards.headers[file].size
             # private mapping: a stray write would stay in this process and never reach the file
+            path = self.folder / file
             try:
-                self._maps[file] = torch.from_file(str(self.folder / file), shared=False, size=size, dtype=torch.uint8)
-            except RuntimeError as error:
-                raise _changed(self.folder / file, "a file that can no longer be mapped") from error
+                if FileState.of(path.stat()) != self._shards.headers[file].state:
+                    raise changed(path, "other bytes than when its header was read")
+                self._maps[file] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+            except (RuntimeError, OSError) as error:
+                raise changed(path, "a file that can no longer be mapped") from error
         return self._maps[file][entry.start : entry.stop]
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -182,24 +190,45 @@ class Checkpoint(OpenParent):
 
     @property
     def content(self) -> Digest:
-        """Digest of the weights: over the sha256 of every shard's bytes. Read once, at disk speed, then remembered."""
-        if self._content is None:
-            try:
-                self._content = digest_json({name: digest_file(self.folder / name) for name in self._shards.headers})
-            except OSError as error:
-                raise _changed(self.folder, f"{error.strerror}") from error
-        return self._content
+        """Digest of the weights: over the sha256 of every shard's bytes.
 
-    def remember(self, content: Digest | None) -> None:
+        Read at disk speed, then remembered for as long as the files' stamps stay what they were.
+
+        Raises:
+            ModelError: when the weights are no longer those that this object has told of.
+        """
+        found = content_of(self.proofs())
+        if self._content is not None and found != self._content:
+            raise changed(self.folder, f"weights with digest {found[:16]}…, not {self._content[:16]}…")
+        self._content = found
+        return found
+
+    def proofs(self) -> Proofs:
+        """The digests of the weight files; see `proofs.proven` for when they are taken again.
+
+        Raises:
+            ModelError: when a file has other bytes than before, or cannot be read.
+        """
+        self._proofs = prove_all(self.folder, list(self._shards.headers), self._proofs)
+        return self._proofs
+
+    def check_unchanged(self) -> None:
+        """See `OpenParent.check_unchanged`."""
+        if self._proofs is not None:
+            self.proofs()
+
+    def remember(self, content: Digest | None, proofs: Proofs | None = None) -> None:
         """Take over what another process has read of the same files; None where it has read nothing."""
         self._content = content
+        self._proofs = proofs
 
     def close(self) -> None:
         """Drop the memory maps; tensors handed out before stay valid, and a later `tensor` maps again."""
         self._maps.clear()
 
     def __reduce__(self) -> tuple[Callable[..., Checkpoint], tuple[object, ...]]:
-        return _reopen, (self.source, self.revision, str(self.folder), self.header_digest, self._content)
+        known = Known(self.header_digest, self._content, self._proofs)
+        return reopen, (self.source, self.revision, str(self.folder), known)
 
     def __repr__(self) -> str:
         at = f"@{self.revision}" if self.revision else ""
@@ -219,14 +248,37 @@ def _open(source: str, revision: str | None, folder: Path) -> Checkpoint:
         ) from error
 
 
-def _reopen(
-    source: str, revision: str | None, folder: str, header_digest: Digest, content: Digest | None
-) -> Checkpoint:
-    """Open in another process what was opened in this one; the headers must be the same."""
+class Known(NamedTuple):
+    """What one process knows of a checkpoint, and another has to find again.
+
+    Attributes:
+        header_digest: of its headers.
+        content: of the weights, None where nobody has read them.
+        proofs: of the weight files, None where nobody has read them.
+    """
+
+    header_digest: Digest
+    content: Digest | None = None
+    proofs: Proofs | None = None
+
+
+def reopen(source: str, revision: str | None, folder: str, known: Known) -> Checkpoint:
+    """Open in another process what was opened in one; headers, and weights that were read, must be the same.
+
+    Args:
+        source: as the user wrote it.
+        revision: the hub's commit.
+        folder: where it lies here.
+        known: of the first.
+
+    Raises:
+        ModelError: when it cannot be opened, or is not what it was.
+    """
     checkpoint = _open(source, revision, Path(folder))
-    if checkpoint.header_digest != header_digest:
-        raise _changed(checkpoint.folder, "other headers than before")
-    checkpoint.remember(content)
+    if checkpoint.header_digest != known.header_digest:
+        raise changed(checkpoint.folder, "other headers than before")
+    checkpoint.remember(known.content, known.proofs)
+    checkpoint.check_unchanged()
     return checkpoint
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from evomerge.errors import ModelError
 
@@ -57,13 +57,24 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     return (OSError, ValueError, *(k for k in known if isinstance(k, type) and issubclass(k, Exception)))
 
 
-def _download(source: str, revision: str | None) -> Located:
+def download(source: str, revision: str | None, *, to: Path | None = None) -> Located:
+    """A repository of the hub on this machine.
+
+    Args:
+        source: its id.
+        revision: branch, tag or commit; None for the main branch.
+        to: an empty folder that it is put into; None leaves the choice to the hub's client, which keeps it.
+
+    Raises:
+        ModelError: when there is no such repository, or no network.
+    """
     from huggingface_hub import snapshot_download
 
     expected = _hub_errors()
+    where: dict[str, Any] = {} if to is None else {"local_dir": str(to)}
     try:
         folder = snapshot_download(
-            source, revision=revision, allow_patterns=list(HUB_PATTERNS), ignore_patterns=list(HUB_EXCLUDED)
+            source, revision=revision, allow_patterns=list(HUB_PATTERNS), ignore_patterns=list(HUB_EXCLUDED), **where
         )
     except expected as error:
         text = str(error).strip().splitlines()
@@ -102,4 +113,4 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
     name, _, at = text.partition("@")
     if isinstance(source, Path) or not _HUB_ID.fullmatch(name):
         raise _hub_error(text, revision, "not a hub id")
-    return _download(name, revision or at or None)
+    return download(name, revision or at or None)

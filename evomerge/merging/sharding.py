@@ -115,7 +115,8 @@ def layer_modules(model: Any, n_layers: int) -> list[Any]:
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n_layers]
     if not lists:
         raise _unsharded(model, f"no list of {n_layers} layers")
-    return list(max(lists, key=lambda m: sum(p.numel() for p in m.parameters())))
+    sizes = [sum(p.numel() for p in m.parameters()) for m in lists]
+    return list(lists[sizes.index(max(sizes))])
 
 
 def tensor_shards(model: Any, sharding: Sharding) -> dict[int, int]:

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoints import reader
+from evomerge.checkpoints import proofs
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.errors import ModelError
 from evomerge.testing.tiny import FAMILIES, tiny_checkpoint
@@ -95,7 +95,7 @@ def test_pickles_reopen_in_another_folder_of_work(
     monkeypatch.chdir(tmp_path)
     again = pickle.loads(data)
     assert (again.source, again.folder, again.layout) == ("llama", checkpoint.folder, checkpoint.layout)
-    monkeypatch.setattr(reader, "digest_file", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(proofs, "digest_file", lambda _: pytest.fail("read again"))
     assert again.content == content
     assert len(data) < 1000
 
