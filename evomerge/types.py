@@ -116,12 +116,14 @@ class Evaluation:
         answers: per task, keyed by the task's name, in the suite's order.
         timing_s: seconds by stage (`merge`, `score`); informative, never part of a digest.
         costs: value and standard error of what the model costs (`evaluation.costs`), as far as it was asked for.
+        notes: what was unusual on the way, one line each; for the worker's log, never recorded.
     """
 
     set_name: SetName
     answers: Mapping[str, TaskAnswers]
     timing_s: Mapping[str, float] = field(default_factory=dict, compare=False)
     costs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name, answers in self.answers.items():

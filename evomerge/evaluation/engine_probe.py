@@ -4,11 +4,11 @@ A probe is a fixed set of prompts of the plan. Of each, the engine names its mos
 log-probabilities, and transformers' model says what they are. What is refused, in this order:
 
 1. Numbers that are not finite, missing tokens.
-2. A log-probability that is further from transformers' than the tolerance, or a best token that transformers finds worse
-   than its own best by more than that.
+2. A log-probability that is further from transformers' than the tolerance, or a best token that transformers finds
+   worse than its own best by more than that.
 3. Stale weights, which small steps of a search can hide within the tolerance: numbers that are to the bit those of an
-   earlier candidate of whom transformers says something else; or numbers that are nearer to what transformers said of an
-   earlier candidate, where the two candidates differ by well more than the engine does from transformers.
+   earlier candidate of whom transformers says something else; or numbers that are nearer to what transformers said of
+   an earlier candidate, where the two candidates differ by well more than the engine does from transformers.
 
 Tolerances per log-probability, in nats: 1e-3 in fp32, 0.25 in bf16, whose logits are rounded to 1/8 between 16 and 32.
 """
@@ -129,7 +129,10 @@ class Probe:
             if earlier.engine == reading.engine:
                 return "its numbers are an earlier candidate's, to the bit: the weights were not replaced"
             step = _distance_at(reading.engine, reading.reference, earlier.reference)
-            if step > _CLEARLY * _distance(earlier.engine, earlier.reference) and _distance(reading.engine, earlier.reference) < off:
+            if (
+                step > _CLEARLY * _distance(earlier.engine, earlier.reference)
+                and _distance(reading.engine, earlier.reference) < off
+            ):
                 return "its numbers are nearer to an earlier candidate's: not all weights were replaced"
         return None
 

@@ -72,9 +72,9 @@ Top = Mapping[int, float]
 class GenerationEngine(ABC):
     """Continues prompts greedily, with whatever weights were loaded last.
 
-    One engine serves one worker for its whole life. It is built once, from `EngineSetup`, and may take minutes for that.
-    All calls come from one thread, one after the other. An engine keeps nothing of a candidate when the next is loaded:
-    no cached prefix, no half-written answer, no weight.
+    One engine serves one worker for its whole life. It is built once, from `EngineSetup`, which may take minutes. All
+    calls come from one thread, one after the other. An engine keeps nothing of a candidate when the next is loaded: no
+    cached prefix, no half-written answer, no weight.
 
     The same weights and the same prompts give the same answers. Other prompts beside a prompt may change its answer by
     rounding alone.

@@ -136,6 +136,7 @@ class PlanEvaluator(Evaluator):
         batch_tokens: int | None = None,
         cache_tokens: int = CACHE_TOKENS,
         pack: bool | None = None,
+        *,
         writer: Writer = generate,
     ) -> None:
         self._writer = writer

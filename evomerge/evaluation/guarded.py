@@ -79,7 +79,7 @@ class GuardedWriter:
         self._loaded = self._refused = False
 
     def taken(self) -> Mapping[str, float]:
-        """Seconds by stage since the last call: `load`, `probe`, `write`, `audit`, and `fallback` where there was one."""
+        """Seconds by stage since the last call: `load`, `probe`, `write`, `audit`; `fallback` if there was one."""
         seconds, self._seconds = self._seconds, {}
         return seconds
 
@@ -217,9 +217,7 @@ def worst_gap(model: NeededLogits, prompt: tuple[int, ...], answer: tuple[int, .
     return float((model.score(ids, places, which, said.top).ll - said.ll).max())
 
 
-def complete(
-    engine: GenerationEngine, prompts: Sequence[tuple[int, ...]], rule: StopRule
-) -> list[tuple[int, ...]]:
+def complete(engine: GenerationEngine, prompts: Sequence[tuple[int, ...]], rule: StopRule) -> list[tuple[int, ...]]:
     """An engine's answers, each exactly as long as the rule says: cut, or continued by asking again.
 
     Raises:

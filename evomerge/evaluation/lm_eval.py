@@ -32,6 +32,7 @@ from evomerge.evaluation.plan import (
 from evomerge.evaluation.plugin import compile_plugin
 from evomerge.evaluation.split import Question, document_hash, split_items
 from evomerge.evaluation.suite import PluginSpec, SuiteSpec, TaskSpec
+from evomerge.evaluation.tokenizer_faults import tokenizer_faults
 from evomerge.evaluation.tokens import Encoder, ModelFacts, characters, check_greedy, load_tokenizer, model_facts
 from evomerge.types import SET_NAMES
 
@@ -81,6 +82,11 @@ def compile_plan(suite: SuiteSpec, tokenizer_folder: Path) -> EvalPlan:
         EvaluationError: the tokenizer or its config; folders of tasks; then per task whatever makes it unknown,
             untrusted, unreachable, unsupported, or smaller than the split.
     """
+    with tokenizer_faults(tokenizer_folder):
+        return _compile(suite, tokenizer_folder)
+
+
+def _compile(suite: SuiteSpec, tokenizer_folder: Path) -> EvalPlan:
     tokenizer = load_tokenizer(tokenizer_folder)
     facts = model_facts(tokenizer_folder, tokenizer)
     compiler = _Compiler(

@@ -315,8 +315,18 @@ class EvalPlan:
                 "max_length": self.max_length,
                 "eos": list(self.eos),
                 "dtype": self.suite.dtype,
+                **self._engine(),
             }
         )
+
+    def _engine(self) -> dict[str, str]:
+        """What answers, where it is not transformers: answers of two engines are never mixed."""
+        return {"engine": self.suite.engine} if self.generates and self.suite.engine != "transformers" else {}
+
+    @property
+    def generates(self) -> bool:
+        """Whether any answer is written rather than scored."""
+        return any(t.kind == "generate_until" for t in self.tasks)
 
     def task(self, name: str) -> TaskPlan:
         """The task of that name.

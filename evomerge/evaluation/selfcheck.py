@@ -162,7 +162,7 @@ class _Checker:
         rule = StopRule(self._tokenizer, task.generation, self._plan.eos)
         for item, answer, text in zip(items, written, theirs, strict=True):
             ours = rule.text(answer.ids)
-            self._findings.choice(_name(task, item), ours == text, _divergence_gap(rule, answer, text), ours, text)
+            self._findings.choice(_name(task, item), ours == text, divergence_gap(rule, answer, text), ours, text)
 
     def _verdicts(
         self,
@@ -192,7 +192,7 @@ def _name(task: TaskPlan, item: Item) -> str:
     return f"task {task.name}, item {item.hash[:12]}"
 
 
-def _divergence_gap(rule: StopRule, answer: Written, text: str) -> float:
+def divergence_gap(rule: StopRule, answer: Written, text: str) -> float:
     """How clear our least clear choice was, up to the first token after which our text cannot become the other one.
 
     Characters of which only some bytes are written do not count as text yet.

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
+from evomerge.checkpoints.beside import check_settings
+from evomerge.checkpoints.loading_errors import LOADING_ERRORS
+from evomerge.checkpoints.tokenizers import read_vocabulary
 from evomerge.errors import EvaluationError
+from evomerge.evaluation.tokenizer_faults import tokenizer_faults
 
 DEFAULT_MAX_LENGTH: Final = 2048
 LENGTH_KEYS: Final = ("n_positions", "max_position_embeddings", "n_ctx")
@@ -51,16 +55,20 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a checkpoint's folder, with a padding token as lm-eval chooses it. Never runs its code.
 
     Raises:
+        ModelError: when its files are damaged, lead out of the folder, or ask for more than tokens.
         EvaluationError: when the folder holds no loadable tokenizer, or one without `<bos>` and `<eos>`.
     """
     from transformers import AutoTokenizer
 
+    check_settings(folder)
+    read_vocabulary(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with tokenizer_faults(folder):
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except LOADING_ERRORS as error:
         raise EvaluationError(
             "The tokenizer does not load.",
-            got=f"{folder}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            got=f"{folder}: {str(error).splitlines()[0][:300] if str(error) else type(error).__name__}",
             allowed="a folder with tokenizer.json (or other tokenizer files) that AutoTokenizer loads without code",
             fix="add the tokenizer's files to the checkpoint's folder.",
         ) from error
@@ -85,17 +93,19 @@ def model_facts(folder: Path, tokenizer: Any) -> ModelFacts:
     from transformers import AutoConfig, GenerationConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(folder)) if (folder / "config.json").is_file() else None
+        config = None
+        if (folder / "config.json").is_file():
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         if (folder / "generation_config.json").is_file():
-            generation = GenerationConfig.from_pretrained(str(folder))
+            generation = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
         elif config is not None:
             generation = GenerationConfig.from_model_config(config)
         else:
             generation = GenerationConfig()
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except LOADING_ERRORS as error:
         raise EvaluationError(
             "The model's config cannot be read.",
-            got=f"{folder}: {error}",
+            got=f"{folder}: {str(error)[:300]}",
             allowed="config.json and generation_config.json of a known model type",
             fix="repair these files.",
         ) from error

@@ -1,19 +1,17 @@
 """vLLM as a generation engine: in this process, weights replaced in place. The only module that imports vLLM.
 
-Names of vLLM that are used, and where vLLM 0.33 defines them:
+Names of vLLM that are used, and the files in which vLLM 0.33 defines them:
 
-| name | file |
-|---|---|
-| `LLM(model, tokenizer, dtype, max_model_len, ...)`, `.generate`, `.collective_rpc`, `.reset_prefix_cache` | `entrypoints/llm.py` |
-| its further arguments `max_model_len`, `max_num_seqs`, `generation_config`, `max_logprobs`, `logprobs_mode`, `disable_log_stats`, `load_format` | `engine/arg_utils.py` (`EngineArgs`) |
-| `TokensPrompt(prompt_token_ids=)` | `inputs/__init__.py` |
-| `SamplingParams(temperature, max_tokens, logprobs, stop, stop_token_ids, ignore_eos, skip_special_tokens)` | `sampling_params.py` |
-| `RequestOutput.prompt_token_ids`, `.outputs[0].token_ids`, `.logprobs`, `.finish_reason` | `outputs.py`, `logprobs.py` |
-| worker method `reload_weights(weights_iterator=)` | `v1/worker/gpu_worker.py`, `model_executor/model_loader/reload/inplace.py` |
-| `VLLM_ENABLE_V1_MULTIPROCESSING`, `VLLM_NO_USAGE_STATS`, `VLLM_LOGGING_LEVEL`, `VLLM_CPU_OMP_THREADS_BIND` | `envs.py` |
-| `platforms.current_platform.device_type` | `platforms/interface.py` |
-| `llm_engine.engine_core.shutdown()` | `v1/engine/core_client.py` |
-| `distributed.cleanup_dist_env_and_memory` | `distributed/parallel_state.py` |
+- entrypoints/llm.py: `LLM`, its `generate`, `collective_rpc`, `reset_prefix_cache`, `llm_engine`
+- engine/arg_utils.py (`EngineArgs`): the arguments `max_model_len`, `max_num_seqs`, `generation_config`,
+  `max_logprobs`, `logprobs_mode`, `disable_log_stats`, `load_format` of `LLM`
+- inputs: `TokensPrompt`; sampling_params.py: `SamplingParams`
+- outputs.py: `RequestOutput.prompt_token_ids`, `.outputs`; `CompletionOutput.token_ids`, `.logprobs`, `.finish_reason`
+- logprobs.py: `Logprob.logprob`
+- v1/worker/gpu_worker.py, model_executor/model_loader/reload/inplace.py: the worker's `reload_weights`
+- v1/engine/core_client.py: `engine_core.shutdown`; distributed/parallel_state.py: `cleanup_dist_env_and_memory`
+- platforms/interface.py: `current_platform.device_type`
+- envs.py: `VLLM_ENABLE_V1_MULTIPROCESSING`, `VLLM_NO_USAGE_STATS`, `VLLM_LOGGING_LEVEL`, `VLLM_CPU_OMP_THREADS_BIND`
 
 `reload_weights` takes checkpoint names, fuses what vLLM fuses (q, k and v; gate and up), processes the result as at the
 first load and copies it into the memory that the engine already uses. Calling the model's `load_weights` directly skips
@@ -215,7 +213,7 @@ def _faults(what: str) -> Iterator[None]:
 
 @contextmanager
 def _own_random_numbers() -> Iterator[None]:
-    """vLLM seeds all global generators when it starts; they are put back."""
+    """Puts the global generators back, all of which vLLM seeds when it starts."""
     import random
 
     import numpy as np

@@ -15,9 +15,11 @@ from evomerge.dataflow.models import PathModels
 from evomerge.dataflow.prefixes import PrefixMemory, default_budget
 from evomerge.evaluation.costs import wanted_costs
 from evomerge.evaluation.evaluator import PlanEvaluator
+from evomerge.evaluation.generation import generate
 from evomerge.evaluation.packed import packable
 from evomerge.evaluation.plan import EvalPlan
 from evomerge.evaluation.scorer import Passes
+from evomerge.execution.engine_worker import check_writer, open_writer
 from evomerge.execution.memory import measure_sizes
 from evomerge.execution.worker import failure_kind
 from evomerge.merging.kernels import Kernels
@@ -76,6 +78,7 @@ class MergeScorer:
 
     Attributes:
         resident: into which recipes are merged.
+        writer: writes answers with an engine; None where transformers does.
         evaluator: asks the items.
         memory: what paths share, and how many layers ran.
     """
@@ -88,8 +91,12 @@ class MergeScorer:
             ResidentModel, self._pool, spec.template, dtype=spec.dtype, kernels=spec.kernels, device=device
         )
         self.resident: ResidentModel = new_model()
+        self.writer = open_writer(spec.plan, self._template, self.resident, device)
         self.evaluator = PlanEvaluator(
-            spec.plan, Path(self._template.tokenizer_folder), pack=packable(self.resident.model)
+            spec.plan,
+            Path(self._template.tokenizer_folder),
+            pack=packable(self.resident.model),
+            writer=self.writer or generate,
         )
         self.memory = PrefixMemory(default_budget(device) if spec.prefix_bytes is None else spec.prefix_bytes)
         self._new_source = new_model
@@ -109,17 +116,25 @@ class MergeScorer:
 
     def _score(self, recipe: Recipe, task: EvalTask) -> Evaluation:
         started = time.perf_counter()
+        self._noted()  # a candidate that failed leaves words that are not this one's
         model, sharing = self._model(recipe)
         merged_s = time.perf_counter() - started
         with sharing as passes:
             found = self.evaluator.evaluate(model, task.set_name, task.items, passes)
-        timing_s = {"merge": merged_s, **found.timing_s}
-        return replace(found, timing_s=timing_s, costs=self._costs_of(recipe, model) if task.costs else {})
+        by_engine, notes = self._noted()
+        timing_s = {"merge": merged_s, **found.timing_s, **by_engine}
+        return replace(found, timing_s=timing_s, notes=notes, costs=self._costs_of(recipe, model) if task.costs else {})
+
+    def _noted(self) -> tuple[Mapping[str, float], tuple[str, ...]]:
+        """What the engine's guard has to tell since the last call: seconds by stage, and what went wrong."""
+        return ({}, ()) if self.writer is None else (self.writer.taken(), self.writer.notes())
 
     def _model(self, recipe: Recipe) -> tuple[Any, AbstractContextManager[Passes | None]]:
         """The recipe's model, and the context in which it is asked."""
         if recipe.path is None:
             self.resident.apply(recipe)
+            if self.writer is not None and self.resident.n_merged:
+                self.writer.outdated()
             return self.resident.model, nullcontext()
         if self._made_paths is None:
             self._made_paths = PathModels(self.resident, self._new_source)
@@ -163,4 +178,5 @@ def build_scorer(spec: ScoringSpec) -> MergeScorer:
         template = spec.checkpoints[spec.template]
         scorer.resident.apply(parent_recipe(ParentRef(spec.template, template.source, template.revision)))
         self_check(spec.plan, scorer.resident.model, scorer.evaluator.tokenizer)
+        check_writer(spec, scorer)
     return scorer

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 
 from evomerge.checkpoints.dtypes import torch_dtype
+from evomerge.checkpoints.loading_errors import LOADING_ERRORS
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.overlay import Overlay
 from evomerge.errors import MergeError, ModelError
@@ -74,7 +75,7 @@ def load_model(
                 local_files_only=True,
                 **({} if config is None else _other_config(folder, config)),
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(
             "transformers cannot load the model that candidates are merged into.",
             got=f"{folder}: {type(error).__name__}: {str(error)[:300]}",
@@ -178,6 +179,12 @@ class ResidentModel:
         """
         chosen = [t.name for t in self._layout.tensors if t.layer == layer and t.role in roles]
         return (layer, tuple((name, self._applied.get(name)) for name in chosen))
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What the model holds now, under checkpoint names: views where a tensor is one run of memory, else copies."""
+        for name, place in self._places.items():
+            flat = place.flat
+            yield name, place.read() if flat is None else flat.view(place.shape)
 
     def _apply_one(self, plan: MergePlan, tensor: TensorPlan) -> None:
         name = tensor.info.name
