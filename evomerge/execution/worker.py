@@ -129,6 +129,8 @@ class Worker:
             evaluation = self._score(task)
         except Exception as error:  # the worker boundary: nothing that a candidate causes may end the search
             return self._failure(task, error)
+        for note in evaluation.notes:
+            self._log.write(f"candidate {task.id} on {task.set_name}: {note}")
         timing = {**evaluation.timing_s, "total": time.perf_counter() - started}
         return replace(evaluation, timing_s=timing)
 
