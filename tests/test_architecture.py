@@ -44,6 +44,7 @@ CONFINED = {
     "ray": "execution/ray*.py",
     "pydantic": "config/*",
     "lm_eval": "evaluation/lm_eval*.py",
+    "vllm": "evaluation/vllm_engine.py",
     "wandb": "tracking/trackers.py",
     "mlflow": "tracking/trackers.py",
 }

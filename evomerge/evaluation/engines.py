@@ -79,13 +79,17 @@ class GenerationEngine(ABC):
     The same weights and the same prompts give the same answers. Other prompts beside a prompt may change its answer by
     rounding alone.
 
-    Every method but `close` may raise `EngineFault`; nothing else, except for what the interpreter raises.
+    The constructor raises `ModelError` when the engine cannot be had or cannot hold the model. Every other method but
+    `close` may raise `EngineFault`, and nothing else.
 
     Attributes:
         name: as in `suite.engine`.
     """
 
     name: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, setup: EngineSetup) -> None: ...
 
     @property
     @abstractmethod

@@ -230,6 +230,6 @@ def _unusable(error: BaseException, fix: str) -> ModelError:
     return ModelError(
         "The engine vllm cannot be used.",
         got=f"{type(error).__name__}: {line}",
-        allowed="vLLM 0.18 or newer that holds this model on this device",
+        allowed="vLLM 0.32 or newer that holds this model on this device",
         fix=fix,
     )
