@@ -28,6 +28,11 @@ def reach(name: str) -> None:
         act(name)
 
 
+def read_again() -> None:
+    """Read the variable again at the next pass: for a test's process that was forked from one that passed places."""
+    _plan.cache_clear()
+
+
 @cache
 def _plan() -> Callable[[str], None] | None:
     """What to do at a place; None, as always outside tests, for nothing."""

@@ -224,7 +224,7 @@ def search_setup(job: SimulatedJob) -> SearchSetup:
     )
 
 
-def _files(job: SimulatedJob) -> dict[str, str]:
+def run_files(job: SimulatedJob) -> dict[str, str]:
     """What the report reads beside the journal."""
     sizes = {"search": job.search, "select": job.select, "report": job.report}
     manifest = {
@@ -245,27 +245,28 @@ def _files(job: SimulatedJob) -> dict[str, str]:
 
 
 @final
-class _Quiet:
+class Quiet:
     """A watcher that shows nothing and a stop signal that never comes."""
 
     def __call__(self) -> bool:
+        """See `StopSignal`."""
         return False
 
     def phase(self, name: str, total: int, done: int) -> None:
-        pass
+        """See `Watcher.phase`."""
 
     def batch(self, number: int) -> None:
-        pass
+        """See `Watcher.batch`."""
 
     def outcome(self, request: Request, set_name: SetName, outcome: Outcome) -> None:
-        pass
+        """See `Watcher.outcome`."""
 
 
 def run_simulated(job: SimulatedJob, folder: Path) -> None:
     """Search, choose, report: leaves a run directory in `folder`, which must not exist or be empty."""
-    quiet = _Quiet()
+    quiet = Quiet()
     spec = WorkerSpec(scorer=f"{__name__}:build_scorer", arguments={"job": job})
-    with RunStore.create(folder, _files(job)) as store, InlinePool(spec) as pool:
+    with RunStore.create(folder, run_files(job)) as store, InlinePool(spec) as pool:
         history = read_history(store.entries())
         store.append(Opened(1, False, "simulated", 1))
         ledger = Ledger(
