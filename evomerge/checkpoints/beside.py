@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from evomerge.checkpoints.folder import find_file, is_plain_name
+from evomerge.checkpoints.model_config import check_token_ids
 from evomerge.checkpoints.strict_json import damaged, quoted, read_object
 from evomerge.errors import ModelError
 
@@ -95,6 +96,11 @@ def _check_content(path: Path, content: Mapping[str, Any]) -> None:
         value = content.get(key)
         if value is not None and not (isinstance(value, int | float) and abs(value) <= _LARGEST):
             raise damaged(path, f"{key} = {quoted(value)}", f"a number of at most {_LARGEST}")
+    if path.name == "generation_config.json":
+        check_token_ids(path, content)
+        penalty = content.get("repetition_penalty")
+        if penalty is not None and not (isinstance(penalty, int | float) and 0 < penalty < _LARGEST):
+            raise damaged(path, f"repetition_penalty = {quoted(penalty)}", "a positive number")
     limit = content.get("model_max_length")
     if limit is not None and not (isinstance(limit, int | float) and not isinstance(limit, bool) and limit > 0):
         raise damaged(path, f"model_max_length = {quoted(limit)}", "a positive number")
@@ -103,7 +109,7 @@ def _check_content(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _check_names(path: Path, content: Mapping[str, Any]) -> None:
-    """Names of classes are words. Old tokenizers name files of the machine that saved them; they must not exist here."""
+    """Names of classes are words. Old tokenizers name files of where they were saved; none may exist here."""
     for key in _CLASSES:
         value = content.get(key)
         if value is not None and not (isinstance(value, str) and is_plain_name(value) and len(value) <= 128):

@@ -56,6 +56,7 @@ _LARGEST: Final = 1 << 24
 """Of any other count: above the positions of every model that there is."""
 _LONGEST: Final = 65_536
 """Entries of a list: above the layers and factors of every model that there is."""
+_TOKEN_IDS: Final = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _UNBOUNDED: Final = re.compile(r"token_id|theta|base|_ids?$|seed|model_max_length")
 
 
@@ -86,6 +87,13 @@ def _check_code(path: Path, level: Mapping[str, Any]) -> None:
                 f"{key} = {quoted(value)}",
                 f"remove {key} from config.json; attention is chosen here, never by a checkpoint.",
             )
+    if level.get("quantization_config"):
+        raise ModelError(
+            "A checkpoint is quantised.",
+            got=f"quantization_config = {quoted(level['quantization_config'])} in {path}",
+            allowed="plain weights: quantised weights cannot be averaged, and quantisers bring code",
+            fix="use the model that it was made from.",
+        )
     for key in _KERNELS:
         if level.get(key):
             raise _refused(
@@ -165,6 +173,23 @@ def _check_counts(path: Path, level: Mapping[str, Any]) -> None:
                     raise damaged(path, f"{quoted(key)} = {quoted(value)}", f"finite numbers, at most {_LARGEST}")
 
 
+def check_token_ids(path: Path, level: Mapping[str, Any]) -> None:
+    """Refuse ids of tokens that are no ids; -1 stands for none.
+
+    Args:
+        path: of the config, for messages.
+        level: its content, or a part of it.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    for key in _TOKEN_IDS:
+        value = level.get(key)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and not (isinstance(one, int) and not isinstance(one, bool) and -1 <= one <= _LARGEST):
+                raise damaged(path, f"{key} = {quoted(value)}", "the ids of tokens")
+
+
 def _check_labels(path: Path, level: Mapping[str, Any]) -> None:
     """Loading makes a name for every label."""
     value = level.get("num_labels")
@@ -188,6 +213,7 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
         _check_code(path, level)
         _check_rope(path, level)
         _check_labels(path, level)
+        check_token_ids(path, level)
         _check_counts(path, level)
 
 

@@ -19,6 +19,7 @@ from evomerge.checkpoints.folder import find_file, read_bytes
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.reader import CONFIG
 from evomerge.checkpoints.strict_json import damaged, quoted, read_object
+from evomerge.checkpoints.tokenizer_bombs import check_tokenizer
 from evomerge.checkpoints.tokenizers import TOKENIZER, Vocabulary, vocabulary_in
 from evomerge.checkpoints.vocabulary import rows_of, vocabulary_of
 from evomerge.errors import ModelError
@@ -111,6 +112,7 @@ def _read(parent: OpenParent) -> _Tokenizer:
             fix="load the tokenizer with transformers (AutoTokenizer) and save it there with save_pretrained.",
         )
     content = read_object(path)
+    check_tokenizer(path, content)
     model = content.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
         raise damaged(path, "a model without vocab", "a tokenizer with a vocabulary")

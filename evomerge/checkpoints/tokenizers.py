@@ -11,8 +11,9 @@ from typing import Any, final
 from evomerge.checkpoints.bundle import tokenizer_files
 from evomerge.checkpoints.folder import find_file
 from evomerge.checkpoints.opened import OpenParent
-from evomerge.checkpoints.strict_json import damaged, read_object
+from evomerge.checkpoints.strict_json import damaged, quoted, read_object
 from evomerge.checkpoints.token_rows import token_embedding
+from evomerge.checkpoints.tokenizer_bombs import check_tokenizer
 from evomerge.digest import digest_file
 from evomerge.types import Digest
 
@@ -64,6 +65,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     content: dict[str, Any]
     if path is not None:
         content = read_object(path)
+        check_tokenizer(path, content)
     elif plain is not None:
         path, content = plain, {"model": {"vocab": read_object(plain)}}
     else:
@@ -113,7 +115,7 @@ def _unreadable(checkpoint: OpenParent) -> dict[str, Digest]:
 
 def listed_tokens(tokens: Sequence[str]) -> str:
     """For people: the first few tokens, and how many more there are."""
-    listed = ", ".join(repr(t) for t in tokens[:_LISTED])
+    listed = ", ".join(quoted(t, 60) for t in tokens[:_LISTED])
     return listed + (f" and {len(tokens) - _LISTED} more" if len(tokens) > _LISTED else "")
 
 

@@ -1,5 +1,7 @@
 """Mutations of config.json and of what lies beside it: traps for whoever builds a model after it."""
 
+# ruff: noqa: E501, RUF005 - tables: one line a case
+
 from __future__ import annotations
 
 import json
@@ -13,7 +15,7 @@ _GENERATION = "generation_config.json"
 _TRAP = "raise SystemExit('code of a checkpoint ran')\n"
 
 
-def _raw(old: str, new: str) -> Callable[[Victim], None]:
+def _raw(old: str, new: str) -> Callable[[Victim], object]:
     """The text of config.json with a piece replaced."""
 
     def apply(victim: Victim) -> None:
@@ -26,19 +28,22 @@ def _raw(old: str, new: str) -> Callable[[Victim], None]:
     return apply
 
 
-def _added(text: str) -> Callable[[Victim], None]:
+def _added(text: str) -> Callable[[Victim], object]:
     """config.json with one more key, spelt out."""
     return _raw("{", "{" + text + ", ")
 
 
-def _trap(**fields: Any) -> Callable[[Victim], None]:
+def _trap(**fields: Any) -> Callable[[Victim], object]:
     """Code beside the config, which the config names."""
     files = ("modeling_trap.py", "configuration_trap.py", "tokenization_trap.py", "__init__.py")
     return in_turn(with_json(_CONFIG, **fields), *(with_text(name, _TRAP) for name in files))
 
 
 def _named_code() -> list[Mutation]:
-    asks, classes = "asks for code", {"AutoConfig": "configuration_trap.Trap", "AutoModelForCausalLM": "modeling_trap.Trap"}
+    asks, classes = (
+        "asks for code",
+        {"AutoConfig": "configuration_trap.Trap", "AutoModelForCausalLM": "modeling_trap.Trap"},
+    )
     named = {
         "attn_implementation": "org/kernel",
         "_attn_implementation": "org/kernel@main:layer",
@@ -47,8 +52,11 @@ def _named_code() -> list[Mutation]:
         "_experts_implementation": "../../kernel",
         "_experts_implementation_internal": "org/kernel",
     }
-    made = [Mutation(f"config: {key} {value}", "config", with_json(_CONFIG, **{key: value}), asks) for key, value in named.items()]
-    make = [
+    made = [
+        Mutation(f"config: {key} {value}", "config", with_json(_CONFIG, **{key: value}), asks)
+        for key, value in named.items()
+    ]
+    make: list[tuple[str, dict[str, Any], str]] = [
         ("attention by a path", {"attn_implementation": "/tmp/kernel"}, asks),
         ("attention by levels", {"attn_implementation": {"": "sdpa", "text_config": "org/kernel"}}, asks),
         ("attention in a nested config", {"text_config": {"_attn_implementation": "org/kernel"}}, asks),
@@ -70,7 +78,7 @@ def _named_code() -> list[Mutation]:
         ("model_type a number", {"model_type": 3}, "model_type"),
         ("model_type null", {"model_type": None}, "model_type"),
         ("model_type empty", {"model_type": ""}, "model_type"),
-        ("model_type unknown", {"model_type": "trap", "auto_map": classes}, "transformers|tokenizer|loads"),
+        ("model_type unknown", {"model_type": "trap", "auto_map": classes}, "model_type is"),
         ("architectures a number", {"architectures": 5}, "architectures"),
         ("architectures a text", {"architectures": "LlamaForCausalLM"}, "architectures"),
         ("architectures of paths", {"architectures": ["../trap.Trap"]}, "architectures"),
@@ -90,7 +98,7 @@ def _named_code() -> list[Mutation]:
 
 
 def _sizes() -> list[Mutation]:
-    huge = {
+    huge: dict[str, list[object]] = {
         "num_hidden_layers": [10**9, -1, 0, 2.0, "2", True, [2], 3, 1],
         "hidden_size": [10**12, 10**5, -32, "32", 32.5, True],
         "intermediate_size": [10**12, 10**8, "64"],
@@ -112,11 +120,11 @@ def _sizes() -> list[Mutation]:
         for key, values in huge.items()
         for value in values
     ]
-    for key, old in (("num_hidden_layers", 2), ("hidden_size", 32), ("vocab_size", 64)):
-        for odd in ("NaN", "Infinity", "1e400", "null" if key == "vocab_size" else "-Infinity"):
-            if odd != "null":
-                made.append(Mutation(f"config: {key} {odd}", "config", _raw(f'"{key}": {old}', f'"{key}": {odd}'), words))
-    return made
+    return made + [
+        Mutation(f"config: {key} {odd}", "config", _raw(f'"{key}": {old}', f'"{key}": {odd}'), words)
+        for key, old in (("num_hidden_layers", 2), ("hidden_size", 32), ("vocab_size", 64))
+        for odd in ("NaN", "Infinity", "-Infinity", "1e400")
+    ]
 
 
 def _rope() -> list[Mutation]:
@@ -132,7 +140,10 @@ def _rope() -> list[Mutation]:
         ("rope factor NaN", {"rope_parameters": {"rope_type": "linear", "factor": float("nan")}}),
         ("rope factors of a million", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 1_000_000}}),
     ]
-    return [Mutation(f"config: {name}", "config", with_json(_CONFIG, **fields), "rope|short_factor|values") for name, fields in odd]
+    return [
+        Mutation(f"config: {name}", "config", with_json(_CONFIG, **fields), "rope|short_factor|values")
+        for name, fields in odd
+    ]
 
 
 def _files() -> list[Mutation]:

@@ -1,5 +1,7 @@
 """Mutations of which files a checkpoint has: indexes that lie, links that lead out, things that are no files, pickles."""
 
+# ruff: noqa: E501, ARG005, RUF005 - tables: one line a case
+
 from __future__ import annotations
 
 import json
@@ -45,7 +47,7 @@ def _split(victim: Victim) -> dict[str, str]:
     return weight_map
 
 
-def sharded(change: Callable[[Victim, dict[str, Any]], object] = lambda *_: None) -> Callable[[Victim], None]:
+def sharded(change: Callable[[Victim, dict[str, Any]], object] = lambda *_: None) -> Callable[[Victim], object]:
     """Shards, with an index whose content is what `change` makes of it (None: the mapping that it was given)."""
 
     def apply(victim: Victim) -> None:
@@ -57,7 +59,7 @@ def sharded(change: Callable[[Victim, dict[str, Any]], object] = lambda *_: None
     return apply
 
 
-def _elsewhere(name: str) -> Callable[[Victim], None]:
+def _elsewhere(name: str) -> Callable[[Victim], object]:
     """All tensors of the first shard in a file called `name`; `{outside}` is a folder with the same shard."""
 
     def change(victim: Victim, index: dict[str, Any]) -> None:
@@ -68,7 +70,7 @@ def _elsewhere(name: str) -> Callable[[Victim], None]:
     return sharded(change)
 
 
-def _replaced(file: str, make: Callable[[Victim, Path], object]) -> Callable[[Victim], None]:
+def _replaced(file: str, make: Callable[[Victim, Path], object]) -> Callable[[Victim], object]:
     """A file replaced by something that `make` puts in its place."""
 
     def apply(victim: Victim) -> None:
@@ -104,7 +106,7 @@ def _socket(_: Victim, path: Path) -> None:
         os.chdir(before)
 
 
-def _sparse(size: int) -> Callable[[Victim], None]:
+def _sparse(size: int) -> Callable[[Victim], object]:
     def apply(victim: Victim) -> None:
         entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
         write_header(victim.folder / WEIGHTS, {"model.embed_tokens.weight": entry}, b"")
@@ -118,7 +120,7 @@ def pickled(canary: Path) -> bytes:
     return b"cio\nopen\n(V" + str(canary).encode() + b"\nVw\ntR."
 
 
-def _pickled(name: str, *, keep: bool = False, inside: bool = False) -> Callable[[Victim], None]:
+def _pickled(name: str, *, keep: bool = False, inside: bool = False) -> Callable[[Victim], object]:
     """Weights as a pickle that makes the canary; `inside` a zip as torch writes it."""
 
     def apply(victim: Victim) -> None:
@@ -135,11 +137,33 @@ def _pickled(name: str, *, keep: bool = False, inside: bool = False) -> Callable
     return apply
 
 
-def _zip_bomb(name: str) -> Callable[[Victim], None]:
+def _zip_bomb(name: str) -> Callable[[Victim], object]:
     def apply(victim: Victim) -> None:
         (victim.folder / WEIGHTS).unlink()
         with zipfile.ZipFile(victim.folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data/0", b"\0" * 50_000_000)
+
+    return apply
+
+
+def _without_shards(victim: Victim, _: dict[str, Any]) -> None:
+    for name in (_FIRST, _SECOND):
+        (victim.folder / name).unlink()
+
+
+def _many_files(victim: Victim) -> None:
+    for i in range(20_001):
+        (victim.folder / f"f{i}").touch()
+
+
+def _device(path: str) -> Callable[[Victim, Path], object]:
+    return lambda _, p: p.symlink_to(path)
+
+
+def _linked_out(name: str) -> Callable[[Victim], object]:
+    def apply(victim: Victim) -> None:
+        (victim.folder / name).unlink(missing_ok=True)
+        (victim.folder / name).symlink_to(victim.outside / "config.json")
 
     return apply
 
@@ -165,12 +189,12 @@ def _indexes() -> list[Mutation]:
     }
     made = [Mutation(f"index: {what}", "index", _elsewhere(name), outside) for what, name in names.items()]
     return made + [
-        at("no shard is there", lambda v, i: [(v.folder / n).unlink() for n in (_FIRST, _SECOND)] and None, "lacks weight files"),
+        at("no shard is there", _without_shards, "lacks weight files"),
         at("a shard missing", lambda v, _: (v.folder / _SECOND).unlink(), "lacks weight files"),
-        at("a shard of another case", lambda v, _: (v.folder / _SECOND).rename(v.folder / _SECOND.upper()) and None, "lacks weight"),
-        at("a shard doubled", lambda v, _: shutil.copy(v.folder / _FIRST, v.folder / _SECOND) and None, "is not in|holds"),
+        at("a shard of another case", lambda v, _: (v.folder / _SECOND).rename(v.folder / _SECOND.upper()), "lacks weight"),
+        at("a shard doubled", lambda v, _: shutil.copy(v.folder / _FIRST, v.folder / _SECOND), "is not in|holds"),
         at("a tensor too many", lambda _, i: i["weight_map"].update({"x": _FIRST}), "is not in"),
-        at("a tensor too few", lambda _, i: i["weight_map"].pop(TENSOR) and None, "puts into 'no file'|holds"),
+        at("a tensor too few", lambda _, i: i["weight_map"].pop(TENSOR), "puts into 'no file'|holds"),
         at("tensors exchanged", lambda _, i: i.update(weight_map={t: _SECOND if f == _FIRST else _FIRST for t, f in i["weight_map"].items()}), "is not in"),
         at("no weight_map", lambda *_: {"metadata": {}}, "weight_map"),
         at("weight_map a list", lambda _, i: {"weight_map": list(i["weight_map"])}, "weight_map"),
@@ -205,13 +229,29 @@ def _links() -> list[Mutation]:
     for file in (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json"):
         made += [Mutation(f"{file}: {what}", "file", _replaced(file, make), outside) for what, make in link.items()]
         made += [Mutation(f"{file}: {what}", "file", _replaced(file, make), no_file) for what, make in kinds.items()]
-    made.append(Mutation("a shard: a link out", "file", in_turn(sharded(), _replaced(_FIRST, link["a link out"])), outside))
+    made.append(
+        Mutation("a shard: a link out", "file", in_turn(sharded(), _replaced(_FIRST, link["a link out"])), outside)
+    )
     made.append(Mutation("a shard: a pipe", "file", in_turn(sharded(), _replaced(_FIRST, kinds["a pipe"])), no_file))
     for device in ("/dev/zero", "/dev/random", "/dev/stdin"):
-        made.append(Mutation(f"{WEIGHTS}: {device}", "file", _replaced(WEIGHTS, lambda _, p, d=device: p.symlink_to(d)), outside))
+        made.append(Mutation(f"{WEIGHTS}: {device}", "file", _replaced(WEIGHTS, _device(device)), outside))
     for name in ("chat_template.jinja", "generation_config.json", "special_tokens_map.json", "added_tokens.json"):
-        made.append(Mutation(f"{name}: a link out", "file", lambda v, n=name: (v.folder / n).symlink_to(v.outside / "config.json"), outside))
-    made.append(Mutation("templates: a link out", "file", lambda v: (v.folder / "additional_chat_templates").symlink_to(v.outside), "leads out"))
+        made.append(
+            Mutation(
+                f"{name}: a link out",
+                "file",
+                _linked_out(name),
+                outside,
+            )
+        )
+    made.append(
+        Mutation(
+            "templates: a link out",
+            "file",
+            lambda v: (v.folder / "additional_chat_templates").symlink_to(v.outside),
+            "leads out",
+        )
+    )
     return made  # fmt: skip
 
 
@@ -225,13 +265,13 @@ def _others() -> list[Mutation]:
         Mutation("a zip bomb", "file", _zip_bomb("pytorch_model.bin"), "pickles only"),
         Mutation("a pickle beside", "file", _pickled("pytorch_model.bin", keep=True), legal="the pickle is not opened"),
         Mutation("no weights", "file", lambda v: (v.folder / WEIGHTS).unlink(), "holds no weights"),
-        Mutation("weights of another case", "file", lambda v: (v.folder / WEIGHTS).rename(v.folder / "MODEL.SAFETENSORS") and None, "holds no weights"),
-        Mutation("a name with escapes", "file", lambda v: (v.folder / WEIGHTS).rename(v.folder / "\x1b[2Jx") and None, r"\\x1b\[2Jx"),
+        Mutation("weights of another case", "file", lambda v: (v.folder / WEIGHTS).rename(v.folder / "MODEL.SAFETENSORS"), "holds no weights"),
+        Mutation("a name with escapes", "file", lambda v: (v.folder / WEIGHTS).rename(v.folder / "\x1b[2Jx"), r"\\x1b\[2Jx"),
         Mutation("a sparse terabyte", "file", _sparse(1 << 40), "sparse"),
         Mutation("a sparse petabyte", "file", _sparse(1 << 43), "sparse"),
         Mutation("an adapter beside", "file", with_text("adapter_config.json", '{"base_model_name_or_path": "../outside"}'), "An adapter lies in"),
-        Mutation("twenty thousand files", "file", lambda v: [(v.folder / f"f{i}").touch() for i in range(20_001)] and None, "more than 20000 files"),
-        Mutation("single file and index", "index", in_turn(lambda v: shutil.copy(v.folder / WEIGHTS, v.outside / "kept") and None, sharded(), lambda v: shutil.copy(v.outside / "kept", v.folder / WEIGHTS) and None), legal="the single file goes before an index, as in transformers"),
+        Mutation("twenty thousand files", "file", _many_files, "more than 20000 files"),
+        Mutation("single file and index", "index", in_turn(lambda v: shutil.copy(v.folder / WEIGHTS, v.outside / "kept"), sharded(), lambda v: shutil.copy(v.outside / "kept", v.folder / WEIGHTS)), legal="the single file goes before an index, as in transformers"),
         Mutation("shards", "index", sharded(), legal="what transformers writes"),
         Mutation("a hard link", "file", _replaced(WEIGHTS, lambda v, p: os.link(v.outside / p.name, p)), legal="a second name of a file is that file"),
         Mutation("code beside", "file", in_turn(*(with_text(n, f"raise SystemExit({n!r})") for n in ("modeling_llama.py", "torch.py", "__init__.py", "sitecustomize.py"))), legal="no folder of a model is on Python's path"),

@@ -43,7 +43,7 @@ class Mutation:
 
     name: str
     kind: str
-    change: Callable[[Victim], None]
+    change: Callable[[Victim], object]
     match: str = ""
     legal: str = ""
 
@@ -65,7 +65,7 @@ def write_header(path: Path, header: object, data: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
-def with_bytes(change: Callable[[bytes], bytes], name: str = WEIGHTS) -> Callable[[Victim], None]:
+def with_bytes(change: Callable[[bytes], bytes], name: str = WEIGHTS) -> Callable[[Victim], object]:
     """A mutation of a file's bytes."""
 
     def apply(victim: Victim) -> None:
@@ -75,7 +75,7 @@ def with_bytes(change: Callable[[bytes], bytes], name: str = WEIGHTS) -> Callabl
     return apply
 
 
-def with_header(change: Callable[[dict[str, Any]], object], name: str = WEIGHTS) -> Callable[[Victim], None]:
+def with_header(change: Callable[[dict[str, Any]], object], name: str = WEIGHTS) -> Callable[[Victim], object]:
     """A mutation of a header: edited in place, or replaced by what `change` returns (an object, or bytes)."""
 
     def apply(victim: Victim) -> None:
@@ -86,12 +86,7 @@ def with_header(change: Callable[[dict[str, Any]], object], name: str = WEIGHTS)
     return apply
 
 
-def with_entry(name: str = TENSOR, file: str = WEIGHTS, **fields: object) -> Callable[[Victim], None]:
-    """A mutation of one tensor's entry."""
-    return with_header(lambda header: header[name].update(fields), file)
-
-
-def with_json(name: str, **fields: object) -> Callable[[Victim], None]:
+def with_json(name: str, **fields: object) -> Callable[[Victim], object]:
     """Keys of a JSON file replaced; a missing file is made."""
 
     def apply(victim: Victim) -> None:
@@ -102,7 +97,7 @@ def with_json(name: str, **fields: object) -> Callable[[Victim], None]:
     return apply
 
 
-def with_text(name: str, text: str | bytes) -> Callable[[Victim], None]:
+def with_text(name: str, text: str | bytes) -> Callable[[Victim], object]:
     """A file replaced."""
 
     def apply(victim: Victim) -> None:
@@ -113,7 +108,7 @@ def with_text(name: str, text: str | bytes) -> Callable[[Victim], None]:
     return apply
 
 
-def in_turn(*changes: Callable[[Victim], None]) -> Callable[[Victim], None]:
+def in_turn(*changes: Callable[[Victim], object]) -> Callable[[Victim], object]:
     """Several mutations."""
 
     def apply(victim: Victim) -> None:
