@@ -1,7 +1,7 @@
 """Joining a Ray cluster, or starting one on this machine, without Ray's words on the driver's terminal.
 
 Ray reads its own environment: `RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` and `RAY_AUTH_TOKEN_PATH` say how a cluster knows its
-friends, `RAY_ADDRESS` where it is when the address is `auto`. A token that is set is used, whatever the mode.
+friends, `RAY_ADDRESS` where it is when the address is `auto`. A token that there is is used unless the mode says no.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from evomerge.errors import ConfigError
 
 _OBJECT_STORE_BYTES: Final = 128 * 1024**2
 _KNOCK_S: Final = 10.0
-_PROBE_S: Final = 15.0
+_PROBE_S: Final = 8.0
 _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no statistics over the network
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor without GPUs sees none; today's default warns
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the raylet's remarks would go to our standard output; they are in its logs
 }
 _CLUSTER_ENVIRONMENT: Final = {
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's library would complain on our standard error while it connects
     # Ray's library ends the process when the head is silent for so long; we notice after `ray_watch.GRACE_S`
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
@@ -66,7 +65,7 @@ def import_ray(address: str | None = None) -> ModuleType:
     wanted = dict(_ENVIRONMENT)
     if not is_local(address):
         wanted |= _CLUSTER_ENVIRONMENT
-        if any(os.environ.get(name) for name in _TOKENS):
+        if any(os.environ.get(name) for name in _TOKENS) or _HOME_TOKEN.expanduser().is_file():
             wanted["RAY_AUTH_MODE"] = "token"
     for name, value in wanted.items():
         os.environ.setdefault(name, value)  # before the import, which reads it
@@ -110,7 +109,7 @@ def connect(address: str | None, cpus: float) -> Session:
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
         if not local:
-            _knock(str(address))
+            _check_door(str(address))
         ray.init(
             address="local" if local else address,
             include_dashboard=False if local else None,
@@ -133,16 +132,31 @@ def split_address(address: str) -> tuple[str, int] | None:
     return (host.strip("[]"), int(port)) if port.isdigit() and host else None
 
 
-def _knock(address: str) -> None:
-    """Knock at an address: Ray itself would try for minutes before it says that nobody is there."""
+def _check_door(address: str) -> None:
+    """Knock, and try our token in a process of its own.
+
+    Ray itself would try for minutes where nobody is, and tell of a wrong token on our standard error alone.
+
+    Raises:
+        OSError: when nobody answers.
+        ConfigError: when the head does not accept our token.
+    """
     place = split_address(address)
-    if place is not None:
-        socket.create_connection(place, timeout=_KNOCK_S).close()
+    if place is None:
+        return
+    socket.create_connection(place, timeout=_KNOCK_S).close()
+    command = [sys.executable, "-c", _PROBE, f"{place[0]}:{place[1]}"]
+    try:
+        said = subprocess.run(command, capture_output=True, timeout=_PROBE_S, check=False).stderr
+    except subprocess.TimeoutExpired as late:
+        said = late.stderr or b""
+    if b"nauthenticated" in said or b"AuthToken" in said:
+        raise _wrong_token(address)
 
 
 def _explain(error: Exception, address: str, *, local: bool) -> ConfigError:
-    """The error of a cluster that cannot be joined: that of the token has a message of its own."""
-    if not local and (type(error).__name__ == "AuthenticationError" or _is_turned_away(address, error)):
+    """The error of a cluster that cannot be joined: that of a missing token has a message of its own."""
+    if type(error).__name__ == "AuthenticationError":
         return _wrong_token(address)
     first = re.sub(r"\s+", " ", str(error))[:400]
     return ConfigError(
@@ -151,19 +165,6 @@ def _explain(error: Exception, address: str, *, local: bool) -> ConfigError:
         allowed="a local Ray, a running cluster's address, or cluster.backend: local",
         fix="check `ray status` and cluster.address, or set cluster.backend=local.",
     )
-
-
-def _is_turned_away(address: str, error: Exception) -> bool:
-    """Whether somebody who answers does not accept our token: Ray tells the reason on standard error alone."""
-    if split_address(address) is None or isinstance(error, ConnectionRefusedError | TimeoutError | socket.gaierror):
-        return False
-    environment = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "info"}
-    command = [sys.executable, "-c", _PROBE, address.removeprefix("ray://")]
-    try:
-        said = subprocess.run(command, capture_output=True, env=environment, timeout=_PROBE_S, check=False).stderr
-    except subprocess.TimeoutExpired as late:
-        said = late.stderr or b""
-    return b"nauthenticated" in said or b"AuthToken" in said
 
 
 def _wrong_token(address: str) -> ConfigError:
