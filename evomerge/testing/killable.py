@@ -36,9 +36,15 @@ from evomerge.runs.study import write_study
 from evomerge.testing.simulated_jobs import Quiet, SimulatedJob, build_scorer, run_files, search_setup
 from evomerge.types import SET_NAMES, EvalTask, Evaluation
 
-SMALL: Final = SimulatedJob(3, gain=0.1, candidates=16, tasks=2, search=24, select=24, report=24)
+SMALL: Final = SimulatedJob(3, gain=0.1, candidates=16, tasks=2, search=24, select=24, report=24, optimizer="cma")
 RACED: Final = replace(SMALL, questions={"number": 8, "race": "halving", "calibrate": 8})
-JOBS: Final[Mapping[str, SimulatedJob]] = {"plain": SMALL, "raced": RACED, "stages": SMALL, "asynchronous": SMALL}
+JOBS: Final[Mapping[str, SimulatedJob]] = {
+    "plain": SMALL,
+    "auto": replace(SMALL, optimizer="auto"),
+    "raced": RACED,
+    "stages": SMALL,
+    "asynchronous": SMALL,
+}
 EXPORTED: Final = "chosen.json"
 
 

@@ -75,6 +75,7 @@ class SimulatedJob:
         report: of the report set.
         depth: of the search space: `model` (one weight per model) or `each` (one per model and layer).
         questions: `all`, or what `suite.questions` says in a job.
+        optimizer: its name, `auto` for what a job of the product would get.
     """
 
     seed: int
@@ -89,6 +90,7 @@ class SimulatedJob:
     report: int = 400
     depth: str = "model"
     questions: Any = "all"
+    optimizer: str = "auto"
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -210,7 +212,8 @@ def search_setup(job: SimulatedJob) -> SearchSetup:
     )
     questions = load_questions(job.questions)
     chosen = choose(problem, False, job.tasks * questions.per_task(job.search))
-    make = partial(make_optimizer, chosen.name, problem, chosen.options)
+    name, options = (chosen.name, chosen.options) if job.optimizer == "auto" else (job.optimizer, {})
+    make = partial(make_optimizer, name, problem, options)
     return SearchSetup(
         space=space,
         recipe_of=partial(candidate_recipe, job.depth),
