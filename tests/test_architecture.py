@@ -18,7 +18,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("api",),
-    ("publishing", "tracking", "launching"),
+    ("publishing", "tracking", "launching", "checkup"),
     ("config",),
     ("calibration",),
     ("report",),

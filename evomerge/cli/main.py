@@ -14,6 +14,7 @@ from evomerge import __version__
 from evomerge.cli.calibrate import calibrate
 from evomerge.cli.console import say
 from evomerge.cli.demo import demo
+from evomerge.cli.doctor import doctor
 from evomerge.cli.evaluate import evaluate
 from evomerge.cli.export import export
 from evomerge.cli.inspect import inspect
@@ -54,6 +55,7 @@ COMMANDS: Final = (
     calibrate,
     ls,
     schema,
+    doctor,
     zoo,
 )
 

@@ -62,7 +62,9 @@ on_node() {
   if [ "$start" = symmetric ]; then
     # shellcheck disable=SC2016 # expanded by the shell that runs it
     "${runner[@]}" ray symmetric-run --address "$address" --min-nodes "$min_nodes" "${options[@]}" -- \
-      bash -c "$(declare -p shared); $(declare -f drive); "'drive "$@"' drive "${search[@]}" || code=$?
+      bash -c "$(declare -p shared); $(declare -f drive); "'drive "$@"' drive "${search[@]}" 2>&1 |
+      grep --line-buffered -v '[[:space:]]VINFO scripts.py' # what ray stop says of every process
+    code=${PIPESTATUS[0]}
   else
     start_and_drive || code=$?
   fi
@@ -129,7 +131,7 @@ export RAY_ADDRESS=$address
 drain() {
   local driver
   driver=$(cat "$shared/driver.pid" 2>/dev/null) || return 0
-  if tr '\0' '\n' <"/proc/$driver/environ" 2>/dev/null | grep -qx "SLURM_JOB_ID=$SLURM_JOB_ID"; then
+  if { tr '\0' '\n' <"/proc/$driver/environ"; } 2>/dev/null | grep -qx "SLURM_JOB_ID=$SLURM_JOB_ID"; then
     kill -TERM "$driver"
   fi
 }
