@@ -83,7 +83,9 @@ def _search(assembled: Assembled) -> Table:
         "objectives": ", ".join(f"{o.name} ({o.direction})" for o in assembled.goals.objectives),
         "constraints": "; ".join(c.text for c in assembled.goals.constraints) or "none",
         **_stages(assembled),
-        "generation 0": ", ".join(k.id for k in assembled.known),
+        "asked first" if assembled.resolved.stages[0].optimizer.asynchronous else "generation 0": ", ".join(
+            k.id for k in assembled.known
+        ),
         "evaluations": str(job.budget.evaluations),
         "questions": _asked(job.budget.evaluations, plan_questions(assembled)),
         "workers": f"{n_workers(assembled)} on {job.cluster.backend}",

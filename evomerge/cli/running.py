@@ -64,10 +64,16 @@ class Signals:
 
 
 class Bars:
-    """Progress bars of a run; where there is no terminal, a line per phase and per generation."""
+    """Progress bars of a run; where there is no terminal, a line per phase and per generation.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where to draw.
+        unit: what the optimizer's batches are called.
+    """
+
+    def __init__(self, console: Console, unit: str = "generation") -> None:
         self._console = console
+        self._unit = unit
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<10}", markup=False),
@@ -148,7 +154,7 @@ class Bars:
         if self._is_stopping:
             return "finishing what runs; Ctrl-C: now"
         failed = f", {self._failed} failed" if self._failed else ""
-        return f"generation {self._batches}{failed}" if self._phase == "search" else failed.removeprefix(", ")
+        return f"{self._unit} {self._batches}{failed}" if self._phase == "search" else failed.removeprefix(", ")
 
     def _tell(self, line: str) -> None:
         if not self._console.is_terminal:
@@ -168,7 +174,7 @@ def run_with_progress(
     from evomerge.report.words import separability
 
     console = make_console(stderr=not sys.stdout.isatty())
-    bars = Bars(console)
+    bars = Bars(console, "block" if resolved.asynchronous else "generation")
     with Signals(bars) as signals, bars:
         summary = run_search(resolved, folder, resume=resume, accept_history=accept_history, watcher=bars, stop=signals)
     show_result(summary, folder, separability(run_details(folder)), make_console())

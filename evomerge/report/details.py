@@ -66,6 +66,7 @@ def details_of(book: Book, summary: RunSummary, recipe_of: RecipeOf) -> RunDetai
         differences=differences(book),
         splits=manifest["suite"]["splits"],
         **used_optimizer(manifest),
+        asynchronous=bool(book.history.turns),
         versions=manifest["versions"],
         host=", ".join(sorted({life.host for life in book.history.lives})),
         notes=_notes(book),

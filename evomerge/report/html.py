@@ -45,7 +45,7 @@ def render_report(summary: RunSummary, details: RunDetails) -> str:
         _tasks(summary, details),
         paths_section(details.paths, summary.chosen.id if summary.chosen else "", _n_more_paths(summary, details)),
         windows_section(details.windows),
-        overfit_section(summary, details.selected, details.costs),
+        overfit_section(summary, details.selected, details.costs, "block" if details.asynchronous else "generation"),
         "" if details.asked is None else questions_section(summary, details.asked) + bank_section(details.asked),
         _genes(details),
         survey_section(details.survey),
@@ -73,7 +73,8 @@ def _head(summary: RunSummary, details: RunDetails) -> str:
     ]
     drawn = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
     chip = f'<span class="chip">{summary.state}</span>'
-    optimizer = f"optimizer {escape(details.optimizer)} · " if details.optimizer else ""
+    mode = ", asynchronous" if details.asynchronous else ""
+    optimizer = f"optimizer {escape(details.optimizer)}{mode} · " if details.optimizer else ""
     goals = ", ".join(
         f"{'maximize' if o.direction == 'maximize' else 'minimize'} {escape(o.name)}" for o in summary.objectives
     )
@@ -265,6 +266,11 @@ def _reproduce(summary: RunSummary, details: RunDetails) -> str:
     parts = [f"<pre>{escape(commands)}</pre>"]
     if details.optimizer_why:
         parts.append(f"<p>Optimizer <b>{escape(details.optimizer)}</b>: {escape(details.optimizer_why)}</p>")
+    if details.asynchronous:
+        parts.append(
+            "<p>The search was asynchronous: what was asked depended on the order in which results came in. Replaying "
+            "this journal is exact; another run of the same job may ask for other candidates.</p>"
+        )
     if details.recipe:
         parts.append(
             f"<details open><summary>Recipe of the chosen merge</summary><pre>{escape(details.recipe)}</pre></details>"

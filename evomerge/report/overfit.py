@@ -130,8 +130,14 @@ def _flattered(mean: float, values: Sequence[float]) -> str:
     return f"{amount(abs(mean), values)} {'better' if mean >= 0 else 'worse'}"
 
 
-def over_time(models: Sequence[Selected], objective: ObjectiveInfo) -> str:
-    """How the gap moved from the first milestone to the latest candidates; empty with a single generation."""
+def over_time(models: Sequence[Selected], objective: ObjectiveInfo, unit: str = "generation") -> str:
+    """How the gap moved from the first milestone to the latest candidates; empty with a single generation.
+
+    Args:
+        models: what was scored on the select set.
+        objective: whose scores.
+        unit: what batches are called.
+    """
     candidates = [s for s in models if s.entry.kind == "candidate" and s.batch >= 0]
     batches = sorted({s.batch for s in candidates})
     if len(batches) < 2:
@@ -142,7 +148,7 @@ def over_time(models: Sequence[Selected], objective: ObjectiveInfo) -> str:
     if early is None or late is None:
         return ""
     return (
-        f"From generation {batches[0]} to generation {batches[-1]} the gap went from "
+        f"From {unit} {batches[0]} to {unit} {batches[-1]} the gap went from "
         f"{amount(early.mean, values, '+.1f')} to {amount(late.mean, values, '+.1f')}."
     )
 
@@ -206,13 +212,16 @@ def _frame(y: Scale, wide: float, name: str) -> str:
     return "".join(parts)
 
 
-def overfit_section(summary: RunSummary, models: Sequence[Selected], costs: Collection[str] = ()) -> str:
+def overfit_section(
+    summary: RunSummary, models: Sequence[Selected], costs: Collection[str] = (), unit: str = "generation"
+) -> str:
     """The section of the report; empty until candidates were scored on the select set.
 
     Args:
         summary: of the run.
         models: what was scored on the select set.
         costs: names of objectives that no question tells: they are left out.
+        unit: what batches are called.
     """
     if not any(s.batch >= 0 for s in models):
         return ""
@@ -221,14 +230,14 @@ def overfit_section(summary: RunSummary, models: Sequence[Selected], costs: Coll
     wide = FULL if len(objectives) == 1 else HALF
     parts = []
     for objective in objectives:
-        told = " ".join(s for s in (gap_sentence(models, objective), over_time(models, objective)) if s)
+        told = " ".join(s for s in (gap_sentence(models, objective), over_time(models, objective, unit)) if s)
         drawn = captioned(gap_chart(models, objective, chosen=chosen, wide=wide), escape(objective.name))
         parts.append(f"<div><p>{escape(told)}</p>{drawn}</div>")
     charts = f'<div class="pair">{"".join(parts)}</div>' if len(parts) > 1 else parts[0]
     marks = [(marker("candidate", 8, 8, f"set-{s}", radius=4), f"{s} set") for s in ("search", "select")]
     marks.append((marker("candidate", 8, 8, "neutral", radius=4), "search minus select"))
     intro = (
-        "Baselines, then the best of earlier generations and the finalists, in the order of the search. Where search "
+        f"Baselines, then the best of earlier {unit}s and the finalists, in the order of the search. Where search "
         "scores go on to rise and select scores do not, the search learns its questions and not the task."
     )
     return section("Was the search set learned by heart?", intro, charts, legend(*marks))

@@ -333,6 +333,7 @@ class RunDetails:
         splits: task -> set -> number of items.
         optimizer: the name in use; of a search in stages, every stage's.
         optimizer_why: why it was chosen; empty when the user named it.
+        asynchronous: whether (a stage of) the search had no generations; its batches are blocks of asks then.
         versions: package -> version.
         host: machine in words.
         notes: warnings in plain words, for instance that a public test split was searched.
@@ -359,6 +360,7 @@ class RunDetails:
     splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     optimizer: str = ""
     optimizer_why: str = ""
+    asynchronous: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     notes: tuple[str, ...] = ()
