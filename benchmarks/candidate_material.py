@@ -52,8 +52,21 @@ def build_zoo_if_missing(folder: Path, seed: int) -> None:
     build_zoo(folder, full_spec(seed))
 
 
-def build_random_models(folder: Path, zoo: Path, dtype: str, seed: int) -> None:
-    """A base and three random experts of 99.3 M parameters (Llama, 12 layers of width 768) with the zoo's tokenizer.
+RANDOM_SHAPE: Final[Mapping[str, int]] = {
+    "hidden_size": 768,
+    "intermediate_size": 2560,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "head_dim": 64,
+}
+"""99.3 M parameters."""
+
+
+def build_random_models(
+    folder: Path, zoo: Path, dtype: str, seed: int, shape: Mapping[str, int] = RANDOM_SHAPE
+) -> None:
+    """A base and three random experts (Llama of the given shape) with the zoo's tokenizer.
 
     They know nothing; what a candidate costs does not depend on that, except that a model which never ends its answers
     makes generation run to the limit.
@@ -61,8 +74,7 @@ def build_random_models(folder: Path, zoo: Path, dtype: str, seed: int) -> None:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
     config = LlamaConfig.from_pretrained(zoo / "base")
-    config.update({"hidden_size": 768, "intermediate_size": 2560, "num_hidden_layers": 12})
-    config.update({"num_attention_heads": 12, "num_key_value_heads": 12, "head_dim": 64, "dtype": dtype})
+    config.update({**shape, "dtype": dtype})
     tokenizer = AutoTokenizer.from_pretrained(zoo / "base")
     set_seed(seed)
     model = LlamaForCausalLM(config)
@@ -90,7 +102,9 @@ def _space(name: str) -> str | dict[str, Any]:
     return space
 
 
-def write_job(path: Path, models: Path, zoo: Path, *, space: str, tasks: Sequence[str], items: int) -> Path:
+def write_job(
+    path: Path, models: Path, zoo: Path, *, space: str, tasks: Sequence[str], items: int, device: str = "cpu"
+) -> Path:
     """A job file over the models and the zoo's tasks: the composition that `evomerge search` would run."""
     job = {
         "name": "candidates",
@@ -103,7 +117,7 @@ def write_job(path: Path, models: Path, zoo: Path, *, space: str, tasks: Sequenc
         },
         "objectives": [{"name": "mean", "tasks": list(tasks)}],
         "budget": {"evaluations": 200},
-        "cluster": {"backend": "local", "workers": 1, "device": "cpu"},
+        "cluster": {"backend": "local", "workers": 1, "device": device},
     }
     path.write_text(yaml.safe_dump(job, sort_keys=False), encoding="utf-8")
     return path

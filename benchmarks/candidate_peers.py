@@ -49,6 +49,7 @@ class Questions(NamedTuple):
         tokenizer: folder of the tokenizer.
         dtype: of the model in memory.
         seed: handed to mergekit.
+        device: where the warm peer asks.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Questions(NamedTuple):
     tokenizer: Path
     dtype: str
     seed: int
+    device: str = "cpu"
 
 
 @final
@@ -105,6 +107,7 @@ class WarmPeer:
             folder = materialise()
             merged = time.perf_counter()
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=self._questions.dtype)
+            model.to(self._questions.device)
             loaded = time.perf_counter()
             results = self._evaluate(model, batch_size)
             asked = time.perf_counter()
