@@ -236,3 +236,46 @@ def dump_yaml(value: Any) -> str:
     if parse_yaml(text, "the value").value == value:
         return text
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=False, width=110)  # it holds odd line breaks
+
+
+def check_bounds(text: str, name: str) -> yaml.Node | None:
+    """The root node of one document that may have tags and merge keys, when it is no larger than `parse_yaml` allows.
+
+    For files that other libraries read again with loaders of their own: nothing in it grows when it is read, be it by
+    depth, by aliases of aliases, or by lists of merge keys. None for an empty text.
+
+    Args:
+        text: the YAML text.
+        name: what messages call it.
+
+    Raises:
+        ConfigError: too long, control characters, syntax, nested too deeply, too many values, merge keys with lists.
+    """
+    n_bytes = len(text.encode("utf-8", "surrogatepass"))
+    if n_bytes > MAX_BYTES:
+        raise _refuse(name, "it is too long.", f"{n_bytes} bytes", f"at most {MAX_BYTES} bytes", "shorten the file.")
+    node = _root(text, name)
+    if node is not None:
+        _count(node, name)
+    return node
+
+
+def _count(root: yaml.Node, name: str) -> None:
+    """Walk a document as if its aliases were written out, and stop at the limits."""
+    values = 0
+    waiting = [(root, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        values += 1
+        if values > 2 * MAX_VALUES:
+            raise _too_many(name, _line(node.start_mark))
+        if depth > MAX_DEPTH:
+            raise _too_deep(name, _line(node.start_mark))
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.tag == f"{_TAG}merge" and not isinstance(value, yaml.MappingNode):
+                    what, got = "a merge key has a list.", f"'<<' at line {_line(key.start_mark)}"
+                    raise _refuse(name, what, got, "merge keys with one alias", "write the keys out.")
+                waiting += [(key, depth + 1), (value, depth + 1)]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(child, depth + 1) for child in node.value]

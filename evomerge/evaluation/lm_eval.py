@@ -13,7 +13,8 @@ from lm_eval.api.task import ConfigurableTask
 
 from evomerge.errors import EvaluationError
 from evomerge.evaluation import shortcut
-from evomerge.evaluation.lm_eval_guard import LOCAL_BUILDERS, quiet, templates, translated
+from evomerge.evaluation.chat_templates import TEMPLATE_ERRORS, limited_chat, unrendered
+from evomerge.evaluation.lm_eval_guard import quiet, templates, translated
 from evomerge.evaluation.lm_eval_metrics import plan_metric
 from evomerge.evaluation.lm_eval_tasks import BuiltTask, TaskLibrary, versions
 from evomerge.evaluation.plan import (
@@ -32,6 +33,7 @@ from evomerge.evaluation.plan import (
 from evomerge.evaluation.plugin import compile_plugin
 from evomerge.evaluation.split import Question, document_hash, split_items
 from evomerge.evaluation.suite import PluginSpec, SuiteSpec, TaskSpec
+from evomerge.evaluation.task_files import LOCAL_BUILDERS, odd_generation
 from evomerge.evaluation.tokenizer_faults import tokenizer_faults
 from evomerge.evaluation.tokens import Encoder, ModelFacts, characters, check_greedy, load_tokenizer, model_facts
 from evomerge.types import SET_NAMES
@@ -119,7 +121,7 @@ def _compile_task(spec: TaskSpec, compiler: _Compiler) -> TaskPlan:
     if kind == "generate_until":
         generation = _same(spec, "generation arguments", [_generation(b, compiler) for b in built])
     trusted = compiler.suite.trust_task_code or all(b.installed for b in built)
-    with quiet(), templates(trusted), translated(spec.task):
+    with quiet(), templates(trusted), limited_chat(), translated(spec.task):
         documents = [d for i, b in enumerate(built) for d in _documents(i, b.task)]
         questions = [d.question for d in documents]
         sets = split_items(questions, compiler.suite.split, salt=compiler.suite.salt, task=spec.task)
@@ -186,6 +188,13 @@ def _generation(built: BuiltTask, compiler: _Compiler) -> GenerationArgs:
     """
     where = f"Task {built.name!r}"
     arguments = dict(built.task.config.generation_kwargs or {})
+    if odd := odd_generation(arguments):
+        raise EvaluationError(
+            f"{where} has a generation argument that is of no use.",
+            got=odd,
+            allowed="finite numbers, true and false; until: text or a list of texts",
+            fix="correct generation_kwargs of the task, or gen_kwargs of the suite.",
+        )
     sampled = arguments.get("do_sample")
     if sampled or (sampled is None and float(arguments.get("temperature", 0.0)) > 0):
         raise EvaluationError(
@@ -269,8 +278,16 @@ def _chat(tokenizer: Any, history: list[dict[str, str]], add_generation_prompt: 
     )
     try:
         return str(render(history))
+    except jinja2.exceptions.SecurityError as error:
+        raise unrendered(error) from error
     except jinja2.TemplateError:
-        return str(render([m for m in history if m["role"] != "system"]))
+        kept = [m for m in history if m["role"] != "system"]
+    except TEMPLATE_ERRORS as error:
+        raise unrendered(error) from error
+    try:
+        return str(render(kept))
+    except TEMPLATE_ERRORS as error:
+        raise unrendered(error) from error
 
 
 def _item(found: _Document, row: list[Instance], about: _Task, compiler: _Compiler) -> Item:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import socket
 import warnings
 from collections.abc import Iterator
@@ -15,13 +16,17 @@ from urllib.parse import urlsplit
 import datasets
 import huggingface_hub
 import jinja2
-import jinja2.sandbox
 import lm_eval.utils
+import yaml
 from datasets.exceptions import DatasetsError
 
 from evomerge.errors import EvaluationError
+from evomerge.evaluation.task_templates import LimitedTemplate, TaskEnvironment
 
 BUILD_ERRORS: Final = (
+    ArithmeticError,
+    MemoryError,
+    SyntaxError,
     OSError,
     ValueError,
     KeyError,
@@ -31,6 +36,8 @@ BUILD_ERRORS: Final = (
     IndexError,
     AssertionError,
     RuntimeError,
+    re.error,
+    yaml.YAMLError,
     jinja2.TemplateError,
     DatasetsError,
 )
@@ -54,9 +61,6 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-LOCAL_BUILDERS: Final = ("json", "csv", "parquet", "arrow", "text")
 
 
 def _hub_answers() -> bool:
@@ -98,24 +102,23 @@ class _Templates:
     def __init__(self, environment: jinja2.Environment) -> None:
         self._environment = environment
         self.filters = environment.filters
-        self._compiled: dict[str, jinja2.Template] = {}
+        self._compiled: dict[str, jinja2.Template | LimitedTemplate] = {}
 
-    def from_string(self, source: str) -> jinja2.Template:
+    def from_string(self, source: str) -> jinja2.Template | LimitedTemplate:
         """The template of a text."""
         if source not in self._compiled:
-            self._compiled[source] = self._environment.from_string(source)
+            known = self._environment
+            self._compiled[source] = (
+                LimitedTemplate(known, source) if isinstance(known, TaskEnvironment) else known.from_string(source)
+            )
         return self._compiled[source]
 
 
 @contextmanager
 def templates(trusted: bool) -> Iterator[None]:
-    """Renders task templates quickly; untrusted ones in Jinja's sandbox: a user's template is text, not code."""
+    """Renders task templates quickly; untrusted ones in a sandbox with limits: a template is text, not code."""
     free = lm_eval.utils.env
-    environment = free
-    if not trusted:
-        environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-        environment.filters.update(free.filters)
-    lm_eval.utils.env = _Templates(environment)
+    lm_eval.utils.env = _Templates(free if trusted else TaskEnvironment(free.filters))
     try:
         yield
     finally:

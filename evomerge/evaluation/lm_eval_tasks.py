@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import datasets
 import lm_eval
 import lm_eval.utils
-import yaml
 from lm_eval.api.registry import metric_registry
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import EvaluationError
-from evomerge.evaluation.lm_eval_guard import LOCAL_BUILDERS, quiet, templates, translated, without_waiting
+from evomerge.evaluation.lm_eval_guard import quiet, templates, translated, without_waiting
 from evomerge.evaluation.suite import SuiteSpec, TaskSpec
+from evomerge.evaluation.task_files import (
+    LOCAL_BUILDERS,
+    check_readable,
+    check_size,
+    included,
+    malformed_settings,
+    members,
+    read_root,
+    tags_of,
+    unsafe_settings,
+)
 
 OUTPUT_TYPES: Final = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 FEWSHOT_SEED: Final = 1234
 """lm-eval's own default, so that its command line draws the same examples."""
 
 _INSTALLED: Final = Path(lm_eval.__file__).resolve().parent / "tasks"
-_UNSAFE_BUILDERS: Final = ("cache", "generator", "pandas", "spark", "sql", "webdataset")
-"""Loaders of datasets that unpickle, connect or run code."""
 
 
 class BuiltTask(NamedTuple):
@@ -49,43 +57,37 @@ def _is_installed(path: Path | None) -> bool:
     return path is None or path.resolve().is_relative_to(_INSTALLED)
 
 
-def _code_tags(path: Path, seen: set[Path]) -> list[str]:
+def _code_tags(path: Path) -> list[str]:
     """`file: !tag` for everything in a task file, or in a file that it includes, that is not plain data."""
-    path = path.resolve()
-    if path in seen or _is_installed(path):
-        return []
-    seen.add(path)
-    text = path.read_text(encoding="utf-8")
-    found = []
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        tag = getattr(event, "tag", None)
-        if tag and tag != "!" and (not tag.startswith("tag:yaml.org,2002:") or "python" in tag):
-            found.append(f"{path}: {tag} {getattr(event, 'value', '')}".rstrip())
-    for include in _includes(text):
-        child = Path(include) if Path(include).is_absolute() else path.parent / include
-        found += _code_tags(child, seen)
+    found, seen, waiting = list[str](), set[Path](), [path]
+    while waiting:
+        here = waiting.pop(0).resolve()
+        if here in seen or _is_installed(here):
+            continue
+        seen.add(here)
+        root = read_root(here)
+        found += [f"{here}: {tag}" for tag in tags_of(root)]
+        waiting += included(root, here)
     return found
 
 
-def _includes(text: str) -> list[str]:
-    """The `include` entries of a task file, without constructing any of its objects."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
-        if key.value == "include":
-            nodes = value.value if isinstance(value, yaml.SequenceNode) else [value]
-            return [n.value for n in nodes if isinstance(n, yaml.ScalarNode)]
-    return []
-
-
 def _members(config: Mapping[str, Any]) -> list[str]:
-    """Names a group's file refers to."""
-    entries = config.get("task")
+    """Names a group's file refers to, each as often as it does."""
     names: list[str] = []
-    for entry in entries if isinstance(entries, list) else []:
+    for entry in members(config):
         name = entry if isinstance(entry, str) else entry.get("group", entry.get("task"))
         names += [name] if isinstance(name, str) else []
         names += _members(entry) if isinstance(entry, Mapping) else []
     return names
+
+
+def _children(name: str, index: Mapping[str, Any]) -> list[str]:
+    """Names that an entry of the index leads to: members of a group, tasks of a tag."""
+    entry = index.get(name)
+    if entry is None:
+        return []
+    listed = _members(entry.cfg or {}) if "group" in (entry.cfg or {}) else []
+    return [*listed, *(sorted(entry.tags) if entry.yaml_path is None else [])]
 
 
 def _reached(names: list[str], index: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,37 +96,13 @@ def _reached(names: list[str], index: Mapping[str, Any]) -> dict[str, Any]:
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in reached:
-            continue
-        entry = reached[name] = index.get(name)
-        if entry is not None:
-            waiting += _members(entry.cfg or {}) if "group" in (entry.cfg or {}) else []
-            waiting += sorted(entry.tags) if entry.yaml_path is None else []
+        if name not in reached:
+            reached[name] = index.get(name)
+            waiting += _children(name, index)
     return reached
 
 
-def _unparsed(folders: Sequence[Path]) -> list[str]:
-    """Task files that are no YAML, with the place of the mistake; lm-eval's index passes over them in silence."""
-    found = []
-    for path in sorted(p for folder in folders for p in folder.rglob("*.yaml")):
-        try:
-            yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            found.append(f"{path}:{mark.line + 1}" if mark is not None else str(path))
-        except UnicodeDecodeError:
-            found.append(str(path))
-    return found
-
-
-def _unknown(name: str, manager: TaskManager, own: int, folders: Sequence[Path]) -> EvaluationError:
-    if broken := _unparsed(folders):
-        return EvaluationError(
-            f"There is no task {name!r}, and a task file cannot be read.",
-            got=f"{name!r}; no YAML: {', '.join(broken)}",
-            allowed="task files in YAML",
-            fix="correct the file, or the name of the task.",
-        )
+def _unknown(name: str, manager: TaskManager, own: int) -> EvaluationError:
     near = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(repr(n) for n in near)}?" if near else ""
     return EvaluationError(
@@ -144,7 +122,7 @@ class TaskLibrary:
     """The tasks that a suite can name: those of its folders, and lm-eval's own when one of these is needed.
 
     Raises:
-        EvaluationError: for a folder that does not exist.
+        EvaluationError: for a folder that does not exist, or holds files that nobody should read.
     """
 
     def __init__(self, suite: SuiteSpec) -> None:
@@ -156,6 +134,7 @@ class TaskLibrary:
                     allowed="folders with lm-eval task files (*.yaml)",
                     fix="correct `include`.",
                 )
+        check_readable(suite.include)
         self.suite = suite
         names = [t.task for t in suite.tasks if isinstance(t, TaskSpec)]
         folders = [str(f) for f in suite.include]
@@ -168,41 +147,41 @@ class TaskLibrary:
 
     def _check_trust(self, spec: TaskSpec) -> None:
         index = self.manager.task_index
+        check_size(spec.task, lambda name: _children(name, index))
         for name, entry in _reached([spec.task], index).items():
-            if entry is None or _is_installed(entry.yaml_path) or self.suite.trust_task_code:
+            if entry is None or _is_installed(entry.yaml_path):
                 continue
-            with translated(name):
-                tags = _code_tags(entry.yaml_path, set())
-            if tags:
+            config = entry.cfg or {}
+            if wrong := malformed_settings(config):
+                raise EvaluationError(
+                    f"A setting of task {name!r} is of no use.",
+                    got=f"{entry.yaml_path}: {wrong[0]}",
+                    allowed="settings as lm-eval's guide to task files describes them, of a sane size",
+                    fix="correct the task's file.",
+                )
+            if self.suite.trust_task_code:
+                continue
+            if tags := _code_tags(entry.yaml_path):
                 raise EvaluationError(
                     f"Task {name!r} would run Python code of its folder.",
                     got=tags[0],
                     allowed="task files without !function, or trust_task_code: true",
                     fix="read that code; if you trust it, set trust_task_code: true in the suite.",
                 )
-            self._check_settings(name, entry.cfg or {})
-
-    def _check_settings(self, name: str, config: Mapping[str, Any]) -> None:
-        """Settings through which a plain task file would load code: foreign metrics, odd loaders, prompt packages."""
-        metrics = [m for m in config.get("metric_list") or [] if isinstance(m, Mapping)]
-        alien = [m["metric"] for m in metrics if m.get("hf_evaluate") or m.get("metric") not in metric_registry]
-        loader = config.get("dataset_path")
-        reasons = [f"metric: {m} (from the evaluate package)" for m in alien]
-        reasons += [f"dataset_path: {loader}"] if loader in _UNSAFE_BUILDERS else []
-        reasons += [f"use_prompt: {config['use_prompt']}"] if config.get("use_prompt") else []
-        if reasons:
-            raise EvaluationError(
-                f"Task {name!r} would load code from elsewhere.",
-                got=reasons[0],
-                allowed="lm-eval's own metrics and plain data (json, csv, parquet, text, a hub data set)",
-                fix="change the task's file; if you trust it, set trust_task_code: true in the suite.",
-            )
+            if reasons := unsafe_settings(config, entry.yaml_path, self.suite.include, metric_registry):
+                raise EvaluationError(
+                    f"Task {name!r} would load code or data from elsewhere.",
+                    got=reasons[0],
+                    allowed="lm-eval's own metrics and plain data: json, csv, parquet, text or arrow files beside the "
+                    "task, a hub data set",
+                    fix="change the task's file; if you trust it, set trust_task_code: true in the suite.",
+                )
 
     def _request(self, name: str) -> str | dict[str, Any]:
         """What lm-eval is asked to load: a plain task of the user's with its data files made absolute, or a name."""
         entry = self.manager.task_index[name]
         config = entry.cfg
-        if _is_installed(entry.yaml_path) or config is None or "group" in config or _code_tags(entry.yaml_path, set()):
+        if _is_installed(entry.yaml_path) or config is None or "group" in config or _code_tags(entry.yaml_path):
             return name
         config = copy.deepcopy(config)
         files = (config.get("dataset_kwargs") or {}).get("data_files")
@@ -219,7 +198,7 @@ class TaskLibrary:
         """
         index = self.manager.task_index
         if spec.task not in index:
-            raise _unknown(spec.task, self.manager, self.own, self.suite.include)
+            raise _unknown(spec.task, self.manager, self.own)
         self._check_trust(spec)
         reached = [e for e in _reached([spec.task], index).values() if e is not None]
         foreign = any(not _is_installed(e.yaml_path) for e in reached)
