@@ -11,6 +11,7 @@ import torch
 
 from evomerge.checkpoints.dtypes import FLOATING, ITEMSIZE
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.execution.gpus import device_free, fullest_share
 from evomerge.hostmemory import host_free
 from evomerge.merging.packed8 import packed_bytes
 from evomerge.merging.residence import Rates, Sizes, Storage
@@ -43,11 +44,6 @@ def task_vector_bytes(checkpoint: OpenParent) -> int:
     return sum(packed_bytes(math.prod(t.shape)) for t in checkpoint.layout.tensors if t.dtype in FLOATING)
 
 
-def device_free(device: str) -> int | None:
-    """Free bytes of a GPU's memory; None for the CPU."""
-    return int(torch.cuda.mem_get_info(torch.device(device))[0]) if device.startswith("cuda") else None
-
-
 def measure_sizes(
     checkpoints: Mapping[str, OpenParent], template: str, dtype: str, device: str, storage: Storage
 ) -> Sizes:
@@ -57,20 +53,27 @@ def measure_sizes(
         checkpoints: name -> parent.
         template: the parent that gives architecture and dtypes.
         dtype: of the model in memory, `auto` for the template's.
-        device: where merges run, torch's spelling.
+        device: where merges run, torch's spelling; one of them where a worker has several.
         storage: what the job says.
+
+    Raises:
+        ModelError: for a model of fewer layers than a worker has GPUs.
     """
+    spread = device.startswith("cuda") and storage.gpus > 1
+    # a worker that asks for itself sees what is free beside the others, and may take its share of all
+    share = storage.gpus if storage.per_device == 1 and storage.gpus < 1 else 1.0
     exact = [c for name, c in checkpoints.items() if storage.packed_from in (None, name)]
     packed = sum(task_vector_bytes(c) for c in checkpoints.values() if c not in exact)
     return Sizes(
         parents=packed + sum(map(parent_bytes, exact)),
         packed=packed,
         model=model_bytes(checkpoints[template], dtype),
-        device_free=device_free(device),
+        device_free=device_free(device, share),
         host_free=host_free(),
         n_models=storage.n_models,
         workers=storage.workers,
         per_device=storage.per_device,
+        fullest=fullest_share(checkpoints[template], round(storage.gpus)) if spread else 1.0,
     )
 
 

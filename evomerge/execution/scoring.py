@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.tickets import NodeParents, Ticket, tickets_for
 from evomerge.dataflow.models import PathModels
 from evomerge.dataflow.prefixes import PrefixMemory, default_budget
 from evomerge.evaluation.costs import wanted_costs
@@ -20,12 +21,15 @@ from evomerge.evaluation.packed import packable
 from evomerge.evaluation.plan import EvalPlan
 from evomerge.evaluation.scorer import Passes
 from evomerge.execution.engine_worker import check_writer, open_writer
+from evomerge.execution.gpus import limit_share, spread_over, worker_devices
 from evomerge.execution.memory import measure_sizes
+from evomerge.execution.node import settle
 from evomerge.execution.worker import failure_kind
 from evomerge.merging.kernels import Kernels
 from evomerge.merging.parents import ParentPool
 from evomerge.merging.residence import Holding, Storage, choose_residence
 from evomerge.merging.resident import ResidentModel
+from evomerge.merging.sharding import Send
 from evomerge.recipe.baselines import parent_recipe
 from evomerge.recipe.recipe import ParentRef, Recipe
 from evomerge.recipe.serialize import recipe_from_json
@@ -47,6 +51,9 @@ class ScoringSpec:
         prefix_bytes: of hidden states that paths share, on the worker; None chooses by the memory there is.
         costs: what is told of a model besides its answers, names of `evaluation.costs`.
         storage: where the parents live, and in what form a search reads them.
+        gpus: of a worker: a share of one, one, or several over which its models are spread.
+        cache: folder of each node into which parents are copied once, as the job names it; None reads them where they
+            are.
     """
 
     checkpoints: Mapping[str, OpenParent]
@@ -59,10 +66,17 @@ class ScoringSpec:
     prefix_bytes: int | None = None
     costs: tuple[str, ...] = ()
     storage: Storage = field(default_factory=Storage)
+    gpus: float = 1.0
+    cache: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, f.name) for f in fields(self)]
-        return (ScoringSpec, (dict(self.checkpoints), *values[1:]))
+        return (_unpacked, (tickets_for(self.checkpoints), *values[1:]))
+
+
+def _unpacked(tickets: Mapping[str, Ticket], *values: Any) -> ScoringSpec:
+    """A spec on another side: its parents are opened when they are asked for, where the worker then runs."""
+    return ScoringSpec(NodeParents(tickets), *values)
 
 
 @final
@@ -72,23 +86,41 @@ class MergeScorer:
     Args:
         spec: what is asked, and how.
         device: where the models live.
+        devices: where the layers live, when they are several; None asks `worker_devices`.
+        send: brings a tensor to one of `devices`; None moves it.
 
     Raises:
         ModelError: when a parent changed or the model cannot be built.
 
     Attributes:
+        notes: what its worker's log should say.
         resident: into which recipes are merged.
         writer: writes answers with an engine; None where transformers does.
         evaluator: asks the items.
         memory: what paths share, and how many layers ran.
     """
 
-    def __init__(self, spec: ScoringSpec, device: str) -> None:
-        self._template = spec.checkpoints[spec.template]
+    def __init__(
+        self, spec: ScoringSpec, device: str, devices: tuple[str, ...] | None = None, send: Send | None = None
+    ) -> None:
+        self.notes: Sequence[str] = ()
+        self._parents = spec.checkpoints
+        self._template = self._parents[spec.template]
         self._costs = spec.costs
-        self._pool = ParentPool(spec.checkpoints, device, _holding(spec, device))
+        devices = worker_devices(device, spec.gpus) if devices is None else devices
+        sharding, device = spread_over(self._template, devices), devices[0]
+        limit_share(device, spec.gpus)
+        places = {} if sharding is None else sharding.tensor_devices(self._template.layout)
+        self._pool = ParentPool(self._parents, device, _holding(spec, device), places)
         new_model = partial(
-            ResidentModel, self._pool, spec.template, dtype=spec.dtype, kernels=spec.kernels, device=device
+            ResidentModel,
+            self._pool,
+            spec.template,
+            dtype=spec.dtype,
+            kernels=spec.kernels,
+            device=device,
+            sharding=sharding,
+            send=send,
         )
         self.resident: ResidentModel = new_model()
         self.writer = open_writer(spec.plan, self._template, self.resident, device)
@@ -121,6 +153,8 @@ class MergeScorer:
         merged_s = time.perf_counter() - started
         with sharing as passes:
             found = self.evaluator.evaluate(model, task.set_name, task.items, passes)
+        for parent in self._parents.values():
+            parent.check_unchanged()  # an answer of weights that changed meanwhile is none
         by_engine, notes = self._noted()
         timing_s = {"merge": merged_s, **found.timing_s, **by_engine}
         return replace(found, timing_s=timing_s, notes=notes, costs=self._costs_of(recipe, model) if task.costs else {})
@@ -151,7 +185,9 @@ def _holding(spec: ScoringSpec, device: str) -> Holding:
     storage = spec.storage
     if storage.place is not None:
         return Holding(storage.place, storage.packed_from)
-    sizes = measure_sizes(spec.checkpoints, spec.template, spec.dtype, device, storage)
+    if spec.gpus < 1:  # what is free beside the others is asked, so that they are not counted again
+        storage = replace(storage, per_device=1)
+    sizes = measure_sizes(spec.checkpoints, spec.template, spec.dtype, device, replace(storage, gpus=spec.gpus))
     return Holding(choose_residence(sizes).place, storage.packed_from)
 
 
@@ -168,10 +204,14 @@ def build_scorer(spec: ScoringSpec) -> MergeScorer:
     """Open the parents, build the resident model and check its numbers against lm-eval's.
 
     Raises:
-        ModelError: when a parent changed or the model cannot be built.
+        ConfigError: when the node's cache has no folder.
+        ModelError: when a parent changed, is not to be had here, or the model cannot be built.
         SelfCheckError: when scores differ from lm-eval's.
     """
+    settled = settle(spec.checkpoints, spec.kernels, spec.cache)
+    spec = replace(spec, checkpoints=settled.parents, kernels=settled.kernels)
     scorer = MergeScorer(spec, choose_device(spec.device))
+    scorer.notes = settled.notes
     if spec.self_check:
         from evomerge.evaluation.selfcheck import self_check
 

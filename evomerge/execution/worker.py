@@ -117,6 +117,8 @@ class Worker:
         self._log = WorkerLog(spec.log_folder, name)
         started = time.perf_counter()
         self._score = _factory(spec.scorer)(**spec.arguments)
+        for note in getattr(self._score, "notes", ()):
+            self._log.write(note)
         self._log.write(
             f"ready after {time.perf_counter() - started:.1f} s, pid {os.getpid()} on {socket.gethostname()}"
         )

@@ -5,6 +5,7 @@ Pure functions of sizes. The figures are told before a search and decide where w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -47,6 +48,7 @@ class Storage:
         n_models: models that a worker keeps.
         workers: on one host.
         per_device: workers that share one GPU.
+        gpus: of a worker: a share of one, one, or several over which its models are spread.
     """
 
     place: Home | None = None
@@ -54,6 +56,7 @@ class Storage:
     n_models: int = 1
     workers: int = 1
     per_device: int = 1
+    gpus: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Sizes:
         per_device: workers that share one GPU.
         device_free: free memory of one GPU; None where merges run on the CPU.
         host_free: free memory of the host.
+        fullest: what part of models and parents the fullest of a worker's GPUs holds.
     """
 
     parents: int
@@ -81,11 +85,12 @@ class Sizes:
     caches: int = 0
     workers: int = 1
     per_device: int = 1
+    fullest: float = 1.0
 
     def __post_init__(self) -> None:
         counts = (self.n_models, self.workers, self.per_device)
         held = (self.parents - self.packed, self.packed, self.model, self.caches)
-        if min(counts) < 1 or min(*held, self.host_free, self.device_free or 0) < 0:
+        if min(counts) < 1 or min(*held, self.host_free, self.device_free or 0) < 0 or not 0 < self.fullest <= 1:
             raise ValueError(f"sizes are not negative, and there is one model and worker at least: {self}")
 
     @property
@@ -99,7 +104,7 @@ class Residence(NamedTuple):
 
     Attributes:
         place: of the parents.
-        device_bytes: what one worker takes of a GPU, activations not counted; 0 on the CPU.
+        device_bytes: what one worker takes of a GPU, of several the fullest, activations not counted; 0 on the CPU.
         host_bytes: what one worker takes of the host's memory for itself.
         mapped_bytes: of files that all workers of a host share through the system's cache.
         headroom: of a GPU, what is kept free for activations; 0 on the CPU.
@@ -139,7 +144,7 @@ def _residence(sizes: Sizes, place: Home) -> Residence:
     if sizes.device_free is None:
         own = sizes.models + sizes.caches + copies
         return Residence(place, 0, own, mapped, 0, sizes.workers * own <= sizes.host_free)
-    on_device = sizes.models + (copies if place == DEVICE else 0)
+    on_device = math.ceil(sizes.fullest * (sizes.models + (copies if place == DEVICE else 0)))
     on_host = sizes.caches + (0 if place == DEVICE else copies)
     device_fits = sizes.per_device * (on_device + ACTIVATIONS) <= sizes.device_free
     host_fits = sizes.workers * on_host <= (HOST_SHARE if place == HOST else 1.0) * sizes.host_free

@@ -14,7 +14,8 @@ from evomerge import hostmemory
 from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.evaluation.plan import EvalPlan, Item, MetricPlan, Scored, Source, TaskPlan, pack
 from evomerge.execution import scoring
-from evomerge.execution.memory import device_free, measure_rates, measure_sizes, task_vector_bytes
+from evomerge.execution.gpus import device_free
+from evomerge.execution.memory import measure_rates, measure_sizes, task_vector_bytes
 from evomerge.execution.scoring import MergeScorer, ScoringSpec
 from evomerge.hostmemory import host_free
 from evomerge.merging.kernels import Kernels
