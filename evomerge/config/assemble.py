@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints.finite import check_finite
+from evomerge.config.engines import check_job_engine
 from evomerge.config.goals import build_goals, check_goals_measurable
 from evomerge.config.load import ResolvedJob
 from evomerge.config.parent_refs import BASE
@@ -171,6 +172,7 @@ def assemble(
         for stage, space, size in zip(resolved.stages, spaces, sizes, strict=True)
     )
     check_opens(makers, _stand_ins(known), resolved)
+    check_job_engine(resolved, plan, parents, known, makers)
     problem = makers[0].problem(spaces[0], [k.vector for k in known if k.vector is not None])
     choice = makers[0].choice(problem, spaces[0])
     with resolved.document.placing(*resolved.stages[0].optimizer_place):  # refused before anything runs

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 import evomerge
+from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.statistics import task_interval
 from evomerge.recipe.card import CardFacts, ScoreLine, model_card
 from evomerge.recipe.recipe import Recipe
@@ -33,6 +34,12 @@ def stated_licence(folder: Path) -> str | None:
         return None
     licence = front.get("license") if isinstance(front, dict) else None
     return licence if isinstance(licence, str) else None
+
+
+def _engine(book: Book) -> str:
+    """What wrote answers, with its version; empty where it was transformers."""
+    name = str(book.manifest["suite"].get("engine", REFERENCE))
+    return "" if name == REFERENCE else f"{name} {book.manifest['versions'].get(name, '')}".strip()
 
 
 def export_card(run: Path, recipe: Recipe, folders: Mapping[str, Path], id_: str, *, mergekit: bool) -> str:
@@ -68,5 +75,6 @@ def export_card(run: Path, recipe: Recipe, folders: Mapping[str, Path], id_: str
         public_test_tasks=tuple(book.manifest["suite"]["public_test_tasks"]),
         mergekit=mergekit,
         version=evomerge.__version__,
+        engine=_engine(book),
     )
     return model_card(recipe, facts, {name: stated_licence(folder) for name, folder in folders.items()})

@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import evomerge
 from evomerge.config.assemble import Assembled
+from evomerge.config.engines import engine_versions
 from evomerge.config.load import JOB_FILE, ResolvedJob, load_run_job, present_text
 from evomerge.config.space_files import Origin
 from evomerge.errors import ConfigError
+from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.goals_json import goals_to_json
 from evomerge.recipe.serialize import parent_to_json
 from evomerge.registry import plugin_versions
@@ -46,7 +48,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
         "name": resolved.job.name,
         "seed": resolved.job.seed,
         "job": _fixed(resolved),
-        "versions": package_versions(),
+        "versions": package_versions() | engine_versions(plan),
         "parents": [parent_to_json(ref) for ref in assembled.parents.refs()],
         "base": assembled.parents.base,
         "made": assembled.parents.made_files(),
@@ -55,6 +57,7 @@ def manifest(assembled: Assembled) -> dict[str, Any]:
         "suite": {
             **_origin(resolved, "suite"),
             "plan": plan.digest,
+            "engine": plan.suite.engine if plan.generates else REFERENCE,
             "splits": {t.name: {s: len(t.sets[s]) for s in SET_NAMES} for t in plan.tasks},
             "metrics": {t.name: t.metric.name for t in plan.tasks},
             "datasets": {t.name: t.sources[0].dataset for t in plan.tasks if len({s.dataset for s in t.sources}) == 1},

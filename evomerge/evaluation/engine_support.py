@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from evomerge.errors import EvaluationError
+from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.engine_probe import TOLERANCES
-from evomerge.evaluation.engines import REFERENCE
 from evomerge.evaluation.plan import EvalPlan
 
 FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3")

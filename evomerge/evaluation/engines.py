@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from evomerge.errors import ConfigError, EvaluationError, suggest
+from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.forward import NeededLogits
 from evomerge.evaluation.generation import Ids, StopRule, generate
 from evomerge.evaluation.plan import GenerationArgs
 
-REFERENCE: Final = "transformers"
 ENGINES: Final[Mapping[str, str]] = {"vllm": "evomerge.evaluation.vllm_engine:VllmEngine"}
 """Name -> class of the engines beside the reference, which needs none: its model is the resident one."""
 

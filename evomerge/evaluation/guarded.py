@@ -22,6 +22,7 @@ from typing import Any, Final, final
 
 import torch
 
+from evomerge.evaluation.engine_names import FALLBACK
 from evomerge.evaluation.engine_probe import TOP, Probe, Reading, spread, tolerance_of
 from evomerge.evaluation.engines import Ask, EngineFault, GenerationEngine, fault, next_log_probabilities
 from evomerge.evaluation.forward import NeededLogits
@@ -31,9 +32,6 @@ AUDITED: Final = 8
 RETIRED_AFTER: Final = 3
 _ROUNDS: Final = 8
 _ATTEMPTS: Final = 2
-
-FALLBACK: Final = "fallback"
-"""The stage of `Evaluation.timing_s` that only candidates have which the reference had to answer."""
 
 
 @final

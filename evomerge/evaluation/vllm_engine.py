@@ -2,7 +2,7 @@
 
 Names of vLLM that are used, and the files in which vLLM 0.33 defines them:
 
-- entrypoints/llm.py: `LLM`, its `generate`, `collective_rpc`, `reset_prefix_cache`, `llm_engine`
+- entrypoints/llm.py: `LLM`, its `generate`, `collective_rpc`, `apply_model`, `reset_prefix_cache`, `llm_engine`
 - engine/arg_utils.py (`EngineArgs`): the arguments `max_model_len`, `max_num_seqs`, `generation_config`,
   `max_logprobs`, `logprobs_mode`, `disable_log_stats`, `load_format` of `LLM`
 - inputs: `TokensPrompt`; sampling_params.py: `SamplingParams`
@@ -10,12 +10,14 @@ Names of vLLM that are used, and the files in which vLLM 0.33 defines them:
 - logprobs.py: `Logprob.logprob`
 - v1/worker/gpu_worker.py, model_executor/model_loader/reload/inplace.py: the worker's `reload_weights`
 - v1/engine/core_client.py: `engine_core.shutdown`; distributed/parallel_state.py: `cleanup_dist_env_and_memory`
-- platforms/interface.py: `current_platform.device_type`
+- platforms/interface.py: `current_platform.device_type`; exceptions.py: `VLLMError`
+- model_executor/layers/quantization/base_config.py: `quant_method.process_weights_after_loading` of a tied head
 - envs.py: `VLLM_ENABLE_V1_MULTIPROCESSING`, `VLLM_NO_USAGE_STATS`, `VLLM_LOGGING_LEVEL`, `VLLM_CPU_OMP_THREADS_BIND`
 
 `reload_weights` takes checkpoint names, fuses what vLLM fuses (q, k and v; gate and up), processes the result as at the
 first load and copies it into the memory that the engine already uses. Calling the model's `load_weights` directly skips
-the processing, and fails where weights were packed.
+the processing, and fails where weights were packed. Of a head that is tied to the embedding nothing is loaded, so that
+what was made of it stays (seen in 0.32 on the CPU: logits of the old head); it is processed once more here.
 """
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ class VllmEngine(GenerationEngine):
             os.environ.setdefault(key, value)
         try:
             import vllm
+            import vllm.exceptions
             from vllm.platforms import current_platform
         except _TROUBLE as error:
             raise _unusable(error, "pip install 'evomerge[vllm]', in an environment of its own.") from error
@@ -83,12 +86,13 @@ class VllmEngine(GenerationEngine):
                 fix="install the other build of vLLM, or use `suite.engine: transformers`.",
             )
         self._vllm: Any = vllm
+        self._trouble = (*_TROUBLE, vllm.exceptions.VLLMError)
         self._eos = list(setup.eos)
         self._max_length = setup.max_length
         try:
             with _own_random_numbers():
                 self._llm: Any = vllm.LLM(**_arguments(setup))
-        except _TROUBLE as error:
+        except self._trouble as error:
             raise _unusable(error, "use `suite.engine: transformers`, or leave more memory free.") from error
 
     @property
@@ -98,8 +102,9 @@ class VllmEngine(GenerationEngine):
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """See `GenerationEngine.load`."""
-        with _faults("replace its weights"):
+        with self._faults("replace its weights"):
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(tensors))})
+            self._llm.apply_model(_process_tied_head)
             emptied = self._llm.reset_prefix_cache()
         if emptied is not True:
             raise fault("vLLM kept prefixes of an earlier candidate.", repr(emptied), "an empty prefix cache")
@@ -143,7 +148,7 @@ class VllmEngine(GenerationEngine):
 
     def _generate(self, prompts: Sequence[tuple[int, ...]], params: list[Any]) -> list[Any]:
         asked = [self._vllm.TokensPrompt(prompt_token_ids=list(p)) for p in prompts]
-        with _faults("write"):
+        with self._faults("write"):
             outputs = self._llm.generate(asked, params, use_tqdm=False)
             read = [(tuple(o.prompt_token_ids), list(o.outputs)) for o in outputs]
         if [prompt for prompt, _ in read] != list(prompts):
@@ -154,6 +159,14 @@ class VllmEngine(GenerationEngine):
                 raise fault("vLLM did not finish an answer.", repr(got), "one answer, ended by stop or length")
         return [answers[0] for _, answers in read]
 
+    @contextmanager
+    def _faults(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._trouble as error:
+            line = str(error).strip().partition("\n")[0][:200]
+            raise fault(f"vLLM could not {what}.", f"{type(error).__name__}: {line}", "no error") from error
+
     def close(self) -> None:
         """See `GenerationEngine.close`."""
         llm, self._llm = self._llm, None
@@ -163,7 +176,7 @@ class VllmEngine(GenerationEngine):
             llm.llm_engine.engine_core.shutdown()
             del llm
             self._vllm.distributed.cleanup_dist_env_and_memory()
-        except _TROUBLE:  # it is given up anyway
+        except self._trouble:  # it is given up anyway
             pass
         gc.collect()
         if torch.cuda.is_available():
@@ -196,19 +209,18 @@ def _arguments(setup: EngineSetup) -> dict[str, Any]:
     }
 
 
+def _process_tied_head(model: Any) -> None:
+    """Makes anew what a layer derives from its weights, for a head that shares the embedding's."""
+    head = getattr(model, "lm_head", None)
+    embedding = getattr(getattr(model, "model", None), "embed_tokens", None)
+    if head is not None and embedding is not None and getattr(head, "weight", None) is embedding.weight:
+        head.quant_method.process_weights_after_loading(head)
+
+
 def _top(said: Any) -> dict[int, float]:
     if not said:
         raise fault("vLLM gave no log-probabilities.", repr(said), "those of the next token")
     return {int(token): float(value.logprob) for token, value in said[0].items()}
-
-
-@contextmanager
-def _faults(what: str) -> Iterator[None]:
-    try:
-        yield
-    except _TROUBLE as error:
-        line = str(error).strip().partition("\n")[0][:200]
-        raise fault(f"vLLM could not {what}.", f"{type(error).__name__}: {line}", "no error") from error
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.evaluation.engine_check import engine_check
+from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.engine_probe import probe_prompts
-from evomerge.evaluation.engines import REFERENCE, EngineSetup, engine_class
+from evomerge.evaluation.engines import EngineSetup, engine_class
 from evomerge.evaluation.guarded import GuardedWriter
 from evomerge.evaluation.plan import EvalPlan
 from evomerge.merging.resident import ResidentModel

@@ -39,6 +39,7 @@ class CardFacts:
         public_test_tasks: tasks whose search used a public test split.
         mergekit: whether a mergekit file stands beside the card.
         version: of evomerge.
+        engine: what wrote answers, where it was not transformers.
     """
 
     id: str
@@ -50,6 +51,7 @@ class CardFacts:
     public_test_tasks: tuple[str, ...]
     mergekit: bool
     version: str
+    engine: str = ""
 
 
 def licence_situation(licences: Mapping[str, str | None]) -> tuple[str | None, str]:
@@ -206,5 +208,6 @@ def _scores(facts: CardFacts) -> Sequence[str]:
         "",
         *[f"- {_one_line(v)}" for v in facts.verdicts],
         *warning,
+        *([f"\nAnswers were written by {facts.engine}, held against transformers."] if facts.engine else []),
         "",
     )

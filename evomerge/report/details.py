@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from evomerge.archive.hypervolume import hypervolume, reference_point
 from evomerge.archive.pareto import ArchiveEntry, front_of
 from evomerge.evaluation.costs import UNITS
+from evomerge.evaluation.engine_names import FALLBACK, REFERENCE
 from evomerge.evaluation.objectives import CostObjective, Objective, ObjectiveSpec
 from evomerge.evaluation.statistics import CONFIDENCE, compare_all, selection_note
 from evomerge.recipe.recipe import Recipe
@@ -224,8 +225,20 @@ def _notes(book: Book) -> tuple[str, ...]:
     public = book.manifest["suite"]["public_test_tasks"]
     notes = [f"The search used a public test split ({', '.join(public)}): scores on it say nothing about unseen data."]
     notes = notes if public else []
+    notes += engine_notes(book)
     notes += [note.text for note in book.history.notes if note.text]
     return tuple(notes)
+
+
+def engine_notes(book: Book) -> list[str]:
+    """What wrote the answers, where it was not transformers alone."""
+    engine = book.manifest["suite"].get("engine", REFERENCE)
+    if engine == REFERENCE:
+        return []
+    parts = [r for found in book.history.parts.values() for r in found if isinstance(r, Evaluated)]
+    instead = sum(FALLBACK in r.timing_s for r in parts)
+    held = f"Answers were written by {engine}, held against {REFERENCE} for every candidate."
+    return [f"{held} {instead} of {len(parts)} evaluations were answered by {REFERENCE} instead."]
 
 
 def folder_report(folder: Path) -> Path:

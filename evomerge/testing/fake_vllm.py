@@ -1,7 +1,8 @@
 """A module that stands in for vLLM: the documented names that `vllm_engine` uses, on top of a transformers model.
 
 It is strict: an argument that vLLM 0.33 does not document is an error. Like vLLM it computes in the caller's process,
-keeps the keys and values of whole blocks of 16 prompt tokens between calls, and holds a copy of the weights.
+keeps the keys and values of whole blocks of 16 prompt tokens between calls, and holds a copy of the weights. A head
+that is tied to the embedding works on a copy of its own, which loading leaves alone, as vLLM's packed heads do.
 
 A `Fault` makes it lie or break from some load of weights on.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -117,6 +118,10 @@ class SamplingParams:
             raise ValueError("stop cannot contain an empty string.")
 
 
+class FakeVLLMError(Exception):
+    """`vllm.exceptions.VLLMError`: no `RuntimeError`, no `ValueError`."""
+
+
 def _known(given: Mapping[str, Any], names: frozenset[str], what: str) -> None:
     alien = sorted(set(given) - names)
     if alien:
@@ -144,6 +149,10 @@ class FakeLLM:
         dtype = getattr(torch, given["dtype"])
         self._model: Any = AutoModelForCausalLM.from_pretrained(given["model"], dtype=dtype, use_safetensors=True)
         self._model = self._model.requires_grad_(False).eval()
+        self._embedding = self._model.get_input_embeddings()
+        self._tied = bool(self._model.config.tie_word_embeddings)
+        if self._tied:
+            self._model.lm_head.weight = torch.nn.Parameter(self._embedding.weight.clone(), requires_grad=False)
         self._tokenizer = AutoTokenizer.from_pretrained(given["tokenizer"])
         self._waiting: dict[str, Any] | None = None
         self._prefixes: dict[tuple[int, ...], Any] = {}
@@ -174,9 +183,24 @@ class FakeLLM:
         if self._fault.now("late"):
             new, self._waiting = self._waiting or {}, new
         held = self._model.state_dict()
+        if self._tied:
+            held.pop("lm_head.weight")
+            new.pop("lm_head.weight", None)
         for name, value in new.items():
             held[name].copy_(value)
         return [None]
+
+    def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
+        """Calls a function with something that has a model's head and embedding."""
+
+        def process(_: object) -> None:
+            self._model.lm_head.weight.copy_(self._embedding.weight)
+
+        weight = self._embedding.weight
+        own = weight if self._tied else self._model.lm_head.weight
+        head = SimpleNamespace(weight=own, quant_method=SimpleNamespace(process_weights_after_loading=process))
+        body = SimpleNamespace(embed_tokens=SimpleNamespace(weight=weight))
+        return [func(SimpleNamespace(lm_head=head, model=body))]
 
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
         """Forget all blocks."""
@@ -191,7 +215,7 @@ class FakeLLM:
     ) -> list[SimpleNamespace]:
         """Greedy answers, one prompt at a time."""
         if self._fault.now("dies"):
-            raise RuntimeError("EngineCore encountered an issue. See stack trace (above) for the root cause.")
+            raise FakeVLLMError("EngineCore encountered an issue. See stack trace (above) for the root cause.")
         params = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(prompts)
         outputs = [self._one(list(p["prompt_token_ids"]), s) for p, s in zip(prompts, params, strict=True)]
         if self._fault.now("swaps"):
@@ -208,7 +232,7 @@ class FakeLLM:
         import torch
 
         if len(prompt) + params.max_tokens > self._max_length or (params.logprobs or 0) > self._most_logprobs:
-            raise ValueError("The decoder prompt is longer than the maximum model length.")
+            raise FakeVLLMError("This model's maximum context length is exceeded.")
         read = prompt[-4:] if self._fault.now("truncates_prompts") else prompt
         cache, logits = self._prefill(read)
         ids: list[int] = []
@@ -290,8 +314,9 @@ def fake_vllm(fault: Fault | None = None) -> dict[str, ModuleType]:
         Module name -> module.
     """
     chosen = fault or Fault()
-    vllm, platforms, distributed = (ModuleType(n) for n in ("vllm", "vllm.platforms", "vllm.distributed"))
-    for module in (vllm, platforms, distributed):
+    names = ("vllm", "vllm.platforms", "vllm.distributed", "vllm.exceptions")
+    vllm, platforms, distributed, exceptions = (ModuleType(n) for n in names)
+    for module in (vllm, platforms, distributed, exceptions):
         module.__spec__ = ModuleSpec(module.__name__, None)
 
     def new_llm(model: str, **given: Any) -> FakeLLM:
@@ -311,12 +336,14 @@ def fake_vllm(fault: Fault | None = None) -> dict[str, ModuleType]:
             "TokensPrompt": tokens_prompt,
             "distributed": distributed,
             "platforms": platforms,
+            "exceptions": exceptions,
         },
         platforms: {"current_platform": SimpleNamespace(device_type="cpu")},
+        exceptions: {"VLLMError": FakeVLLMError},
         distributed: {"cleanup_dist_env_and_memory": clean_up},
     }
-    for module, names in contents.items():
-        vars(module).update(names)
+    for module, held in contents.items():
+        vars(module).update(held)
     return {module.__name__: module for module in contents}
 
 

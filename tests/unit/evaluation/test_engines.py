@@ -35,6 +35,15 @@ def test_the_adapter_keeps_the_rules(vllm: Fault, tmp_path: Path, tie: bool) -> 
     assert (vllm.engines, vllm.closed) == (1, 1)
 
 
+def test_a_tied_head_that_keeps_what_it_made_is_found(
+    vllm: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What vLLM 0.32 does on the CPU, were it not processed once more."""
+    monkeypatch.setattr("evomerge.evaluation.vllm_engine._process_tied_head", lambda model: None)
+    with pytest.raises(AssertionError, match=r"off by|next tokens"):
+        check_engine(VllmEngine, tmp_path, "qwen2", tie=True)
+
+
 @pytest.mark.parametrize("kind", ["late", "keeps_prefixes", "second_best"])
 def test_the_rules_find_engines_that_break_them(vllm: Fault, tmp_path: Path, kind: str) -> None:
     vllm.kind = kind

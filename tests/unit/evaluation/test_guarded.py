@@ -13,10 +13,11 @@ import torch
 
 from evomerge.errors import EvaluationError, NonFinite, SelfCheckError
 from evomerge.evaluation.engine_check import engine_check
+from evomerge.evaluation.engine_names import FALLBACK
 from evomerge.evaluation.engine_probe import Probe, Reading, probe_prompts, spread, tolerance_of
 from evomerge.evaluation.engines import EngineSetup, ReferenceEngine
 from evomerge.evaluation.evaluator import PlanEvaluator
-from evomerge.evaluation.guarded import FALLBACK, RETIRED_AFTER, GuardedWriter
+from evomerge.evaluation.guarded import RETIRED_AFTER, GuardedWriter
 from evomerge.evaluation.plan import EvalPlan, GenerationArgs, Item, MetricPlan, Prompted, TaskPlan, pack
 from evomerge.evaluation.plan import Probe as Kept
 from evomerge.evaluation.suite import SuiteSpec, TaskSpec
