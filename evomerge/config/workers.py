@@ -83,7 +83,14 @@ def storage_of(assembled: Assembled) -> Storage:
         n_models=1 + len(hop_parents(assembled)),
         workers=assembled.seating.per_host,
         per_device=assembled.seating.per_device,
+        gpus=_gpus(assembled),
     )
+
+
+def _gpus(assembled: Assembled) -> float:
+    """GPUs of a worker as the job says, a share or several; 1 where it says nothing, or there are none."""
+    stated = assembled.resolved.job.cluster.gpus_per_worker
+    return float(stated) if stated is not None and assembled.seating.device == "cuda" else 1.0
 
 
 def open_pool(assembled: Assembled, run: Path, *, self_check: bool) -> EvaluationPool:
@@ -109,6 +116,8 @@ def worker_spec(assembled: Assembled, log_folder: Path | None, *, self_check: bo
         self_check=self_check,
         costs=assembled.goals.costs,
         storage=storage_of(assembled),
+        gpus=_gpus(assembled),
+        cache=assembled.resolved.job.cluster.cache,
     )
     return WorkerSpec(arguments={"spec": spec}, log_folder=log_folder, device=spec.device)
 

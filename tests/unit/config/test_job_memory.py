@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.config import seating, workers
 from evomerge.config.load import job_document, resolve_job
 from evomerge.config.run_files import _fixed
+from evomerge.config.storage import check_cache, check_gpus
 from evomerge.config.workers import storage_of
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, ModelError
 from evomerge.execution.ray_cluster import ClusterDescription, NodeDescription
 from evomerge.merging.residence import Storage
+from evomerge.testing.tiny import tiny_checkpoint
 
 CLUSTER = ClusterDescription(
     (
@@ -58,7 +61,7 @@ def test_a_resumed_run_may_move_its_parents_but_not_pack_them(tmp_path: Path) ->
         ({"workers": 3, "backend": "local"}, "cuda", Storage(None, None, 2, 3, 3)),  # all on the first GPU
         ({"workers": 3, "backend": "ray"}, "cuda", Storage(None, None, 2, 3, 1)),
         ({"workers": 64, "address": "there", "device": "cpu"}, "cpu", Storage(None, None, 2, 5)),  # a host holds five
-        ({"address": "there", "gpus_per_worker": 0.5}, "cpu", Storage(None, None, 2, 4, 2)),  # two on each GPU
+        ({"address": "there", "gpus_per_worker": 0.5}, "cpu", Storage(None, None, 2, 4, 2, 0.5)),  # two on each GPU
     ],
 )
 def test_who_shares_the_memory(
@@ -71,6 +74,35 @@ def test_who_shares_the_memory(
     found = seating.find_seating(job.job.cluster)
     assembled: Any = SimpleNamespace(resolved=job, parents=SimpleNamespace(base="base"), seating=found)
     assert storage_of(assembled) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "family", "message"),
+    [
+        (1.5, "llama", "A worker takes a share of one GPU, or whole ones"),
+        (3, "llama", "fewer layers than it should have devices"),
+        (2, "mamba", "model_type 'mamba', and cluster.gpus_per_worker above 1"),
+        (0.3, "mamba", ""),
+        (2, "llama", ""),
+    ],
+)
+def test_gpus_that_no_model_can_lie_on_are_refused(tmp_path: Path, gpus: float, family: str, message: str) -> None:
+    template = open_checkpoint(tiny_checkpoint(tmp_path / "m", family, 0))
+    parents: Any = SimpleNamespace(template=template)
+    check_gpus(resolved(tmp_path, device="cpu", gpus_per_worker=gpus), parents)
+    job = resolved(tmp_path, gpus_per_worker=gpus)
+    if not message:
+        check_gpus(job, parents)
+        return
+    with pytest.raises((ConfigError, ModelError), match=message):
+        check_gpus(job, parents)
+
+
+def test_a_relative_cache_is_refused(tmp_path: Path) -> None:
+    for stated in ("/local/ssd/x", "$SLURM_TMPDIR/x", None):
+        check_cache(resolved(tmp_path, cache=stated))
+    with pytest.raises(ConfigError, match="cache of a node needs an absolute path"):
+        check_cache(resolved(tmp_path, cache="scratch/x"))
 
 
 @pytest.mark.parametrize(
