@@ -165,7 +165,7 @@ HOSTILE_TEMPLATES = {
     "a class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "an import": "{{ cycler.__init__.__globals__.os.popen('touch CANARY').read() }}",
     "lipsum": "{{ lipsum.__globals__['os'].system('touch CANARY') }}",
-    "an attribute by filter": "{{ ''|attr('__class__')|attr('__base__') }}",
+    "an attribute by filter": "{{ ''|attr('__class__')|attr('__base__')|list }}",
     "a format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
     "a file": "{% include '/etc/passwd' %}",
     "a namespace": "{{ namespace.__init__.__globals__ }}",
@@ -177,7 +177,7 @@ HOSTILE_TEMPLATES = {
     "a giant format": "{{ '%010000000000d' % 1 }}",
     "doublings": "{% set ns = namespace(t='xxxxxxxx') %}{% for i in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}{{ ns.t }}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "a power": "{{ 9**9**9 }}",
+    "a power": "{{ 9**(9**9) }}",
     "broken": "{% for %}",
     "an error": "{{ raise_exception('no') }}",
 }  # fmt: skip
