@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
 from evomerge.errors import ConfigError, CorruptJournal, EvomergeError, SchemaTooNew, StoreError
 from evomerge.failpoints import reach
 from evomerge.files import disk_full_is_told, fsync_folder, lost_storage_is_told, sweep_temporary, write_atomic
+from evomerge.runs.contained import check_contained
 from evomerge.runs.journal import Scan, frame, mend, scan
 from evomerge.runs.lock import RunLock
+from evomerge.runs.manifest import SUMS_FILE, sums_of
 from evomerge.runs.partial import Items, merge_evaluations
 from evomerge.runs.race_records import ALL_RECORDS
 from evomerge.runs.records import MIGRATIONS, SCHEMA_VERSION, Evaluated, Failed, Opened, Record
 from evomerge.runs.responses import load_responses, save_responses
+from evomerge.runs.typed import fits, misfit
 from evomerge.types import Digest, Evaluation
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ RESPONSES: Final = "responses"
 LOGS: Final = "logs"
 EXPORTS: Final = "exports"
 BANKS: Final = "banks"
+MOST_BYTES: Final = 1 << 29
+"""Of a journal; it is read as a whole."""
 _FOLDERS: Final = (RESPONSES, LOGS, EXPORTS)
 
 
@@ -61,6 +66,8 @@ def decode_entries(
     version = SCHEMA_VERSION
     for n, payload in enumerate(payloads):
         version = payload.get("schema", version) if payload.get("t") == Opened.tag else version
+        if not isinstance(version, int) or version < 1:
+            raise _unreadable(n, f"schema {version!r}"[:200])
         if version > SCHEMA_VERSION:
             raise SchemaTooNew(
                 "This run was written by a newer evomerge.",
@@ -73,14 +80,22 @@ def decode_entries(
             fields = migrations[old](fields)
         tag, at = fields.pop("t", None), fields.pop("at", 0.0)
         try:
-            yield Entry(n, at, ALL_RECORDS[tag].from_json(fields))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptJournal(
-                "The journal holds a record that cannot be read.",
-                got=f"line {n + 1}, kind {tag!r}: {type(error).__name__} {error}",
-                allowed=", ".join(ALL_RECORDS),
-                fix="open the run with the version of evomerge that wrote it.",
-            ) from error
+            record = ALL_RECORDS[tag].from_json(fields)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise _unreadable(n, f"kind {tag!r}: {type(error).__name__} {error}") from error
+        wrong = misfit(record) if fits(at, float) else f"at = {at!r}"[:200]
+        if wrong is not None:
+            raise _unreadable(n, f"kind {tag!r}: {wrong}")
+        yield Entry(n, at, record)
+
+
+def _unreadable(n: int, got: str) -> CorruptJournal:
+    return CorruptJournal(
+        "The journal holds a record that cannot be read.",
+        got=f"line {n + 1}, {got}",
+        allowed=", ".join(ALL_RECORDS),
+        fix="open the run with the version of evomerge that wrote it.",
+    )
 
 
 def _is_run(folder: Path) -> bool:
@@ -155,8 +170,10 @@ class RunStore:
             with disk_full_is_told(folder):
                 for name in _FOLDERS:
                     (temporary / name).mkdir(parents=True)
-                for name, content in files.items():
+                contents = {name: c.encode() if isinstance(c, str) else c for name, c in files.items()}
+                for name, content in contents.items():
                     write_atomic(temporary / name, content)
+                write_atomic(temporary / SUMS_FILE, sums_of(contents))
                 write_atomic(temporary / JOURNAL, b"")
                 lock = RunLock(temporary)
                 undo.callback(lock.release)
@@ -182,6 +199,7 @@ class RunStore:
         Raises:
             ConfigError: when `folder` is not a run directory.
             RunLocked: when `write` and another process writes to it.
+            StoreError: when `write` and a link leads out of it.
             CorruptJournal: when a record before the last is damaged.
         """
         if not _is_run(folder):
@@ -191,6 +209,8 @@ class RunStore:
                 allowed=f"a folder that holds {JOURNAL}",
                 fix="name the run directory (runs/NAME), or start the run with `evomerge search`.",
             )
+        if write:
+            check_contained(folder)
         lock = RunLock(folder) if write else None
         with ExitStack() as undo:
             if lock is not None:
@@ -200,7 +220,15 @@ class RunStore:
         return store
 
     def _scan(self) -> Scan:
-        return scan((self.folder / JOURNAL).read_bytes())
+        path = self.folder / JOURNAL
+        if path.stat().st_size > MOST_BYTES:
+            raise StoreError(
+                "The journal is too long.",
+                got=f"{path}: {path.stat().st_size} bytes",
+                allowed=f"at most {MOST_BYTES} bytes, which is some hundred thousand candidates",
+                fix="restore it from a copy, or start a new run.",
+            )
+        return scan(path.read_bytes())
 
     def append(self, *records: Record) -> None:
         """Write records behind the last one; when this returns they are on the disk. Several cost one fsync.

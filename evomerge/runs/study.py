@@ -12,7 +12,7 @@ import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +85,8 @@ def write_study(store: RunStore, name: str, spaces: Sequence[SearchSpace], goals
     ) as error:
         return f"{STUDY_FILE} was not written: {type(error).__name__}: {error}".partition("\n")[0]
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return None
 
 

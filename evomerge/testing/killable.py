@@ -25,11 +25,11 @@ from evomerge import failpoints
 from evomerge.execution.inline import InlinePool
 from evomerge.execution.ledger import Ledger, recorded_outcomes
 from evomerge.execution.worker import Scorer, WorkerSpec
-from evomerge.files import write_atomic
+from evomerge.files import lost_storage_is_told, write_atomic
 from evomerge.loop import Search, SearchSetup, StagePlan
 from evomerge.report.collect import summarise
 from evomerge.report.write import write_report
-from evomerge.runs.records import Finished, Opened
+from evomerge.runs.records import Finished, Note, Opened
 from evomerge.runs.replay import read_history
 from evomerge.runs.store import JOURNAL, RunStore
 from evomerge.runs.study import write_study
@@ -115,8 +115,9 @@ def live(name: str, folder: Path) -> None:
             store.append(Finished(why, summary.result_digest))
         problem = write_study(store, name, [setup.space] * max(1, len(setup.stages)), setup.goals)
         if problem is not None:
-            raise RuntimeError(problem)
-        write_report(folder)
+            store.append(Note("study", problem))
+        with lost_storage_is_told(folder):
+            write_report(folder)
         chosen = summary.chosen
         failpoints.reach("before-export")
         write_atomic(folder.with_name(folder.name + "." + EXPORTED), json.dumps(chosen and chosen.id))
