@@ -24,6 +24,7 @@ from evomerge.dataflow.export import check_export, write_recipe
 from evomerge.errors import ClusterLost, ConfigError, Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveFunction
 from evomerge.execution.ledger import Ledger, Request, StopSignal, Watcher, recorded_outcomes
+from evomerge.files import lost_storage_is_told
 from evomerge.loop import Search
 from evomerge.merging.foresight import kernels_for_merge
 from evomerge.merging.parents import ParentPool
@@ -32,6 +33,7 @@ from evomerge.recipe.serialize import recipe_to_text
 from evomerge.report.collect import summarise
 from evomerge.report.summary import RunSummary
 from evomerge.report.write import write_report
+from evomerge.runs.manifest import check_files
 from evomerge.runs.records import Finished, Note, Opened
 from evomerge.runs.records import Interrupted as InterruptedRecord
 from evomerge.runs.replay import History, read_history
@@ -152,6 +154,7 @@ def run_search(
             store = RunStore.create(folder, run_files(assembled))
         else:
             check_unchanged(folder, assembled)
+            check_files(folder)
         return _run(assembled, store, accept_history=accept_history, watcher=watcher or Quiet(), stop=stop)
     finally:
         if store is not None:
@@ -272,7 +275,8 @@ def _conclude(assembled: Assembled, store: RunStore, history: History, why: str)
     problem = write_study(store, assembled.resolved.job.name, spaces, assembled.goals)
     if problem is not None:
         store.append(Note("study", problem))
-    write_report(store.folder, run_recipes(store.folder))
+    with lost_storage_is_told(store.folder):
+        write_report(store.folder, run_recipes(store.folder))
     return summarise(store.folder)
 
 
