@@ -2,11 +2,15 @@
 
     python benchmarks/cluster_chaos.py --zoo zoo
     python benchmarks/cluster_chaos.py --zoo zoo --evaluations 200 --nodes 4 --no-replace
+    python benchmarks/cluster_chaos.py --zoo zoo --lose driver,head
 
 A cluster of several nodes on this machine: a head that offers nothing, and nodes with one fake GPU each (workers
 reserve one and compute on the CPU, so that Ray schedules by GPU). `evomerge search` runs twice on it, with as many
 workers as there are: once calm, once while one busy worker is killed with SIGKILL per ten recorded evaluations and a
-raylet twice, at a third and at two thirds of the budget; a new node joins ten seconds after each, unless `--no-replace`.
+raylet twice, at a third and at two thirds of the budget; a new node joins ten seconds after each unless `--no-replace`.
+
+With `--lose driver,head` the second run loses its driver to SIGKILL at a third of the budget, is resumed, loses the head
+of its cluster at two thirds (the store and the raylet, both with SIGKILL), and is resumed on a new cluster.
 
 Told at the end, as one JSON object: whether the result digests are equal; evaluations that were begun beyond those
 recorded, against kills; the seconds from each kill to the next recorded outcome, and to the next worker that joins; and
@@ -73,7 +77,12 @@ class Nodes:
     def __init__(self, n_nodes: int, health: dict[str, Any] | None = None) -> None:
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "num_gpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
+        head: dict[str, Any] = {
+            "num_cpus": 0,
+            "num_gpus": 0,
+            "object_store_memory": _STORE_BYTES,
+            "include_dashboard": False,
+        }
         head |= {"_system_config": health} if health else {}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self._add() for _ in range(n_nodes)]
@@ -158,7 +167,8 @@ def n_begun(run: Path) -> int:
 def searching(job: Path, run: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """`evomerge search` as a process of its own, and the file with all it writes on its terminal."""
     said = run.parent / f"{run.name}.terminal"
-    command = [sys.executable, "-m", "evomerge", "search", str(job), "--run-dir", str(run), "--resume", "auto"]
+    command = [sys.executable, "-m", "evomerge", "search", str(job), "--run-dir", str(run)]
+    command += ["--resume", "auto"]
     with said.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
@@ -166,6 +176,65 @@ def searching(job: Path, run: Path) -> Iterator[tuple[subprocess.Popen[bytes], P
         finally:
             process.kill()
             process.wait()
+
+
+def until_recorded(process: subprocess.Popen[bytes], run: Path, number: int) -> None:
+    """Wait until a run has recorded so many outcomes."""
+    while n_recorded(run) < number:
+        if process.poll() is not None:
+            raise SystemExit(f"the run ended with exit code {process.returncode} before it should be disturbed")
+        time.sleep(_TICK_S)
+
+
+def lose_driver(job: Path, run: Path, nodes: Nodes, at: int) -> dict[str, Any]:
+    """Kill the driver; seconds until its last actor is gone."""
+    with searching(job, run) as (process, _):
+        until_recorded(process, run, at)
+        process.kill()
+        started = time.monotonic()
+        while workers_of(nodes.raylets(), "ray::RayWorker") and time.monotonic() - started < BACK_S:
+            time.sleep(_TICK_S)
+    left = len(workers_of(nodes.raylets(), "ray::RayWorker"))
+    return {"s_to_last_actor": round(time.monotonic() - started, 1), "actors_left": left}
+
+
+def lose_head(job: Path, run: Path, nodes: Nodes, at: int) -> dict[str, Any]:
+    """Kill the head; exit code and last words of the driver, and the seconds to them."""
+    head = nodes.cluster.head_node.all_processes
+    with searching(job, run) as (process, said):
+        until_recorded(process, run, at)
+        for kind in ("gcs_server", "raylet"):
+            os.kill(head[kind][0].process.pid, signal.SIGKILL)
+        started = time.monotonic()
+        try:
+            code = process.wait(timeout=3 * BACK_S)
+        except subprocess.TimeoutExpired:
+            code = -1
+        seconds = round(time.monotonic() - started, 1)
+    return {"exit_code": code, "s_to_exit": seconds, "terminal": said.read_text().splitlines()[-6:]}
+
+
+def losing(options: argparse.Namespace, folder: Path, nodes: Nodes) -> dict[str, Any]:
+    """A run that loses driver and head, as `--lose` says, against a calm one."""
+    numbers = {"zoo": options.zoo.resolve(), "evaluations": options.evaluations, "items": options.items}
+    job, run, found = folder / "chaos.yaml", folder / "disturbed", {}
+    calm(job, folder / "calm")
+    if "driver" in options.lose:
+        found["driver"] = lose_driver(job, run, nodes, options.evaluations // 3)
+    if "head" in options.lose:
+        found["head"] = lose_head(job, run, nodes, options.evaluations * 2 // 3)
+        nodes.close()
+        fresh = Nodes(options.nodes)
+        with contextlib.closing(fresh):
+            job.write_text(JOB.format(address=fresh.address, **numbers))
+            calm(job, run)
+    else:
+        calm(job, run)
+    equal = digest(folder / "calm") == digest(run)
+    extra = n_begun(run) - n_recorded(run)
+    kept = found.get("driver", {}).get("actors_left", 0) == 0 and found.get("head", {}).get("exit_code", 75) == 75
+    kept = kept and found.get("head", {}).get("s_to_exit", 0.0) <= BACK_S
+    return {**found, "equal_digests": equal, "extra_evaluations": extra, "as_promised": kept and equal}
 
 
 def calm(job: Path, run: Path) -> None:
@@ -230,7 +299,7 @@ def compare(kills: list[Kill], calm_run: Path, chaos_run: Path) -> dict[str, Any
     extra = n_begun(chaos_run) - n_recorded(chaos_run)
     lost = sum(kill.workers for kill in kills)
     waits = found["outcome"]
-    figures = {
+    figures: dict[str, Any] = {
         "evaluations": n_recorded(chaos_run),
         "kills": len(kills),
         "of_raylets": sum(kill.what == "raylet" for kill in kills),
@@ -260,6 +329,7 @@ def main() -> None:
     parser.add_argument("--raylets", type=int, default=2, help="raylets to kill")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--replace", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--lose", type=lambda text: text.split(","), default=[], help="driver, head, or driver,head")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
@@ -269,9 +339,12 @@ def main() -> None:
         job = folder / "chaos.yaml"
         numbers = {"evaluations": options.evaluations, "items": options.items}
         job.write_text(JOB.format(zoo=options.zoo.resolve(), address=nodes.address, **numbers))
-        calm(job, folder / "calm")
-        kills = disturbed(job, folder / "disturbed", nodes, options, random.Random(options.seed))
-        figures = compare(kills, folder / "calm", folder / "disturbed")
+        if options.lose:
+            figures = losing(options, folder, nodes)
+        else:
+            calm(job, folder / "calm")
+            kills = disturbed(job, folder / "disturbed", nodes, options, random.Random(options.seed))
+            figures = compare(kills, folder / "calm", folder / "disturbed")
     print(json.dumps(figures, indent=1))
     raise SystemExit(0 if figures["as_promised"] else 1)
 

@@ -97,6 +97,7 @@ class RayPool(EvaluationPool):
         self._resized_at = -_TICK_S
         self._at_work_at = time.monotonic()
         self._has_worked = False
+        self._trouble = ""
         self._resize()
 
     def _look(self) -> View:
@@ -176,6 +177,7 @@ class RayPool(EvaluationPool):
         free = {name: n for name, n in self._watch.view.free.items() if name in {"CPU", "GPU"}}
         detail = f"none was ready for {self._start_timeout_s:g} s; each needs {self._needs[0]:g} CPUs and "
         detail += f"{self._needs[1]:g} GPUs, free: {free}"
+        detail += f"; the last trouble: {self._trouble}" if self._trouble else ""
         if self._has_worked:
             return workers_lost(detail)
         if self._admission.reasons and self._admission.expected is not None:
@@ -318,17 +320,20 @@ class RayPool(EvaluationPool):
 
     def _lost(self, seat: Seat, error: Exception) -> None:
         """An actor is gone: the task that it ran is a suspect, and a new actor takes the seat."""
-        was_known = seat.station is not None
         if seat.stage != "ready":
+            self._trouble = cause(error)
             seat.failed_starts += 1
             if seat.failed_starts >= _MAX_FAILED_STARTS:
                 raise cannot_start(f"{seat.name} was lost {seat.failed_starts} times while it started: {cause(error)}")
-        if was_known:
+        if seat.station is not None:
             self._tell("lost", seat, cause(error))
         if seat.ticket is not None:
             self._suspect(seat, seat.ticket.lost(seat.name, seat.node), error)
         seat.clear()
-        self._dismiss(seat)  # it may only be out of reach
+        if isinstance(error, self._ray.exceptions.ActorDiedError):
+            seat.rest()
+        else:
+            self._dismiss(seat)  # it may only be out of reach
 
     def _suspect(self, seat: Seat, again: Ticket, error: Exception) -> None:
         if len(again.kills) >= MAX_KILLS:

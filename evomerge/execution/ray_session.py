@@ -1,11 +1,12 @@
 """Joining a Ray cluster, or starting one on this machine, without Ray's words on the driver's terminal.
 
 Ray reads its own environment: `RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` and `RAY_AUTH_TOKEN_PATH` say how a cluster knows its
-friends, `RAY_ADDRESS` where it is when the address is `auto`. A token that there is is used unless the mode says no.
+friends, `RAY_ADDRESS` where it is when the address is `auto`. Without a mode, a token is used where the head asks for one.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -62,11 +63,7 @@ def import_ray(address: str | None = None) -> ModuleType:
     Raises:
         ConfigError: when it is not installed.
     """
-    wanted = dict(_ENVIRONMENT)
-    if not is_local(address):
-        wanted |= _CLUSTER_ENVIRONMENT
-        if any(os.environ.get(name) for name in _TOKENS) or _HOME_TOKEN.expanduser().is_file():
-            wanted["RAY_AUTH_MODE"] = "token"
+    wanted = _ENVIRONMENT if is_local(address) else {**_ENVIRONMENT, **_CLUSTER_ENVIRONMENT}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)  # before the import, which reads it
     try:
@@ -108,8 +105,9 @@ def connect(address: str | None, cpus: float) -> Session:
     main = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
-        if not local:
-            _check_door(str(address))
+        if not local and _must_show_token(str(address)):
+            os.environ["RAY_AUTH_MODE"] = "token"
+            importlib.import_module("ray._raylet").Config.initialize("")  # Ray read the mode when it was imported
         ray.init(
             address="local" if local else address,
             include_dashboard=False if local else None,
@@ -132,10 +130,11 @@ def split_address(address: str) -> tuple[str, int] | None:
     return (host.strip("[]"), int(port)) if port.isdigit() and host else None
 
 
-def _check_door(address: str) -> None:
-    """Knock, and try our token in a process of its own.
+def _must_show_token(address: str) -> bool:
+    """Knock, and whether the head wants a token that we have and would not show.
 
-    Ray itself would try for minutes where nobody is, and tell of a wrong token on our standard error alone.
+    In processes of their own, since Ray would try for minutes where nobody is, and tell of a wrong token on our
+    standard error alone. A token must not be shown to a head that asks for none: its calls back to us would fail.
 
     Raises:
         OSError: when nobody answers.
@@ -143,15 +142,32 @@ def _check_door(address: str) -> None:
     """
     place = split_address(address)
     if place is None:
-        return
+        return False
     socket.create_connection(place, timeout=_KNOCK_S).close()
+    if _is_let_in(place, {}):
+        return False
+    is_open_choice = not os.environ.get("RAY_AUTH_MODE") and bool(_given_token())
+    if is_open_choice and _is_let_in(place, {"RAY_AUTH_MODE": "token"}):
+        return True
+    raise _wrong_token(address)
+
+
+def _is_let_in(place: tuple[str, int], environment: dict[str, str]) -> bool:
+    """Whether a head does not complain about our token."""
     command = [sys.executable, "-c", _PROBE, f"{place[0]}:{place[1]}"]
     try:
-        said = subprocess.run(command, capture_output=True, timeout=_PROBE_S, check=False).stderr
+        said = subprocess.run(
+            command, capture_output=True, env={**os.environ, **environment}, timeout=_PROBE_S, check=False
+        ).stderr
     except subprocess.TimeoutExpired as late:
         said = late.stderr or b""
-    if b"nauthenticated" in said or b"AuthToken" in said:
-        raise _wrong_token(address)
+    return not (b"nauthenticated" in said or b"uthenticationError" in said or b"AuthToken" in said)
+
+
+def _given_token() -> str:
+    """Where our token is; empty without one."""
+    given = [name for name in _TOKENS if os.environ.get(name)]
+    return given[0] if given else "~/.ray/auth_token" if _HOME_TOKEN.expanduser().is_file() else ""
 
 
 def _explain(error: Exception, address: str, *, local: bool) -> ConfigError:
@@ -168,12 +184,10 @@ def _explain(error: Exception, address: str, *, local: bool) -> ConfigError:
 
 
 def _wrong_token(address: str) -> ConfigError:
-    given = [name for name in _TOKENS if os.environ.get(name)]
-    source = given[0] if given else "~/.ray/auth_token" if _HOME_TOKEN.expanduser().is_file() else "no token"
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
     return ConfigError(
         "The Ray cluster does not let us in.",
-        got=f"{source} with RAY_AUTH_MODE {mode}, and the head at {address} refuses it",
+        got=f"{_given_token() or 'no token'} with RAY_AUTH_MODE {mode}, and the head at {address} refuses it",
         allowed="the token that the cluster was started with",
         fix="set RAY_AUTH_TOKEN_PATH to the file with the cluster's token (or RAY_AUTH_TOKEN to the token itself), and "
         "RAY_AUTH_MODE=token.",

@@ -19,6 +19,7 @@ def view(*nodes: tuple[float, float], free_gpus: float | None = None) -> View:
 
 def wanted(
     seen: View,
+    *,
     n_seats: int = 0,
     n_placing: int = 0,
     limit: int | None = None,
