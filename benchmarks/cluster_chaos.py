@@ -9,8 +9,8 @@ reserve one and compute on the CPU, so that Ray schedules by GPU). `evomerge sea
 workers as there are: once calm, once while one busy worker is killed with SIGKILL per ten recorded evaluations and a
 raylet twice, at a third and at two thirds of the budget; a new node joins ten seconds after each unless `--no-replace`.
 
-With `--lose driver,head` the second run loses its driver to SIGKILL at a third of the budget, is resumed, loses the head
-of its cluster at two thirds (the store and the raylet, both with SIGKILL), and is resumed on a new cluster.
+With `--lose driver,head` the second run loses its driver to SIGKILL at a third of the budget, is resumed, loses the
+head of its cluster at two thirds (the store and the raylet, both with SIGKILL), and is resumed on a new cluster.
 
 Told at the end, as one JSON object: whether the result digests are equal; evaluations that were begun beyond those
 recorded, against kills; the seconds from each kill to the next recorded outcome, and to the next worker that joins; and

@@ -43,7 +43,7 @@ Digest = NewType("Digest", str)
 SetName = Literal["search", "select", "report"]
 SET_NAMES: tuple[SetName, ...] = ("search", "select", "report")
 
-FailureKind = Literal["nan", "merge", "evaluate", "memory", "crash", "timeout", "infrastructure"]
+FailureKind = Literal["nan", "merge", "evaluate", "memory", "crash", "timeout"]
 
 
 class NonFiniteScores(ValueError):
@@ -141,7 +141,7 @@ class Failure:
     """A candidate that has no score. Never converted to a number outside the optimizers.
 
     Attributes:
-        kind: what went wrong; only `infrastructure` is not the candidate's fault.
+        kind: what went wrong; always the candidate's fault: a lost worker costs it nothing.
         message: one line.
         traceback: the worker's traceback, may be empty.
         host: where it happened.

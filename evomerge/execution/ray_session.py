@@ -1,7 +1,7 @@
 """Joining a Ray cluster, or starting one on this machine, without Ray's words on the driver's terminal.
 
 Ray reads its own environment: `RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` and `RAY_AUTH_TOKEN_PATH` say how a cluster knows its
-friends, `RAY_ADDRESS` where it is when the address is `auto`. Without a mode, a token is used where the head asks for one.
+friends, `RAY_ADDRESS` where it is when the address is `auto`. Without a mode, a token is shown where one is asked for.
 """
 
 from __future__ import annotations

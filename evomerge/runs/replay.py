@@ -81,7 +81,7 @@ class History:
         baselines: models beside the batches, by id, in order.
         outcomes: by recipe digest and set. A set that was asked as a whole: the first recorded one counts. A set that
             was asked in increments: the failure if there is one, else the increments merged into one record (whose
-            answers `RunStore.load_answers` gives from `parts`). Losses of infrastructure are left out.
+            answers `RunStore.load_answers` gives from `parts`).
         parts: by recipe digest and set, what `outcomes` is made of: one record per increment and one per failure, in
             order, each once.
         reused: candidates told an earlier outcome, per set.
@@ -199,7 +199,7 @@ def read_history(entries: Iterable[Entry]) -> History:
     records = [entry.record for entry in lines]
     asked = [r for r in records if isinstance(r, Asked)]
     turns = tuple(r for r in records if isinstance(r, Turn))
-    scored = [r for r in records if isinstance(r, Evaluated | Failed) and not _is_infrastructure(r)]
+    scored = [r for r in records if isinstance(r, Evaluated | Failed)]
     parts = _parts(scored)
     outcomes = {key: _outcome(found) for key, found in parts.items()}
     estimated = [r for r in records if isinstance(r, Estimated)]
@@ -303,10 +303,6 @@ def _ending(records: Sequence[Record]) -> tuple[Finished | None, int]:
             decided = granted
             finished = record if isinstance(record, Finished) else finished
     return finished, decided
-
-
-def _is_infrastructure(record: Evaluated | Failed) -> bool:
-    return isinstance(record, Failed) and record.failure.kind == "infrastructure"
 
 
 def compare_genes(asked: Sequence[Vector], recorded: Batch, names: Sequence[str]) -> ResumeMismatch | None:

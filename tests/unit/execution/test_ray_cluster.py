@@ -13,7 +13,7 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.execution.admission import Admission
-from evomerge.execution.pool import EvaluationPool, WorkerEvent
+from evomerge.execution.pool import Completed, EvaluationPool, WorkerEvent
 from evomerge.execution.ray import RayPool
 from evomerge.execution.ray_cluster import describe
 from evomerge.execution.ray_session import import_ray
@@ -101,7 +101,8 @@ def open_pool(nodes: Nodes, workers: int | None = None, **more: Any) -> RayPool:
 
 def work_until(pool: EvaluationPool, done: Callable[[list[WorkerEvent]], bool]) -> list[WorkerEvent]:
     """Keep the pool at work until its news are as expected."""
-    told, number, until = [], 1000, time.monotonic() + PATIENCE_S
+    told: list[WorkerEvent] = []
+    number, until = 1000, time.monotonic() + PATIENCE_S
     while not done(told):
         assert time.monotonic() < until, told
         pool.submit(sample_task(number))
@@ -208,7 +209,9 @@ def test_workers_are_killed_and_a_node_dies_under_work(nodes: Nodes, tmp_path: P
     with open_pool(nodes, arguments={"sleep_s": 0.05, "marks": tmp_path}) as pool:
         for task in tasks:
             pool.submit(task)
-        answers, told, kills = {}, [], 0
+        answers: dict[str, Completed] = {}
+        told: list[WorkerEvent] = []
+        kills = 0
         while len(answers) < len(tasks):
             answer = pool.next_outcome(PATIENCE_S)
             assert answer is not None

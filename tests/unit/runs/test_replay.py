@@ -28,6 +28,7 @@ from evomerge.runs.records import (
 )
 from evomerge.runs.replay import Batch, Counts, compare_genes, read_history
 from evomerge.runs.store import Entry
+from evomerge.runs.worker_records import WorkerNews
 from evomerge.testing.store_suite import sample_records
 from evomerge.types import CandidateId, Digest, Failure
 
@@ -89,8 +90,8 @@ def test_a_finished_run_with_more_to_spend_is_not_finished() -> None:
     assert read_history(_entries([*extended, Finished("done", B)])).decided == 12
 
 
-def test_lost_infrastructure_is_no_outcome_and_the_first_outcome_counts() -> None:
-    lost = Failed(CandidateId("c"), A, "search", Failure("infrastructure", "the node is gone"))
+def test_a_lost_worker_is_no_outcome_and_the_first_outcome_counts() -> None:
+    lost = WorkerNews("lost", "worker-0", "host", detail="the node is gone", candidate="c")
     scored = Evaluated(CandidateId("c"), A, "search", {"add": TaskScore(0.5, 0.1, 10)})
     again = replace(scored, tasks={"add": TaskScore(0.6, 0.1, 10)})
     history = read_history(_entries([lost, scored, again, replace(scored, set_name="select")]))
