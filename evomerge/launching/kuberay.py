@@ -151,7 +151,7 @@ def ray_job(job: KubeJob) -> dict[str, Any]:
             "rayVersion": job.ray_version,
             "authOptions": {"mode": "token"},
             "enableInTreeAutoscaling": job.autoscale,
-            **({"autoscalerOptions": _AUTOSCALER} if job.autoscale else {}),
+            **({"autoscalerOptions": _AUTOSCALER | {"securityContext": _confined()}} if job.autoscale else {}),
             "headGroupSpec": head,
             "workerGroupSpecs": [group],
         },
@@ -164,10 +164,11 @@ _AUTOSCALER: Final = {
     "version": "v2",
     "idleTimeoutSeconds": 300,
     "resources": {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "1Gi"}},
-    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
 }
 
-_CONFINED: Final = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+def _confined() -> dict[str, Any]:
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def _pod_security() -> dict[str, Any]:
@@ -196,7 +197,7 @@ def _pod(job: KubeJob, container: str, *, cpus: int, memory: str, gpus: int) -> 
         ],
         **({"ports": [{"name": name, "containerPort": number} for name, number in ports]} if is_head else {}),
         "resources": {"requests": dict(amounts), "limits": dict(amounts)},
-        "securityContext": dict(_CONFINED),
+        "securityContext": _confined(),
         "volumeMounts": [{"name": "shared", "mountPath": job.mount}, {"name": "shm", "mountPath": "/dev/shm"}],
     }
     return {
@@ -220,7 +221,7 @@ def _submitter(job: KubeJob) -> dict[str, Any]:
         "name": "submitter",
         "image": job.image,
         "resources": {"requests": dict(amounts), "limits": dict(amounts)},
-        "securityContext": dict(_CONFINED),
+        "securityContext": _confined(),
     }
     return {
         "spec": {

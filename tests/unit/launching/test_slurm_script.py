@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_scheduler import FakeSlurm, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
 from evomerge.launching.command import SearchCommand
 from evomerge.launching.slurm import SlurmJob, slurm_script
+from evomerge.testing.fake_slurm import FakeSlurm, wait_for
 
 SHELLCHECK = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 SEARCH = SearchCommand("first", "/shared/job.yaml", "/shared/runs/first", on_gpus=True)

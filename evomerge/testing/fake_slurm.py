@@ -20,7 +20,7 @@ for ((i = 0; i < nodes; i++)); do
   enter=NODE_$i
   SLURM_PROCID=$i setsid ${!enter-} "$@" & pids+=($!)
 done
-trap 'for pid in "${pids[@]}"; do kill -TERM -- "-$pid"; done' TERM
+trap 'for pid in "${pids[@]}"; do kill -TERM -- "-$pid" 2>/dev/null; done' TERM
 worst=0
 for pid in "${pids[@]}"; do
   code=0; wait "$pid" || code=$?
