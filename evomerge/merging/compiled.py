@@ -8,10 +8,9 @@ object named by the digest of source, flags and processor, so that a folder may 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import platform
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -24,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 from evomerge.errors import EvomergeError
+from evomerge.merging import kernel_files
 from evomerge.merging.fused_compiled import FusedVariant, bind, call_fused, fused_variant
 from evomerge.merging.fused_settings import FusedSetting
 from evomerge.merging.settings import (
@@ -35,6 +35,7 @@ from evomerge.merging.settings import (
     Setting,
     VectorSetting,
 )
+from evomerge.ownership import private_folder
 
 TYPES: Final = {torch.bfloat16: 16, torch.float16: 17, torch.float32: 32}
 BINS: Final = 1 << 15
@@ -134,49 +135,38 @@ def find_compiler() -> str | None:
     return None
 
 
-def _processor() -> str:
-    """What `-march=native` looks at, as text."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
-
-
-def _library_path(folder: Path, variant: AnyVariant, source: str) -> Path:
-    parts = (source, *_FLAGS, *variant.macros(), platform.machine(), platform.system(), _processor())
-    return folder / f"kernel-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.so"
-
-
 def build(variant: AnyVariant, folder: Path) -> Path:
-    """The shared object of a variant, compiled when the folder has none yet (0.2 s).
+    """The shared object of a variant, compiled when the folder has none for this kind of machine (0.2 s).
 
-    Several processes may do so at once: each writes a file of its own and renames it.
+    Several processes may do so at once, on several machines: each writes a file of its own and renames it.
 
     Raises:
-        CompilerError: without a compiler, or when it fails.
+        CompilerError: without a compiler, when it fails, or when others may write to the folder.
     """
     source = "".join(files("evomerge.merging").joinpath(name).read_text() for name in variant.sources)
-    library = _library_path(folder, variant, source)
-    if library.exists():
-        return library
+    key = kernel_files.machine_key([source, *_FLAGS, *variant.macros()])
+    try:
+        foreign = private_folder(folder)
+        if foreign is not None:
+            raise _failed(f"{foreign}; what is loaded from there would be code of others")
+        return kernel_files.find(folder, key) or _compile(variant, source, folder, key)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _failed(f"{folder}: {error}") from error
+
+
+def _compile(variant: AnyVariant, source: str, folder: Path, key: str) -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise _failed("no cc, gcc or clang in PATH")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = library.with_suffix(f".{os.getpid()}.tmp")
+    temporary = folder / f".{key}.{socket.gethostname()}.{os.getpid()}.tmp"
     command = [compiler, *_FLAGS, *variant.macros(), "-x", "c", "-", "-o", str(temporary)]
     try:
         done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         if done.returncode != 0:
             raise _failed(f"{compiler}: {done.stderr.strip()[-300:]}")
-        temporary.replace(library)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _failed(f"{compiler}: {error}") from error
+        return kernel_files.keep(temporary, folder, key)
     finally:
         temporary.unlink(missing_ok=True)
-    return library
 
 
 def _failed(got: str) -> CompilerError:
@@ -184,7 +174,8 @@ def _failed(got: str) -> CompilerError:
         "The merge kernels cannot be compiled.",
         got=got,
         allowed="a C compiler such as gcc 12 or clang 15",
-        fix="install one, or run without: the eager kernels give the same bits, more slowly.",
+        fix="install a compiler, and keep the cache folder to yourself (mode 700); or run without: the eager kernels "
+        "give the same bits, more slowly.",
     )
 
 
