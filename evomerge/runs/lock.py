@@ -38,7 +38,7 @@ from typing import Final, Literal, final
 
 from evomerge.errors import RunLocked
 from evomerge.failpoints import reach
-from evomerge.files import disk_full_is_told, sweep_temporary
+from evomerge.files import disk_full_is_told, path_is_told, sweep_temporary
 from evomerge.runs import epochs
 from evomerge.runs.epochs import Claim
 from evomerge.runs.writer import Writer
@@ -133,7 +133,7 @@ class RunLock:
         self._folder = folder
         self._me = me or Writer.of_this_process()
         self._settled = False
-        with disk_full_is_told(folder), ExitStack() as undo:
+        with disk_full_is_told(folder), path_is_told(folder), ExitStack() as undo:
             self._epochs.mkdir(exist_ok=True)
             self._lock = KernelLock(folder / LOCK_FILE)
             undo.callback(self._lock.release)

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
 
 from evomerge.errors import ConfigError, CorruptJournal, EvomergeError, SchemaTooNew, StoreError
 from evomerge.failpoints import reach
-from evomerge.files import disk_full_is_told, fsync_folder, lost_storage_is_told, sweep_temporary, write_atomic
+from evomerge.files import (
+    disk_full_is_told,
+    fsync_folder,
+    lost_storage_is_told,
+    path_is_told,
+    sweep_temporary,
+    write_atomic,
+)
 from evomerge.runs.contained import check_contained
 from evomerge.runs.journal import Scan, frame, mend, scan
 from evomerge.runs.lock import RunLock
@@ -134,11 +141,7 @@ class RunStore:
             write_atomic(path, path.read_bytes())
             reach("after-takeover")
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            lock.check()
-        except BaseException:
-            self._close_journal()
-            raise
+        self._check(lock)
         lock.settle()
         for part in ("", RESPONSES, BANKS):
             sweep_temporary(self.folder / part)
@@ -167,7 +170,7 @@ class RunStore:
         temporary = _temporary(folder)
         with ExitStack() as undo:
             undo.callback(shutil.rmtree, temporary, ignore_errors=True)
-            with disk_full_is_told(folder):
+            with disk_full_is_told(folder), path_is_told(folder):
                 for name in _FOLDERS:
                     (temporary / name).mkdir(parents=True)
                 contents = {name: c.encode() if isinstance(c, str) else c for name, c in files.items()}

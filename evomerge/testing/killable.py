@@ -169,13 +169,13 @@ def calm(name: str, work: Path) -> Calm:
     started = time.perf_counter()
     _end(_child(name, work / "calm", ""))
     took = time.perf_counter() - started
-    digest = _digest(work / "calm")
-    if digest != _digest(work / "listed"):
+    digest = digest_of(work / "calm")
+    if digest != digest_of(work / "listed"):
         raise RuntimeError("two undisturbed runs end differently")
     return Calm(digest, tuple(places.read_text().splitlines()), took)
 
 
-def _digest(run: Path) -> str:
+def digest_of(run: Path) -> str:
     """Over the result and every told outcome, so that equal results by chance do not hide a difference."""
     history = read_history(RunStore.open(run, write=False).entries())
     if history.counts.repeated or history.finished is None:
@@ -222,7 +222,7 @@ def _finish(name: str, run: Path, kills: int, missed: Sequence[str]) -> Disturbe
     _check_grown(run, before)
     begun = len(run.with_name(run.name + ".begun").read_text().splitlines())
     recorded = sum(r.tag in {"evaluated", "failed"} for r in RunStore.open(run, write=False).records())
-    found = Disturbed(kills, tuple(missed), _digest(run), begun - recorded)
+    found = Disturbed(kills, tuple(missed), digest_of(run), begun - recorded)
     if not 0 <= found.repeated <= kills:
         raise RuntimeError(f"{run}: {found.repeated} evaluations were lost by {kills} kills")
     left = [p.name for p in run.parent.glob(f".{run.name}*") if p.suffix not in {".new", ".tmp"}]
