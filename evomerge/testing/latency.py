@@ -44,10 +44,20 @@ def _scored(scorer: Scorer, task: EvalTask) -> Outcome:
         return Failure("crash", str(error))
 
 
+class Span(NamedTuple):
+    """When a worker was busy with what, in seconds of the pool's clock."""
+
+    worker: int
+    task: EvalTask
+    start_s: float
+    end_s: float
+
+
 class _Running(NamedTuple):
     ends_at: float
     number: int
     worker: int
+    start: float
     ticket: Ticket
 
 
@@ -70,6 +80,7 @@ class SimulatedPool(EvaluationPool):
         self._running: list[_Running] = []
         self._free: int | None = None
         self._now = 0.0
+        self.spans: list[Span] = []
 
     @property
     def n_workers(self) -> int:
@@ -87,7 +98,7 @@ class SimulatedPool(EvaluationPool):
             self._free = None
         while self._idle and (ticket := self._queue.take("any", alone=True)) is not None:
             ends_at = self._now + self._latency(ticket.task)
-            heapq.heappush(self._running, _Running(ends_at, ticket.number, self._idle.pop(), ticket))
+            heapq.heappush(self._running, _Running(ends_at, ticket.number, self._idle.pop(), self._now, ticket))
 
     def next_outcome(self, timeout_s: float | None = None) -> Completed | None:
         """See `EvaluationPool.next_outcome`; time passes when there is time to wait."""
@@ -96,6 +107,7 @@ class SimulatedPool(EvaluationPool):
             return None
         done = heapq.heappop(self._running)
         self._now, self._free = max(self._now, done.ends_at), done.worker
+        self.spans.append(Span(done.worker, done.ticket.task, done.start, done.ends_at))
         return Completed(done.ticket.task, _scored(self._scorer, done.ticket.task), f"w{done.worker}", 1)
 
     def drop_waiting(self) -> tuple[EvalTask, ...]:
@@ -106,14 +118,6 @@ class SimulatedPool(EvaluationPool):
         """See `EvaluationPool.close`."""
         self._queue.drain()
         self._running = []
-
-
-class Span(NamedTuple):
-    """When a worker was busy, in seconds of the monotonic clock."""
-
-    worker: int
-    start_s: float
-    end_s: float
 
 
 _STOP: Final = None
@@ -153,7 +157,7 @@ class SleepingPool(EvaluationPool):
             start = time.monotonic()
             time.sleep(self._latency(ticket.task))
             outcome = _scored(self._scorer, ticket.task)
-            self.spans.append(Span(worker, start, time.monotonic()))
+            self.spans.append(Span(worker, ticket.task, start, time.monotonic()))
             self._answers.put((worker, ticket, outcome))
 
     def submit(self, task: EvalTask) -> None:
@@ -191,6 +195,11 @@ class SleepingPool(EvaluationPool):
         self._queue.drain()
         for mail in self._mail:
             mail.put(_STOP)
+
+
+def searching(spans: list[Span]) -> list[Span]:
+    """Those of the search phase."""
+    return [span for span in spans if span.task.set_name == "search"]
 
 
 def idle_share(spans: list[Span], workers: int) -> float:
