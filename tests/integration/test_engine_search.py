@@ -74,9 +74,8 @@ def test_a_search_with_an_engine_scores_what_one_without_scores(
     told = [n for n in run_details(tmp_path / "engine").notes if "written by vllm" in n]
     assert "2 of " in told[0]
     assert run_details(tmp_path / "plain").notes == ()
-    timings = [
-        r["timing_s"] for r in map(json.loads, (tmp_path / "engine" / "journal.jsonl").open()) if "timing_s" in r
-    ]
+    lines = (tmp_path / "engine" / "journal.jsonl").read_text().splitlines()
+    timings = [r["timing_s"] for r in map(json.loads, lines) if "timing_s" in r]
     assert sum(FALLBACK in t for t in timings) == 2
     log = "".join(p.read_text() for p in (tmp_path / "engine" / "logs").iterdir())
     assert log.count("The engine does not answer as the candidate does") == 4
