@@ -146,6 +146,18 @@ class PoolSuite:
                 scored = len((tmp_path / "scored").read_text().split())
                 assert taken <= scored <= taken - 1 + pool.n_workers
 
+    def test_calm_news_are_of_workers_that_joined(self, make_pool: PoolFactory) -> None:
+        with make_pool(self.spec()) as pool:
+            answers = score_all(pool, [sample_task(i) for i in range(8)])
+            told = pool.news()
+            assert pool.news() == ()
+        assert {event.kind for event in told} <= {"joined"}
+        assert not any(event.candidate for event in told)
+        names = [event.worker for event in told]
+        assert len(set(names)) == len(names)
+        if names:
+            assert {answer.worker for answer in answers.values()} <= set(names)
+
     def test_a_closed_pool_is_of_no_use(self, make_pool: PoolFactory) -> None:
         pool = make_pool(self.spec())
         pool.submit(sample_task(0))
@@ -164,6 +176,10 @@ class IsolatedPoolSuite(PoolSuite):
         tasks = [sample_task(i, "kill-once" if i == 3 else "none") for i in range(8)]
         with make_pool(self.spec(marks=tmp_path)) as pool:
             answers = score_all(pool, tasks)
+            lost = [event for event in pool.news() if event.kind == "lost"]
+            assert pool.news() == ()
+        assert [event.candidate for event in lost] == [tasks[3].id]
+        assert all(event.worker and event.detail and "\n" not in event.detail for event in lost)
         assert {t.id: instant_scores(t) for t in tasks} == {i: a.outcome for i, a in answers.items()}
         assert {i: a.attempt for i, a in answers.items() if a.attempt != 1} == {tasks[3].id: 2}
         scored = (tmp_path / "scored").read_text().split()
@@ -183,6 +199,9 @@ class IsolatedPoolSuite(PoolSuite):
         tasks = [sample_task(i, "hang" if i == 1 else "none") for i in range(6)]
         with make_pool(self.spec(), timeout_s=1.0) as pool:
             answers = score_all(pool, tasks)
-        hanging = answers.pop(tasks[1].id).outcome
+            lost = [event for event in pool.news() if event.kind == "lost"]
+        last = answers.pop(tasks[1].id)
+        hanging = last.outcome
+        assert [event.candidate for event in lost] == [tasks[1].id] * last.attempt
         assert hanging == Failure("timeout", "took longer than 1 s")
         assert all(isinstance(a.outcome, Evaluation) for a in answers.values())
