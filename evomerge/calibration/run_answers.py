@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.calibration.sheets import Sheet
+from evomerge.runs.damage import damage_is_told
 from evomerge.runs.manifest import MANIFEST_FILE, read_manifest
 from evomerge.runs.records import Evaluated
 from evomerge.runs.replay import History, read_history
@@ -22,6 +23,11 @@ def read_run(folder: Path) -> tuple[Sheet, ...]:
         ConfigError: there is no run.
         StoreError: its journal, manifest or answers are damaged.
     """
+    with damage_is_told(folder):
+        return _read(folder)
+
+
+def _read(folder: Path) -> tuple[Sheet, ...]:
     with RunStore.open(folder, write=False) as store:
         entries = tuple(store.entries())
         answers: dict[str, dict[str, dict[str, float]]] = {}

@@ -25,9 +25,10 @@ from evomerge.merging.parents import ParentPool
 from evomerge.merging.plan import template_of
 from evomerge.recipe.mergekit_exactness import replay_of
 from evomerge.recipe.recipe import ParentRef, Recipe
-from evomerge.recipe.serialize import parent_from_json, recipe_digest, recipe_from_json, recipe_to_text
+from evomerge.recipe.serialize import parent_from_json, recipe_digest, recipe_to_text, recorded_recipe_from_json
 from evomerge.report.collect import summarise
 from evomerge.report.summary import Entry, RunSummary
+from evomerge.runs.damage import damage_is_told
 from evomerge.runs.manifest import read_manifest
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.store import RunStore
@@ -62,12 +63,14 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: ParentRe
     resolved = load_run_job(run)
     with RunStore.open(run, write=False) as store:
         history = read_history(store.entries())
-    id_ = pick_id(summarise(run), history, pick)
+    with damage_is_told(run):
+        id_ = pick_id(summarise(run), history, pick)
     if form in ("recipe", "mergekit"):
         check_new_recipe_file(to)
     parents = open_parents(resolved)
-    refs = _same_parents(parents, read_manifest(run))
-    recipe = _recorded(history, id_) or _rebuilt(history, id_, resolved, parents, refs)
+    with damage_is_told(run):
+        refs = _same_parents(parents, read_manifest(run))
+        recipe = _recorded(history, id_) or _rebuilt(history, id_, resolved, parents, refs)
     prompts = prompts_behind(recipe, parents.opener)
     if form == "recipe":
         write_recipe_file(to, recipe, prompts)
@@ -162,7 +165,7 @@ def _same_parents(parents: Parents, manifest: Mapping[str, Any]) -> tuple[Parent
 def _recorded(history: History, id_: str) -> Recipe | None:
     """The recipe of a baseline or of the mean, which the journal holds; None for a candidate."""
     baseline = next((b for i, b in history.baselines.items() if i == id_), None)
-    return None if baseline is None else recipe_from_json(dict(baseline.recipe_json))
+    return None if baseline is None else recorded_recipe_from_json(dict(baseline.recipe_json), baseline.recipe)
 
 
 def _rebuilt(

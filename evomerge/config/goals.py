@@ -8,7 +8,6 @@ from typing import Literal
 
 from evomerge.config.schema import Constraint, Job, Relative
 from evomerge.config.schema import Objective as ObjectiveModel
-from evomerge.strict_yaml import Document
 from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.costs import COSTS, CostKind
 from evomerge.evaluation.goal_names import check_goals, check_measurable, check_scored
@@ -24,6 +23,7 @@ from evomerge.evaluation.objectives import (
 )
 from evomerge.evaluation.objectives import Relative as RelativeBound
 from evomerge.evaluation.plan import EvalPlan
+from evomerge.strict_yaml import Document
 
 
 def build_goals(

@@ -14,10 +14,10 @@ from evomerge.config.schema import Job, Parent, Questions, Suite
 from evomerge.config.space_files import Origin
 from evomerge.config.spaces import plain, plugin_space, space_plugins
 from evomerge.config.stages import ResolvedStage, resolve_stages, resolved_fields
-from evomerge.strict_yaml import Document, dump_yaml, parse_yaml
 from evomerge.config.texts import absolute, looks_like_path, read_text
 from evomerge.errors import ConfigError, suggest
 from evomerge.resources import preset_names, preset_path
+from evomerge.strict_yaml import Document, dump_yaml, parse_yaml
 
 JOB_FILE: Final = "job.yaml"
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")

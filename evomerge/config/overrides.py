@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from evomerge.strict_yaml import Document, Path, parse_yaml
 from evomerge.errors import ConfigError
+from evomerge.strict_yaml import Document, Path, parse_yaml
 
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final, final
 
 from evomerge.config.schema import Parent, Parents
-from evomerge.strict_yaml import Document
 from evomerge.errors import ConfigError, suggest
 from evomerge.recipe.recipe import Making, ParentRef
+from evomerge.strict_yaml import Document
 from evomerge.types import Digest
 from evomerge.virtual.maker import MakerSpec
 from evomerge.virtual.makers import MAKERS, load_maker

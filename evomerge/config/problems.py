@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple, TypeVar, get_origin
 from pydantic import ValidationError
 
 from evomerge.config.schema import TAGS, Strict
+from evomerge.errors import ConfigError, suggest
 from evomerge.strict_yaml import Document
 from evomerge.strict_yaml import Path as YamlPath
-from evomerge.errors import ConfigError, suggest
 
 T = TypeVar("T", bound=Strict)
 

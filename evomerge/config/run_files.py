@@ -20,6 +20,7 @@ from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.goals_json import goals_to_json
 from evomerge.recipe.serialize import parent_to_json
 from evomerge.registry import plugin_versions
+from evomerge.runs.damage import damage_is_told
 from evomerge.runs.manifest import FORMAT, MANIFEST_FILE, VERSION, read_manifest
 from evomerge.runs.replay import read_history
 from evomerge.runs.store import RunStore
@@ -118,9 +119,9 @@ def resumed_job(run: Path, overrides: Sequence[str] = ()) -> ResolvedJob:
         CorruptJournal: when the journal is damaged.
     """
     begun = load_run_job(run)
-    with RunStore.open(run, write=False) as store:
+    with damage_is_told(run), RunStore.open(run, write=False) as store:
         lives = read_history(store.entries()).lives
-    budget = lives[-1].settings.get("budget", {}) if lives else {}
+        budget = dict(lives[-1].settings.get("budget", {})) if lives else {}
     kept = [f"budget.{key}={value}" for key, value in budget.items() if value != getattr(begun.job.budget, key, value)]
     return load_run_job(run, [*kept, *overrides])
 
@@ -131,7 +132,11 @@ def check_unchanged(run: Path, assembled: Assembled) -> None:
     Raises:
         ConfigError: with a diff, when job, parents, tasks, space or a preset differ from the recorded ones.
     """
-    recorded = read_manifest(run)
+    with damage_is_told(run):
+        _check_unchanged(run, assembled, read_manifest(run))
+
+
+def _check_unchanged(run: Path, assembled: Assembled, recorded: Mapping[str, Any]) -> None:
     for resolved in (load_run_job(run), assembled.resolved):  # the run's own copy may have been edited, too
         _compare("job", _lines(recorded["job"]), _lines(_fixed(resolved)))
     _compare("manifest", _facts(recorded), _facts(manifest(assembled)))

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from evomerge.config.problems import not_a_mapping
 from evomerge.config.spaces import plain, plugin_space
-from evomerge.strict_yaml import Document, dump_yaml, parse_yaml
-from evomerge.strict_yaml import Path as YamlPath
 from evomerge.config.texts import absolute, looks_like_path, read_text
 from evomerge.digest import digest_text
 from evomerge.errors import ConfigError
 from evomerge.resources import preset_names, preset_path
+from evomerge.strict_yaml import Document, dump_yaml, parse_yaml
+from evomerge.strict_yaml import Path as YamlPath
 from evomerge.types import Digest
 
 _PARTS: Final = ("merge", "path")

@@ -10,8 +10,8 @@ from typing import Any, Final
 from evomerge.config.schema import Job, OptimizerChoice
 from evomerge.config.schema import Stage as StageSchema
 from evomerge.config.space_files import SpaceText, read_space
-from evomerge.strict_yaml import Document
 from evomerge.errors import ConfigError
+from evomerge.strict_yaml import Document
 
 ONLY: Final = "search"
 """What the one stage of a job without stages is called."""

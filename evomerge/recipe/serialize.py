@@ -19,7 +19,7 @@ FORMAT: Final = "evomerge.recipe"
 VERSION: Final = 3
 """Of recipes with parents that are made from others, rules for named tensors, an arithmetic of its own or a chat
 template; 2 has a path; what has none of these is written as version 1."""
-MAX_CHARACTERS: Final = 50_000_000
+MAX_CHARACTERS: Final = 4_000_000
 
 _TOP: Final = ("format", "version", "parents", "base", "rules", "dtype", "compat", "seed")
 _PARENT: Final = ("name", "source", "revision", "content")
@@ -133,6 +133,18 @@ def recipe_from_json(value: object) -> Recipe:
         arithmetic=_one_of(value.get("arithmetic", "stored"), get_args(Arithmetic), "arithmetic"),
         chat_template=_text_or_none(value.get("chat_template"), "chat_template"),
     )
+
+
+def recorded_recipe_from_json(value: object, digest: Digest) -> Recipe:
+    """The recipe of a JSON object that was kept beside its digest.
+
+    Raises:
+        RecipeError: as `recipe_from_json`; then when the recipe is another one than the digest names.
+    """
+    recipe = recipe_from_json(value)
+    if recipe_digest(recipe) != digest:
+        _refuse("A recorded recipe is not the one that was recorded.", f"digest {recipe_digest(recipe)}", str(digest))
+    return recipe
 
 
 def recipe_from_text(text: str) -> Recipe:

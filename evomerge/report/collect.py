@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.archive.pareto import front_of
+from evomerge.errors import ConfigError
 from evomerge.evaluation.measures import NO_REFERENCES
 from evomerge.evaluation.objectives import Estimate, Objective, ObjectiveSpec
 from evomerge.evaluation.statistics import CONFIDENCE, normal_quantile, objective_interval
@@ -24,8 +23,10 @@ from evomerge.report.summary import (
     TaskScore,
     Timing,
 )
+from evomerge.runs.damage import damage_is_told
 from evomerge.runs.lock import writer_of
 from evomerge.runs.records import Evaluated
+from evomerge.strict_yaml import parse_yaml
 from evomerge.types import SetName
 
 
@@ -36,7 +37,8 @@ def summarise(folder: Path) -> RunSummary:
         ConfigError: when there is no run.
         StoreError: when its journal, manifest or answers are damaged.
     """
-    return summary_of(Book(folder))
+    with damage_is_told(folder):
+        return summary_of(Book(folder))
 
 
 def summary_of(book: Book) -> RunSummary:
@@ -82,9 +84,9 @@ def _budget(book: Book) -> int | None:
     if stated is not None:
         return int(stated)
     try:
-        job = yaml.safe_load((book.folder / "job.yaml").read_text(encoding="utf-8"))
+        job = parse_yaml((book.folder / "job.yaml").read_text(encoding="utf-8"), "job.yaml").value
         return int(job["budget"]["evaluations"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (OSError, ConfigError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -15,7 +15,7 @@ from evomerge.evaluation.engine_names import FALLBACK, REFERENCE
 from evomerge.evaluation.objectives import CostObjective, Objective, ObjectiveSpec
 from evomerge.evaluation.statistics import CONFIDENCE, compare_all, selection_note
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.serialize import recipe_from_json, recipe_to_json
+from evomerge.recipe.serialize import recipe_to_json, recorded_recipe_from_json
 from evomerge.report.asked import AskedQuestions
 from evomerge.report.banks import banks_of
 from evomerge.report.book import Book, Model, RecipeOf
@@ -27,6 +27,7 @@ from evomerge.report.paths import runs_merged_layers, searched_paths
 from evomerge.report.race import asked_questions
 from evomerge.report.stages import stage_report
 from evomerge.report.summary import Difference, EvaluationRow, RunDetails, RunSummary
+from evomerge.runs.damage import damage_is_told
 from evomerge.runs.records import Evaluated, Failed
 from evomerge.survey.values import recorded_survey
 from evomerge.types import SET_NAMES, CandidateId, Digest, SetName
@@ -39,7 +40,7 @@ def recorded_recipe(book: Book) -> RecipeOf:
 
     def find(model: Model) -> Recipe | None:
         baseline = book.history.baselines.get(model.id)
-        return None if baseline is None else recipe_from_json(dict(baseline.recipe_json))
+        return None if baseline is None else recorded_recipe_from_json(dict(baseline.recipe_json), baseline.recipe)
 
     return find
 
@@ -103,8 +104,9 @@ def used_optimizer(manifest: Mapping[str, Any]) -> UsedOptimizer:
 
 def run_details(folder: Path) -> RunDetails:
     """The details of a run, with the genes of recorded recipes only."""
-    book = Book(folder)
-    return details_of(book, summary_of(book), recorded_recipe(book))
+    with damage_is_told(folder):
+        book = Book(folder)
+        return details_of(book, summary_of(book), recorded_recipe(book))
 
 
 def evaluation_rows(book: Book) -> tuple[EvaluationRow, ...]:

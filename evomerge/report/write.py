@@ -10,6 +10,7 @@ from evomerge.report.book import Book, RecipeOf
 from evomerge.report.collect import summary_of
 from evomerge.report.details import details_of, folder_report, recorded_recipe
 from evomerge.report.html import render_report
+from evomerge.runs.damage import damage_is_told
 
 
 def write_report(folder: Path, recipe_of: RecipeOf | None = None) -> Path:
@@ -24,11 +25,12 @@ def write_report(folder: Path, recipe_of: RecipeOf | None = None) -> Path:
         StoreError: when its journal, manifest or answers are damaged.
         DiskFull: when there is no space; an older report stays.
     """
-    book = Book(folder)
-    summary = summary_of(book)
-    details = details_of(book, summary, recipe_of or recorded_recipe(book))
-    path = folder_report(folder)
-    page = render_report(summary, details)
+    with damage_is_told(folder):
+        book = Book(folder)
+        summary = summary_of(book)
+        details = details_of(book, summary, recipe_of or recorded_recipe(book))
+        path = folder_report(folder)
+        page = render_report(summary, details)
     reach("before-report")
     write_atomic(path, page)
     reach("after-report")

@@ -52,13 +52,17 @@ def frame(n: int, payload: dict[str, Any]) -> bytes:
     return b'%s,"crc":"%08x"}\n' % (body, crc32(body))
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     body, seal = line[:-_SEAL_BYTES], line[-_SEAL_BYTES:]
     if seal != b',"crc":"%08x"}' % crc32(body):
         return None
     try:
-        parsed = json.loads(line)
-    except ValueError:
+        parsed = json.loads(line, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
 
@@ -70,11 +74,12 @@ def torn_marker(n: int, start: int, torn: bytes) -> bytes:
 
 def _explains(payload: dict[str, Any], data: bytes, start: int, end: int) -> bool:
     """Whether `payload` at offset `end` is the marker of the bad bytes from `start`, up to a writer's end of line."""
-    if payload.get("t") != "torn" or payload["start"] != start:
+    n_bytes = payload.get("bytes")
+    if payload.get("t") != "torn" or payload.get("start") != start or not isinstance(n_bytes, int) or n_bytes < 0:
         return False
-    torn = data[start : start + payload["bytes"]]
-    between = data[start + payload["bytes"] : end]
-    return between in (b"", _NEWLINE, _CUT + _NEWLINE) and payload["sum"] == f"{crc32(torn):08x}"
+    torn = data[start : start + n_bytes]
+    between = data[start + n_bytes : end]
+    return between in (b"", _NEWLINE, _CUT + _NEWLINE) and payload.get("sum") == f"{crc32(torn):08x}"
 
 
 def _is_cut_write(tail: bytes, n: int, start: int) -> bool:

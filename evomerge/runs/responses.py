@@ -8,6 +8,7 @@ and are checked by digest on reading. Margins and subjects are left out where th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +20,13 @@ from evomerge.runs.records import Evaluated
 from evomerge.types import Digest, Evaluation, TaskAnswers
 
 _SHORT: Final = 16
+_MOST_BYTES: Final = 1 << 30
+_HEX: Final = re.compile("[0-9a-f]{64}")
 
 
 def _shared_path(folder: Path, kind: str, digest: str) -> Path:
+    if _HEX.fullmatch(digest) is None:
+        raise ValueError(f"{kind} = {digest!r}"[:100])
     return folder / f"{kind}-{digest[:_SHORT]}.json"
 
 
@@ -71,7 +76,7 @@ def _holds(path: Path, content: str) -> bool:
 
 def _read_checked(path: Path, digest: str) -> Any:
     try:
-        text = path.read_bytes().decode(errors="replace")
+        text = path.read_bytes().decode(errors="replace") if path.stat().st_size <= _MOST_BYTES else "too long"
     except OSError:  # not there, or not to be read: both mean that the answers must be asked again
         text = ""
     if digest_text(text) != digest:
@@ -90,7 +95,20 @@ def load_responses(folder: Path, record: Evaluated) -> Evaluation:
     Raises:
         StoreError: when a file is lost or was altered.
     """
-    found = _read_checked(response_path(folder, record.recipe, record.set_name, record.responses), record.responses)
+    path = response_path(folder, record.recipe, record.set_name, record.responses)
+    found = _read_checked(path, record.responses)
+    try:
+        return _evaluation(folder, record, found)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise StoreError(
+            "A file of per-item answers holds something else.",
+            got=f"{path}: {type(error).__name__}: {error}"[:500],
+            allowed="items, finite scores and margins, one per item and task",
+            fix="restore it from a copy of the run directory; nothing that evomerge wrote looks like this.",
+        ) from error
+
+
+def _evaluation(folder: Path, record: Evaluated, found: Mapping[str, Any]) -> Evaluation:
     items = _read_checked(_shared_path(folder, "items", found["items"]), found["items"])
     subjects: Mapping[str, Any] = {}
     if "subjects" in found:
@@ -99,11 +117,17 @@ def load_responses(folder: Path, record: Evaluated) -> Evaluation:
     answers = {
         name: TaskAnswers(
             name,
-            tuple(items[name]),
+            tuple(map(_text, items[name])),
             tuple(float(s) for s in found["scores"][name]),
             tuple(float(m) for m in margins.get(name, ())),
-            tuple(subjects.get(name, ())),
+            tuple(map(_text, subjects.get(name, ()))),
         )
         for name in found["tasks"]
     }
     return Evaluation(record.set_name, answers, dict(record.timing_s), dict(record.costs))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text"[:100])
+    return value
