@@ -17,7 +17,7 @@ from evomerge.config.parents import Parents, open_parents
 from evomerge.config.questions import Questions, choose_questions
 from evomerge.config.seating import Seating, find_seating
 from evomerge.config.staging import StageMaker, check_opens, check_optimizer, open_space, recipe_of, stage_plans
-from evomerge.config.storage import check_cache, check_gpus, check_task_vectors
+from evomerge.config.storage import check_storage
 from evomerge.config.suites import build_suite
 from evomerge.config.surveys import survey_of
 from evomerge.config.texts import read_text
@@ -144,17 +144,13 @@ def assemble(
         SpaceError: for a malformed search space.
         EvaluationError: for tasks that cannot be compiled or have too few items.
     """
-    for stage in resolved.stages:
-        with resolved.document.placing(*stage.optimizer_place):
-            _check_optimizer(stage.optimizer.name)
+    _check_optimizers(resolved)
     with resolved.document.placing("suite", "questions"):
         spec = load_questions(resolved.suite.model_dump(mode="json")["questions"])
-    check_cache(resolved)
     suite = build_suite(resolved)
     goals = build_goals(resolved.job, suite.names, functions or {}, resolved.document)
     parents = open_parents(resolved)
-    check_task_vectors(resolved, parents)
-    check_gpus(resolved, parents)
+    check_storage(resolved, parents)
     spaces = [open_space(resolved, parents, stage) for stage in resolved.stages]
     for checkpoint in parents.checkpoints.values():
         if checkpoint.is_ready:
@@ -189,6 +185,12 @@ def _compile(suite: SuiteSpec, parents: Parents) -> EvalPlan:
     from evomerge.evaluation.lm_eval import compile_plan
 
     return compile_plan(suite, parents.template.tokenizer_folder)
+
+
+def _check_optimizers(resolved: ResolvedJob) -> None:
+    for stage in resolved.stages:
+        with resolved.document.placing(*stage.optimizer_place):
+            _check_optimizer(stage.optimizer.name)
 
 
 def _check_optimizer(name: str) -> None:

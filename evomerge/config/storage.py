@@ -8,6 +8,18 @@ from evomerge.errors import ConfigError
 from evomerge.execution.gpus import check_spreads, fullest_share
 
 
+def check_storage(resolved: ResolvedJob, parents: Parents) -> None:
+    """Refuse what a job's parents, and the GPUs of its workers, do not allow.
+
+    Raises:
+        ConfigError: for a relative cache, a part of a second GPU, or packed task vectors without a base.
+        ModelError: for a model that cannot be spread over as many GPUs.
+    """
+    check_cache(resolved)
+    check_task_vectors(resolved, parents)
+    check_gpus(resolved, parents)
+
+
 def check_task_vectors(resolved: ResolvedJob, parents: Parents) -> None:
     """Refuse packed task vectors where there is nothing to take differences from.
 

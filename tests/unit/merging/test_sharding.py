@@ -36,14 +36,14 @@ DEPTH = 4
 TWO = Sharding(("cpu", "cpu"), (0, 0, 1, 1))
 
 
-class FakeDevices(TorchDispatchMode):
+class FakeDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Pretends that CPU tensors lie on numbered devices: what is computed from one lies there, and nothing mixes.
 
     A tensor made from nothing (`arange`) belongs nowhere yet, and a scalar may go anywhere, as with CUDA.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.moves: list[tuple[int, int]] = []
         self._places: dict[int, int] = {}
         self._kept: list[torch.Tensor] = []
@@ -66,7 +66,7 @@ class FakeDevices(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        places = {self.place(t) for t in given if t.dim()} - {None}
+        places = {p for t in given if t.dim() and (p := self.place(t)) is not None}
         if len(places) > 1:
             raise RuntimeError(f"{func} on tensors of devices {sorted(map(str, places))}")
         made = func(*args, **(kwargs or {}))
@@ -133,8 +133,8 @@ def answers(model: Any) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gemma3", "gpt2", "qwen3_moe"])
 def test_a_spread_model_gives_the_same_bits_and_mixes_no_devices(tmp_path: Path, family: str) -> None:
-    key = "n_layer" if family == "gpt2" else "num_hidden_layers"
-    folders = {n: tiny_checkpoint(tmp_path / n, family, i, **{key: DEPTH}) for i, n in enumerate("xy")}
+    depth: dict[str, Any] = {"n_layer" if family == "gpt2" else "num_hidden_layers": DEPTH}
+    folders = {n: tiny_checkpoint(tmp_path / n, family, i, **depth) for i, n in enumerate("xy")}
     parents = ParentPool({n: open_checkpoint(f) for n, f in folders.items()})
     whole = ResidentModel(parents, "x", kernels=Kernels())
     whole.apply(recipe())
@@ -223,7 +223,7 @@ def test_layers_that_share_a_weight_are_refused() -> None:
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=7), st.integers(0, 30), st.integers(1, 4))
 def test_the_fullest_device_holds_as_little_as_it_can(layers: list[int], outside: int, n: int) -> None:
     n = min(n, len(layers))
-    sizes = {None: outside, **dict(enumerate(layers))}
+    sizes: dict[int | None, int] = {None: outside, **dict(enumerate(layers))}
     found = balance(sizes, ("cpu",) * n)
 
     def fullest(of: Sequence[int]) -> int:
