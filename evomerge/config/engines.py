@@ -12,6 +12,7 @@ from evomerge.errors import EvaluationError
 from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.engine_support import EngineJob, check_engine
 from evomerge.evaluation.plan import EvalPlan
+from evomerge.execution.engine_worker import changes_config
 from evomerge.execution.scoring import choose_device
 from evomerge.loop import Known
 
@@ -38,7 +39,9 @@ def check_job_engine(
     paths = any(k.recipe.path is not None for k in known) or any(m.space.runs_paths for m in makers)
     gpus = None if cluster.gpus_per_worker is None else float(cluster.gpus_per_worker)
     with resolved.document.placing("suite", "engine"):
-        check_engine(plan, EngineJob(parents.template.config, plan.suite.dtype, paths, gpus, shared))
+        template = parents.template
+        changed = changes_config(template)
+        check_engine(plan, EngineJob(template.config, plan.suite.dtype, paths, gpus, shared, changed))
         if find_spec(plan.suite.engine) is None:
             raise EvaluationError(
                 "The suite's engine is not installed.",

@@ -29,6 +29,7 @@ class EngineJob(NamedTuple):
         runs_paths: candidates may have layer paths.
         gpus_per_worker: None leaves it to the job's backend.
         per_gpu: workers that share one GPU.
+        changed_config: the template's config is not that of its folder, where engines read it.
     """
 
     config: Mapping[str, Any]
@@ -36,6 +37,7 @@ class EngineJob(NamedTuple):
     runs_paths: bool
     gpus_per_worker: float | None
     per_gpu: int = 1
+    changed_config: bool = False
 
 
 class _Reason(NamedTuple):
@@ -81,6 +83,8 @@ def _of_model(job: EngineJob) -> Iterator[_Reason]:
     if kinds or sliding:
         what = ", ".join(kinds) or f"sliding_window: {sliding}"
         yield _Reason(f"layers that do not see everything ({what})", "full attention in every layer")
+    if job.changed_config:
+        yield _Reason("parents whose config or vocabulary is adapted", "a template that is used as it is saved")
     if config.get("auto_map"):
         yield _Reason("code of its own (auto_map)", "a stock config")
     dtype = job.dtype if job.dtype != "auto" else str(config.get("dtype") or config.get("torch_dtype") or "float32")

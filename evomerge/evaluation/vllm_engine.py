@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import gc
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, final
@@ -94,6 +95,8 @@ class VllmEngine(GenerationEngine):
                 self._llm: Any = vllm.LLM(**_arguments(setup))
         except self._trouble as error:
             raise _unusable(error, "use `suite.engine: transformers`, or leave more memory free.") from error
+        # also when the worker just lets go of it, and at the end of the process
+        self._finish = weakref.finalize(self, _shut_down, [self._llm], vllm, self._trouble)
 
     @property
     def version(self) -> str:
@@ -169,18 +172,22 @@ class VllmEngine(GenerationEngine):
 
     def close(self) -> None:
         """See `GenerationEngine.close`."""
-        llm, self._llm = self._llm, None
-        if llm is None:
-            return
-        try:
-            llm.llm_engine.engine_core.shutdown()
-            del llm
-            self._vllm.distributed.cleanup_dist_env_and_memory()
-        except self._trouble:  # it is given up anyway
-            pass
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._llm = None
+        self._finish()
+
+
+def _shut_down(held: list[Any], vllm: Any, trouble: tuple[type[Exception], ...]) -> None:
+    """Lets go of the engine, the only one in `held`."""
+    llm = held.pop()
+    try:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        vllm.distributed.cleanup_dist_env_and_memory()
+    except trouble:  # it is given up anyway
+        pass
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _arguments(setup: EngineSetup) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.checkpoints.opened import OpenParent
+from evomerge.checkpoints.overlay import Overlay
 from evomerge.evaluation.engine_check import engine_check
 from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.engine_probe import probe_prompts
+from evomerge.evaluation.engine_support import EngineJob, check_engine
 from evomerge.evaluation.engines import EngineSetup, engine_class
 from evomerge.evaluation.guarded import GuardedWriter
 from evomerge.evaluation.plan import EvalPlan
@@ -18,6 +20,14 @@ from evomerge.recipe.recipe import ParentRef
 
 if TYPE_CHECKING:
     from evomerge.execution.scoring import MergeScorer, ScoringSpec
+
+
+def changes_config(parent: OpenParent) -> bool:
+    """Whether a parent's config is not that of the folder in which its files lie."""
+    under = parent
+    while isinstance(under, Overlay):
+        under = under.under
+    return parent.config != under.config
 
 
 def open_writer(plan: EvalPlan, template: OpenParent, resident: ResidentModel, device: str) -> GuardedWriter | None:
@@ -30,11 +40,13 @@ def open_writer(plan: EvalPlan, template: OpenParent, resident: ResidentModel, d
         device: where both live.
 
     Raises:
-        EvaluationError: for a dtype that no engine is trusted with.
+        EvaluationError: for a model or a dtype that no engine is trusted with.
         ModelError: when the engine cannot be built.
     """
     if not plan.generates or plan.suite.engine == REFERENCE:
         return None
+    adapted = changes_config(template)
+    check_engine(plan, EngineJob(template.config, plan.suite.dtype, False, None, changed_config=adapted))
     dtype = str(resident.model.dtype).removeprefix("torch.")
     setup = EngineSetup(
         Path(template.folder), Path(template.tokenizer_folder), dtype, device, plan.max_length, tuple(plan.eos)

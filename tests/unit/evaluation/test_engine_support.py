@@ -64,6 +64,7 @@ def test_other_models_are_refused(changed: dict[str, Any], words: str) -> None:
         ({"gpus_per_worker": 0.25}, r"gpus_per_worker: 0\.25"),
         ({"per_gpu": 4}, "4 workers on one GPU"),
         ({"dtype": "float16"}, "dtype float16"),
+        ({"changed_config": True}, "vocabulary is adapted"),
     ],
 )
 def test_other_jobs_are_refused(changed: dict[str, Any], words: str) -> None:
