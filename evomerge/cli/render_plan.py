@@ -13,10 +13,12 @@ from evomerge.cli.render_memory import in_bytes, memory_rows, packing_words
 from evomerge.cli.render_parents import parent_notes
 from evomerge.cli.working import working
 from evomerge.config.assemble import Assembled, assemble
+from evomerge.config.engines import engine_words
 from evomerge.config.load import ResolvedJob
 from evomerge.config.workers import hop_parents, measured_bytes, n_workers, runs_paths, storage_of
 from evomerge.dataflow.prefixes import SHARE, default_budget
 from evomerge.execution.memory import measure_rates, measure_sizes
+from evomerge.execution.scoring import choose_device
 from evomerge.merging.packed8 import sampled_agreement
 from evomerge.merging.residence import choose_residence
 from evomerge.racing.forecast import Field, Forecast, forecast
@@ -88,6 +90,7 @@ def _search(assembled: Assembled) -> Table:
         ),
         "evaluations": str(job.budget.evaluations),
         "questions": _asked(job.budget.evaluations, plan_questions(assembled)),
+        "written by": engine_words(assembled.plan),
         "workers": f"{n_workers(assembled)} on {job.cluster.backend}",
         **_memory(assembled),
     }
@@ -103,6 +106,8 @@ def _search(assembled: Assembled) -> Table:
 def _memory(assembled: Assembled) -> dict[str, str]:
     """Where the parents live, what each worker has for itself, and what a merge costs."""
     device = assembled.seating.device
+    if device == "cuda" and choose_device("auto") != "cuda":
+        return {"memory": "of the nodes' GPUs; every worker chooses where parents live when it starts"}
     storage = storage_of(assembled)
     parents = assembled.parents
     sizes = measure_sizes(parents.checkpoints, parents.template_name, assembled.suite.dtype, device, storage)
