@@ -265,7 +265,7 @@ def disturbed(job: Path, run: Path, nodes: Nodes, options: argparse.Namespace, r
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(victims), signal.SIGKILL)
                     kills.append(Kill("worker", time.time(), 1))
-                    next_worker += options.every
+                    next_worker = done + options.every
         if process.returncode != 0:
             raise SystemExit(f"the disturbed run ended with exit code {process.returncode}:\n{said.read_text()}")
     return kills
