@@ -124,6 +124,13 @@ def _as_stored(recipe: Recipe, pool: ParentPool) -> Layout:
     return Layout(layout.n_layers, tuple(replace(t.info, dtype=t.dtype) for t in plan.tensors))
 
 
+def _of_one_state(pool: ParentPool, parts: Iterator[tuple[str, TensorPart]]) -> Iterator[tuple[str, TensorPart]]:
+    """The parts; then an error, so that nothing is kept, if a parent that was digested has changed meanwhile."""
+    yield from parts
+    for parent in pool.checkpoints.values():
+        parent.check_unchanged()
+
+
 def write_recipe(
     recipe: Recipe,
     pool: ParentPool,
@@ -157,7 +164,9 @@ def write_recipe(
             kernels = kernels_for_merge(recipe, pool, Path(cache))
         write_checkpoint(
             folder,
-            stream_merge(recipe, pool, kernels) if plan is None else _path_parts(plan, pool, kernels),
+            _of_one_state(
+                pool, stream_merge(recipe, pool, kernels) if plan is None else _path_parts(plan, pool, kernels)
+            ),
             template=pool.checkpoint(template_of(recipe) if plan is None else plan.template),
             metadata={"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))},
             extra_files=extra_files,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from evomerge.config.parents import open_parents
 from evomerge.config.recipe_files import open_recipe_parents, read_recipe_file
 from evomerge.config.results import read_results
 from evomerge.config.run_files import check_unchanged, manifest, package_versions, run_files
+from evomerge.dataflow.export import write_recipe
 from evomerge.errors import ConfigError, ModelError, RecipeError
+from evomerge.merging.parents import ParentPool
 from evomerge.publishing.push import plan_push
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
 from evomerge.recipe.serialize import recipe_digest, recipe_to_text
@@ -296,3 +299,33 @@ def test_parents_that_changed_are_refused(home: Path, tmp_path: Path) -> None:
         export_merge(run, tmp_path / "out", pick="knee", form="recipe")
     with pytest.raises(ConfigError, match="There is no run here"):
         export_merge(tmp_path, tmp_path / "out", pick="knee", form="recipe")
+
+
+def flip_a_byte(path: Path) -> bytes:
+    """Change one byte of the tensors and put the time of modification back; what the file was."""
+    before, found = path.stat(), path.read_bytes()
+    with path.open("r+b") as f:
+        f.seek(-100, os.SEEK_END)
+        f.write(bytes([found[-100] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return found
+
+
+def test_a_byte_that_changed_since_the_run_is_noticed_on_resume_and_on_export(home: Path, tmp_path: Path) -> None:
+    weights = home / "zoo/lang/model.safetensors"
+    whole = assemble(resolved(home))
+    whole.parents.refs()
+    found = flip_a_byte(weights)
+    try:
+        with pytest.raises(ConfigError, match=r"its manifest has changed[\s\S]*\"lang\""):
+            check_unchanged(home / "run", assemble(resolved(home)))
+        with pytest.raises(ModelError, match="A parent has changed since the run"):
+            export_merge(home / "run", tmp_path / "out", pick="knee", form="checkpoint")
+        # by a process that has read the parents before they changed
+        recipe = Recipe(whole.parents.refs(), "base", (Rule("linear", {}, {"math": {"weight": 1.0}}),))
+        with pytest.raises(ModelError, match="changed while it was in use"):
+            write_recipe(recipe, ParentPool(whole.parents.checkpoints), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    finally:
+        weights.write_bytes(found)
+    check_unchanged(home / "run", assemble(resolved(home)))
