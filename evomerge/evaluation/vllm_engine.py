@@ -4,7 +4,7 @@ Names of vLLM that are used, and the files in which vLLM 0.33 defines them:
 
 - entrypoints/llm.py: `LLM`, its `generate`, `collective_rpc`, `apply_model`, `reset_prefix_cache`, `llm_engine`
 - engine/arg_utils.py (`EngineArgs`): the arguments `max_model_len`, `max_num_seqs`, `generation_config`,
-  `max_logprobs`, `logprobs_mode`, `disable_log_stats`, `load_format` of `LLM`
+  `max_logprobs`, `logprobs_mode`, `disable_log_stats`, `load_format`, `use_tqdm_on_load` of `LLM`
 - inputs: `TokensPrompt`; sampling_params.py: `SamplingParams`
 - outputs.py: `RequestOutput.prompt_token_ids`, `.outputs`; `CompletionOutput.token_ids`, `.logprobs`, `.finish_reason`
 - logprobs.py: `Logprob.logprob`
@@ -211,6 +211,7 @@ def _arguments(setup: EngineSetup) -> dict[str, Any]:
         "load_format": "safetensors",
         "enforce_eager": True,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         "seed": 0,
         **memory,
     }

@@ -30,7 +30,7 @@ _LLM: Final = """
 """
 _ENGINE: Final = """
     max_model_len max_num_seqs max_num_batched_tokens enable_prefix_caching max_logprobs logprobs_mode
-    generation_config load_format disable_log_stats async_scheduling
+    generation_config load_format disable_log_stats use_tqdm_on_load async_scheduling
 """
 LLM_ARGUMENTS: Final = frozenset((_LLM + _ENGINE).split())
 """Keyword arguments of `vllm.LLM` (entrypoints/llm.py), and of `EngineArgs` (engine/arg_utils.py) behind it some."""
