@@ -112,6 +112,7 @@ trap 'rm -rf "$shared"' EXIT
 (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$shared/token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$shared/token
 export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # a node that is told to end would ask a head that is gone
 
 # The first node, where this script runs, leads: its address is one that the others can reach.
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -143,11 +144,13 @@ srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1 --kill-o
 $(declare -f claim_ports drive start_and_drive on_node)
 on_node" &
 step=$!
-# The other nodes would notice only after a minute that the search has ended: they are told after twenty looks.
+# The other nodes would notice only after a minute that the search has ended: they are told after twenty looks,
+# and after forty this script goes on without them: what is left of a job ends with it.
 over=0
 while kill -0 "$step" 2>/dev/null; do
   [ ! -e "$shared/driver.exit" ] || over=$((over + 1))
   [ "$over" -ne 20 ] || kill -TERM "$step" || true
+  [ "$over" -ne 40 ] || kill -KILL "$step" || true
   sleep "${EVOMERGE_POLL_S:-1}" &
   wait $! || true
 done

@@ -95,8 +95,9 @@ def wait_for(path: Path, process: subprocess.Popen[str], limit_s: float = 60) ->
     end = time.monotonic() + limit_s
     while not path.exists():
         if process.poll() is not None or time.monotonic() > end:
-            stop(process)
-            output = process.stdout.read() if process.stdout else ""
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
             raise AssertionError(f"{path.name} did not come; exit code {process.returncode}\n{output}")
         time.sleep(0.05)
 
@@ -106,3 +107,5 @@ def stop(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

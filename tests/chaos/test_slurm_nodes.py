@@ -20,6 +20,7 @@ from evomerge.launching.slurm import SlurmJob, slurm_script
 from evomerge.testing.fake_slurm import FakeSlurm, stop
 
 pytestmark = [
+    pytest.mark.timeout(900),
     pytest.mark.chaos,
     pytest.mark.ray,
     pytest.mark.skipif(

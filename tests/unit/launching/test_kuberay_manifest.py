@@ -116,7 +116,7 @@ printable = st.text(alphabet=st.characters(codec="utf-8", categories=["L", "N", 
 
 
 @given(printable, printable, printable.filter(bool))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 def test_yaml_and_shell_give_back_exactly_the_words_that_were_meant(job: str, run: str, setting: str) -> None:
     search = SearchCommand("first", f"/shared/j{job}", f"/shared/r{run}", on_gpus=False, settings=(setting,))
     entrypoint = yaml.safe_load(kuberay_yaml(replace(PLAIN, search=search)))["spec"]["entrypoint"]

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +29,9 @@ SEARCH = SearchCommand("first", "/shared/job.yaml", "/shared/runs/first", on_gpu
 PLAIN = SlurmJob(SEARCH, nodes=2, gpus_per_node=4)
 VARIATIONS = {
     "plain": PLAIN,
-    "cpus": replace(PLAIN, gpus_per_node=0, cpus_per_node=16, search=replace(SEARCH, on_gpus=False)),
     "shared": replace(PLAIN, share_nodes=True, time="1-12", partition="gpu", account="a100@proj"),
-    "venv": replace(PLAIN, venv="/shared/my env's"),
-    "container": replace(PLAIN, container="/images/evo merge.sif", binds=("/models",)),
-    "container shared": replace(PLAIN, container="docker://x/y:1", share_nodes=True, tmp="/local/scratch"),
+    "venv": replace(PLAIN, venv="/shared/my env's", cpus_per_node=16),
+    "container shared": replace(PLAIN, container="docker://x/y:1", binds=("/m o",), share_nodes=True),
     "hostile": replace(
         PLAIN,
         search=SearchCommand(
@@ -149,6 +148,7 @@ cat "$RAY_AUTH_TOKEN_PATH" >"$FAKE_SLURM/token-$SLURM_PROCID"
 case $1 in
   symmetric-run)
     while [ "$1" != -- ]; do shift; done; shift
+    if [ "$SLURM_PROCID$STUBBORN" = 1yes ]; then trap '' TERM; sleep 2.5; exit; fi
     if [ "$SLURM_PROCID" = 0 ]; then exec "$@"; fi
     sleep 300;;
   start) sleep 300;;
@@ -172,7 +172,7 @@ def slurm(tmp_path: Path) -> FakeSlurm:
         tmp_path / "slurm",
         ["node1", "node2"],
         {"ray": RAY, "evomerge": SEARCH_STUB},
-        {"EVOMERGE_HEAD_IP": "10.1.2.3", "EVOMERGE_POLL_S": "0.05"},
+        {"EVOMERGE_HEAD_IP": "10.1.2.3", "EVOMERGE_POLL_S": "0.02", "STUBBORN": ""},
     )
 
 
@@ -189,34 +189,7 @@ def script(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     assert not list(Path("/tmp").glob(f"em-{os.getpid()}-*")), "so are the folders of the nodes"
 
 
-def test_a_stopped_search_is_drained_and_queued_again(script: Path, slurm: FakeSlurm) -> None:
-    process = slurm.start(script)
-    wait_for(slurm.folder / "began", process)
-    process.send_signal(signal.SIGTERM)  # as `--signal=B:TERM@120`: to the batch shell alone
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, output
-    assert (slurm.folder / "drained").exists()
-    assert slurm.requeues == 1
-    again = slurm.start(script, restarts=1)
-    output, _ = again.communicate(timeout=60)
-    assert again.returncode == 0, output
-    assert slurm.requeues == 1
-
-
-def test_a_search_that_is_never_done_is_not_queued_for_ever(script: Path, slurm: FakeSlurm) -> None:
-    process = slurm.start(script, restarts=20)
-    wait_for(slurm.folder / "began", process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert slurm.requeues == 0
-
-
-def test_what_the_nodes_are_told(script: Path, slurm: FakeSlurm) -> None:
-    (slurm.folder / "seen").touch()
-    process = slurm.start(script)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+def check_what_the_nodes_were_told(script: Path, slurm: FakeSlurm) -> None:
     told = (slurm.folder / "search").read_text().split("\0")
     assert told[:2] == ["search", f"{script.parent}/a 'shared' $folder/job.yaml"]
     address = next(word for word in told if word.startswith("cluster.address="))
@@ -233,6 +206,39 @@ def test_what_the_nodes_are_told(script: Path, slurm: FakeSlurm) -> None:
     assert not ports[0] & ports[-1] or len(ports) == 1, "two tasks on one machine claimed the same ports"
     assert all(re.search(r"-port=(\d+)", w)[1] < "32768" for p in ports for w in p)  # type: ignore[index]
     assert stat.S_IMODE(Path(f"{script.parent}/a 'shared' $folder/runs").stat().st_mode) & 0o700 == 0o700
+
+
+def test_a_stopped_search_is_drained_and_queued_again(script: Path, slurm: FakeSlurm) -> None:
+    process = slurm.start(script)
+    wait_for(slurm.folder / "began", process)
+    process.send_signal(signal.SIGTERM)  # as `--signal=B:TERM@120`: to the batch shell alone
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert (slurm.folder / "drained").exists()
+    assert slurm.requeues == 1
+    again = slurm.start(script, restarts=1)
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, output
+    assert slurm.requeues == 1
+    check_what_the_nodes_were_told(script, slurm)
+
+
+@pytest.mark.parametrize("script", ["whole nodes"], indirect=True)
+def test_neither_requeues_nor_a_node_that_does_not_end_go_on_for_ever(script: Path, slurm: FakeSlurm) -> None:
+    stubborn = replace(
+        slurm, folder=slurm.folder.parent / "other", environment={**slurm.environment, "STUBBORN": "yes"}
+    )
+    process = stubborn.start(script, restarts=20)
+    wait_for(stubborn.folder / "began", process)
+    process.send_signal(signal.SIGTERM)
+    with process:
+        assert process.wait(timeout=60) == 75
+    assert stubborn.requeues == 0
+    node = Path(f"/tmp/em-{os.getpid()}-20-1")
+    assert node.exists(), "it goes on until its job ends"
+    for _ in range(100):
+        if node.exists():
+            time.sleep(0.1)
 
 
 def test_a_script_that_is_not_submitted_says_so(script: Path) -> None:
