@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from evomerge.errors import ConfigError, PluginError, suggest
+from evomerge.errors import ConfigError, EvomergeError, PluginError, suggest
 
 GROUP_METHODS: Final = "evomerge.merge_methods"
 GROUP_MAKERS: Final = "evomerge.makers"
@@ -21,13 +21,6 @@ GROUP_OPTIMIZERS: Final = "evomerge.optimizers"
 GROUP_SPACES: Final = "evomerge.search_spaces"
 GROUP_EVALUATORS: Final = "evomerge.evaluators"
 GROUPS: Final = (GROUP_METHODS, GROUP_MAKERS, GROUP_OPTIMIZERS, GROUP_SPACES, GROUP_EVALUATORS)
-
-
-_IMPORT_ERRORS: Final = (
-    *(ImportError, AttributeError, NameError, SyntaxError),
-    *(ArithmeticError, AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-)
-"""What somebody else's module may raise while it is imported; errors of evomerge itself pass."""
 
 
 def plugin_versions() -> dict[str, str]:
@@ -99,7 +92,9 @@ class Registry:
             )
         try:
             return plugins[name].load()
-        except _IMPORT_ERRORS as error:
+        except EvomergeError:
+            raise
+        except (Exception, SystemExit) as error:  # somebody else's module may raise anything while it is imported
             raise PluginError(
                 f"The plug-in for the {self.noun} {name!r} does not load.",
                 got=f"{type(error).__name__}: {error} (from {_distribution(plugins[name])})",

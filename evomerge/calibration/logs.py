@@ -20,6 +20,8 @@ from evomerge.errors import ConfigError, suggest
 from evomerge.evaluation.split import document_hash
 
 _NAME: Final = re.compile(r"samples_(?P<task>.+?)(?:_(?P<date>\d{4}-\d{2}-\d{2}T[\d.\-]+))?\.jsonl")
+_MOST_CHARACTERS: Final = 16_000_000
+"""Of one line: one document, its prompt and the model's answers."""
 _FORM: Final = "lines that lm-eval wrote with --log_samples: JSON objects with doc, filter, metrics and the metrics"
 
 
@@ -83,6 +85,8 @@ def _dict(of: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _results(path: Path) -> Mapping[str, Any]:
     """The results file, or nothing: a log is usable without it."""
     try:
+        if not path.is_file() or path.stat().st_size > _MOST_CHARACTERS:
+            return {}
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
@@ -144,7 +148,9 @@ def _samples(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with path.open(encoding="utf-8") as f:
-            for number, line in enumerate(f, start=1):
+            for number, line in enumerate(iter(lambda: f.readline(_MOST_CHARACTERS), ""), start=1):
+                if len(line) == _MOST_CHARACTERS:
+                    raise _bad(path, f"line {number} has over {_MOST_CHARACTERS} characters")
                 if not line.strip():
                     continue
                 sample = json.loads(line)

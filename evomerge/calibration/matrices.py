@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -14,7 +15,13 @@ import numpy as np
 from evomerge.calibration.sheets import Sheet
 from evomerge.errors import ConfigError
 from evomerge.irt.responses import Floats
+from evomerge.plain_arrays import check_npz
 
+_BROKEN: Final = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, SyntaxError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, struct.error),
+)
+"""What zip files and array headers raise that are broken in all the ways there are."""
 UNSEEN: Final = 255
 """In matrices of unsigned bytes: the model was not asked."""
 
@@ -34,13 +41,19 @@ def read_npz(path: Path, task: str) -> Sheet:
         ConfigError: the file cannot be read, is pickled, lacks an array, or its arrays do not fit each other.
     """
     try:
+        if not path.is_file():
+            raise OSError("not a regular file")
         with path.open("rb") as f:
+            if f.read(6) == b"\x93NUMPY":
+                raise _no_matrix(path, None)
+            f.seek(0)
+            check_npz(f)
             found = np.load(f, allow_pickle=False)
             held = sorted(found.files) if isinstance(found, np.lib.npyio.NpzFile) else None
             if held is None or not {"Y", "models", "items"} <= set(held):
                 raise _no_matrix(path, held)
             scores, models, items = (found[name] for name in ("Y", "models", "items"))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except _BROKEN as error:
         raise _unreadable(path, error) from error
     for name, names in (("models", models), ("items", items)):
         if names.ndim != 1 or names.dtype.kind not in "Uiu":
@@ -65,6 +78,8 @@ def read_csv(path: Path, task: str) -> Sheet:
         ConfigError: the file cannot be read, a line is too short or too long, or a cell is no number.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a regular file")
         with path.open(encoding="utf-8-sig", newline="") as f:
             lines = [(number, line) for number, line in enumerate(csv.reader(f), start=1) if line]
     except (OSError, ValueError, csv.Error) as error:

@@ -79,9 +79,9 @@ def _shown(default: float | bool | None) -> str:
 
 
 def _about(text: str, key: str) -> str:
-    import yaml
+    from evomerge.strict_yaml import parse_yaml
 
-    found = yaml.safe_load(text)
+    found = parse_yaml(text, "the preset").value
     about = found.get(key, "") if isinstance(found, dict) else ""
     return " ".join(str(about).split())
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 import evomerge
+from evomerge.errors import ConfigError
 from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.statistics import task_interval
 from evomerge.recipe.card import CardFacts, ScoreLine, model_card
@@ -16,21 +15,29 @@ from evomerge.report.book import Book
 from evomerge.report.collect import summary_of
 from evomerge.report.details import details_of, recorded_recipe
 from evomerge.report.words import separability
+from evomerge.strict_yaml import parse_yaml
 
 _MAX_CARD_CHARACTERS = 200_000
+
+
+def _beginning(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8") as file:
+        return file.read(_MAX_CARD_CHARACTERS)
 
 
 def stated_licence(folder: Path) -> str | None:
     """The `license` of a checkpoint's own card; None when there is no card, or it states none."""
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")[:_MAX_CARD_CHARACTERS]
+        text = _beginning(folder / "README.md")
     except (OSError, UnicodeDecodeError):
         return None
     if not text.startswith("---\n"):
         return None
     try:
-        front = yaml.safe_load(text[4:].split("\n---", 1)[0])
-    except yaml.YAMLError:
+        front = parse_yaml(text[4:].split("\n---", 1)[0], "README.md").value
+    except ConfigError:
         return None
     licence = front.get("license") if isinstance(front, dict) else None
     return licence if isinstance(licence, str) else None

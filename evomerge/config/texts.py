@@ -17,6 +17,8 @@ def read_text(path: Path, what: str) -> str:
         ConfigError: when it does not exist, is a folder, is not UTF-8, or is far too long for a text.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise _unreadable(path, what, "not a regular file")  # a pipe would wait for ever
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from evomerge.errors import EvaluationError, suggest
+from evomerge.errors import ConfigError, EvaluationError, suggest
+from evomerge.strict_yaml import parse_yaml
 from evomerge.types import SET_NAMES, SetName
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
@@ -289,9 +288,11 @@ def read_suite(path: Path) -> SuiteSpec:
         EvaluationError: when the file cannot be read or parsed, or its content is not a suite.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = parse_yaml(path.read_text(encoding="utf-8"), path.name).value
+    except (OSError, UnicodeDecodeError) as error:
         raise _refuse(
             "The suite file cannot be read.", f"{path}: {error}", "a YAML file", "correct the path or the file."
         ) from error
+    except ConfigError as error:
+        raise _refuse("The suite file cannot be read.", f"{path}: {error.got}", error.allowed, error.fix) from error
     return load_suite(document, path.parent, str(path))

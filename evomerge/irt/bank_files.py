@@ -19,6 +19,7 @@ import numpy.typing as npt
 from evomerge.errors import ConfigError
 from evomerge.files import write_atomic
 from evomerge.irt.bank import ItemBank
+from evomerge.plain_arrays import MOST_BYTES, check_npz
 
 FORMAT = "evomerge.bank"
 VERSION = 1
@@ -104,6 +105,8 @@ def read_bank(path: Path) -> ItemBank:
     """
     _check_suffix(path, "read")
     try:
+        if path.exists() and not path.is_dir() and (not path.is_file() or path.stat().st_size > MOST_BYTES):
+            _damaged(path, f"no regular file of at most {MOST_BYTES} bytes")
         raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(
@@ -151,6 +154,7 @@ def _object(path: Path, raw: bytes | str) -> dict[str, Any]:
 def _from_npz(path: Path, raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     """Head and arrays of an npz; every way in which a zip or an array can be broken is one error."""
     try:
+        check_npz(io.BytesIO(raw))
         with np.load(io.BytesIO(raw), allow_pickle=False) as members:
             found = {name: members[name] for name in members.files if name in {"head", *_ARRAYS}}
     except (
@@ -191,7 +195,7 @@ def _bank(path: Path, head: dict[str, Any], arrays: dict[str, Any]) -> ItemBank:
             **numbers,
         )
         np.linalg.cholesky(bank.covariance)
-    except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+    except (ArithmeticError, ValueError, TypeError, np.linalg.LinAlgError) as error:
         _damaged(path, str(error), error)
     return bank
 

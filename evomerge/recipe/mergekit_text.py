@@ -15,6 +15,9 @@ DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "BF16": "bfloat16", "F16":
 MAX_BYTES: Final = 1_000_000
 MAX_NODES: Final = 1_000_000
 """Of a file whose aliases are written out; mergekit itself sets no limit, and an alias of aliases grows without one."""
+MAX_DEPTH: Final = 64
+MAX_EVENTS: Final = 100_000
+"""Keys and values as they stand in a file; the longest gradients of hundreds of layers have some thousands."""
 MAX_BITS: Final = 1000
 """Of a whole number; every smaller one is a float, and can be shown."""
 _OTHER_TOOLS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -66,11 +69,40 @@ def read_mergekit(text: str) -> Mapping[str, Any]:
     """
     if len(text.encode(errors="replace")) > MAX_BYTES:
         raise refused("The mergekit file is too long.", f"{len(text)} characters", f"at most {MAX_BYTES} bytes")
+    _check_bounds(text)
     value = _one_document(text)
     _check_size(value)
     if not isinstance(value, Mapping) or "merge_method" not in value:
         raise _no_merge(value)
     return value
+
+
+def _check_bounds(text: str) -> None:
+    """Refuse depth, numbers of values and lists of merge keys before they are constructed.
+
+    Raises:
+        RecipeError: naming the line.
+    """
+    depth = values = 0
+    is_merge = False
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            values += isinstance(event, yaml.NodeEvent)
+            if is_merge and isinstance(event, yaml.SequenceStartEvent):
+                raise refused("A merge key of the mergekit file has a list.", _at(event), "`<<: *name`", _CORRECT)
+            is_merge = isinstance(event, yaml.ScalarEvent) and event.value == "<<"
+            if depth > MAX_DEPTH or values > MAX_EVENTS:
+                what = "The mergekit file is nested too deeply, or holds too many values."
+                allowed = f"{MAX_DEPTH} levels, {MAX_EVENTS} keys and values"
+                raise refused(what, f"{depth} levels, {values} values at {_at(event)}", allowed, _CORRECT)
+    except yaml.YAMLError:
+        return  # the reader says what is wrong
+
+
+def _at(event: Any) -> str:
+    return f"line {event.start_mark.line + 1}"
 
 
 def _broken(error: Exception) -> str:

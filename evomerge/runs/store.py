@@ -12,13 +12,13 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
+from typing import TYPE_CHECKING, Final, Self, final
 
-from evomerge.errors import ConfigError, CorruptJournal, EvomergeError, SchemaTooNew, StoreError
+from evomerge.errors import ConfigError, EvomergeError, StoreError
 from evomerge.failpoints import reach
 from evomerge.files import (
     disk_full_is_told,
@@ -29,14 +29,13 @@ from evomerge.files import (
     write_atomic,
 )
 from evomerge.runs.contained import check_contained
+from evomerge.runs.entries import Entry, decode_entries
 from evomerge.runs.journal import Scan, frame, mend, scan
 from evomerge.runs.lock import RunLock
 from evomerge.runs.manifest import SUMS_FILE, sums_of
 from evomerge.runs.partial import Items, merge_evaluations
-from evomerge.runs.race_records import ALL_RECORDS
-from evomerge.runs.records import MIGRATIONS, SCHEMA_VERSION, Evaluated, Failed, Opened, Record
+from evomerge.runs.records import Evaluated, Failed, Record
 from evomerge.runs.responses import load_responses, save_responses
-from evomerge.runs.typed import fits, misfit
 from evomerge.types import Digest, Evaluation
 
 if TYPE_CHECKING:
@@ -50,59 +49,6 @@ BANKS: Final = "banks"
 MOST_BYTES: Final = 1 << 29
 """Of a journal; it is read as a whole."""
 _FOLDERS: Final = (RESPONSES, LOGS, EXPORTS)
-
-
-class Entry(NamedTuple):
-    """One line of the journal: sequence number from 0, unix time in seconds, record."""
-
-    n: int
-    time_s: float
-    record: Record
-
-
-def decode_entries(
-    payloads: tuple[dict[str, Any], ...],
-    migrations: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MIGRATIONS,
-) -> Iterator[Entry]:
-    """Payloads of a journal as records; those of an older schema are migrated.
-
-    Raises:
-        SchemaTooNew: at the first life that a newer version wrote.
-        CorruptJournal: for a payload that is no record.
-    """
-    version = SCHEMA_VERSION
-    for n, payload in enumerate(payloads):
-        version = payload.get("schema", version) if payload.get("t") == Opened.tag else version
-        if not isinstance(version, int) or version < 1:
-            raise _unreadable(n, f"schema {version!r}"[:200])
-        if version > SCHEMA_VERSION:
-            raise SchemaTooNew(
-                "This run was written by a newer evomerge.",
-                got=f"journal schema {version}, from line {n + 1} on",
-                allowed=f"up to {SCHEMA_VERSION}",
-                fix="install the newer evomerge again.",
-            )
-        fields = dict(payload)
-        for old in range(version, SCHEMA_VERSION):
-            fields = migrations[old](fields)
-        tag, at = fields.pop("t", None), fields.pop("at", 0.0)
-        try:
-            record = ALL_RECORDS[tag].from_json(fields)
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise _unreadable(n, f"kind {tag!r}: {type(error).__name__} {error}") from error
-        wrong = misfit(record) if fits(at, float) else f"at = {at!r}"[:200]
-        if wrong is not None:
-            raise _unreadable(n, f"kind {tag!r}: {wrong}")
-        yield Entry(n, at, record)
-
-
-def _unreadable(n: int, got: str) -> CorruptJournal:
-    return CorruptJournal(
-        "The journal holds a record that cannot be read.",
-        got=f"line {n + 1}, {got}",
-        allowed=", ".join(ALL_RECORDS),
-        fix="open the run with the version of evomerge that wrote it.",
-    )
 
 
 def _is_run(folder: Path) -> bool:

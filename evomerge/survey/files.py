@@ -18,7 +18,7 @@ def read_survey(path: Path) -> Survey | None:
         return None
     try:
         return survey_from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SurveyError(
             "A stored survey of parents cannot be read.",
             got=f"{path}: {error}",

@@ -199,7 +199,7 @@ def survey_from_json(value: object) -> Survey:
     try:
         sections = tuple(_section(p) for p in value["places"])
         return Survey(tuple(map(str, value["models"])), value["base"], int(value["n_layers"]), sections)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         _unreadable(f"{type(error).__name__}: {error}")
 
 

@@ -355,7 +355,7 @@ REFUSED = [
     ("- 1", "nor a mergekit file"),
     ("models: []", "nor a mergekit file"),
     ("{", "not YAML"),
-    ("[" * 5000, "not YAML"),
+    ("[" * 5000, "nested too deeply"),
     ("a: !!python/object/apply:os.system [echo]\nmerge_method: linear", "not YAML"),
     ("x" * 6_000_000, "too long"),
     (BOMB, "aliases grow without bound"),
