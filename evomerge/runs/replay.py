@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from evomerge.errors import ResumeMismatch
+from evomerge.runs.entries import Entry
 from evomerge.runs.partial import merged_record
 from evomerge.runs.race_records import BankFitted, Estimated, EstimateRow, Rung
 from evomerge.runs.records import (
@@ -30,7 +31,6 @@ from evomerge.runs.records import (
     Told,
 )
 from evomerge.runs.stage_records import StageBegun, StageWon
-from evomerge.runs.store import Entry
 from evomerge.runs.stream_records import Turn
 from evomerge.types import CandidateId, Digest, SetName, Vector
 

@@ -26,10 +26,11 @@ from evomerge.evaluation.goals import BoundGoals, Goals
 from evomerge.evaluation.objectives import Estimate, Objective, bounded, objective_values, violation
 from evomerge.failpoints import reach
 from evomerge.runs.beliefs import recorded_value
+from evomerge.runs.entries import Entry
 from evomerge.runs.records import Baseline, Candidate, Evaluated, Failed
 from evomerge.runs.replay import History, read_history
 from evomerge.runs.stage_records import StageBegun
-from evomerge.runs.store import Entry, RunStore
+from evomerge.runs.store import RunStore
 from evomerge.space.dimensions import Choice, Gate, Integer, Real
 from evomerge.space.space import SearchSpace
 from evomerge.types import CandidateId, Digest

@@ -10,11 +10,12 @@ import pytest
 from evomerge.evaluation.measures import Measure
 from evomerge.evaluation.objectives import Estimate, ObjectiveSpec
 from evomerge.runs.beliefs import recorded_value
+from evomerge.runs.entries import Entry
 from evomerge.runs.journal import frame
 from evomerge.runs.race_records import BankFitted, Estimated, EstimateRow, Rung
 from evomerge.runs.records import Asked, Candidate, Evaluated, Failed, Opened, Record, TaskScore, Told, task_scores
 from evomerge.runs.replay import History, read_history
-from evomerge.runs.store import JOURNAL, Entry, RunStore
+from evomerge.runs.store import JOURNAL, RunStore
 from evomerge.testing.store_suite import FILES
 from evomerge.types import CandidateId, Digest, Evaluation, Failure, TaskAnswers
 

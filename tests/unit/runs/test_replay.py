@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.runs.entries import Entry
 from evomerge.runs.race_records import ALL_RECORDS, BankFitted, Estimated, EstimateRow, Rung
 from evomerge.runs.records import (
     Asked,
@@ -27,7 +28,6 @@ from evomerge.runs.records import (
     Told,
 )
 from evomerge.runs.replay import Batch, Counts, compare_genes, read_history
-from evomerge.runs.store import Entry
 from evomerge.runs.worker_records import WorkerNews
 from evomerge.testing.store_suite import sample_records
 from evomerge.types import CandidateId, Digest, Failure

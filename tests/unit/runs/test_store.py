@@ -14,9 +14,10 @@ import pytest
 
 from evomerge.errors import CorruptJournal, DiskFull, EvomergeError, SchemaTooNew, StoreError
 from evomerge.runs import store as store_module
+from evomerge.runs.entries import decode_entries
 from evomerge.runs.journal import frame, mend, scan
 from evomerge.runs.records import Evaluated, Note, Opened, Told, task_scores
-from evomerge.runs.store import JOURNAL, RESPONSES, RunStore, decode_entries
+from evomerge.runs.store import JOURNAL, RESPONSES, RunStore
 from evomerge.testing.store_suite import FILES, RunStoreSuite, sample_evaluation, sample_records
 from evomerge.types import CandidateId, Digest, Evaluation, TaskAnswers
 
