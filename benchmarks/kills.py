@@ -3,13 +3,16 @@
     python benchmarks/kills.py --zoo zoo --kills 20              # local workers
     python benchmarks/kills.py --zoo zoo --kills 20 --backend ray
     python benchmarks/kills.py --zoo zoo --kills 20 --optimizer evolve
+    python benchmarks/kills.py --zoo zoo --kills 20 --points     # and once at every named place
 
 The job has two objectives (one where the optimizer takes no more), mixed genes, races, a constraint relative to a
 parent, and candidates that fail (a gene that overflows the weights). Each life is killed with SIGKILL, alternately the
 driver alone and its whole process group: one in four at a random moment of its start, the others when the journal has
 grown by a random number of records, spread over the run. A life that ended before its kill is told and not counted.
-After every kill the journal must begin with the bytes that it had before. At the end the result digests must be equal,
-and the evaluations that were begun but not recorded are at most workers x kills.
+With `--points` as many lives before them are killed by every failpoint (`evomerge/failpoints.py`) that the undisturbed
+run passes, one after the other in the same run; the same in far greater numbers on simulated models:
+`benchmarks/failpoints.py`. After every kill the journal must begin with the bytes that it had before. At the end the
+result digests must be equal, and the evaluations that were begun but not recorded are at most workers x kills.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from evomerge.failpoints import VARIABLE
 
 JOB = """\
 name: kills
@@ -87,9 +92,9 @@ def lines(run: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
-def life(job: Path, run: Path, kill: Kill | None) -> bool:
+def life(job: Path, run: Path, kill: Kill | None, failpoint: str = "") -> bool:
     """One life of the run; True when it ended by itself, with exit code 0."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", VARIABLE: failpoint}
     before = lines(run)
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -109,6 +114,8 @@ def life(job: Path, run: Path, kill: Kill | None) -> bool:
             else:
                 process.kill()
             process.wait()
+            return False
+        if failpoint and process.returncode == -signal.SIGKILL:
             return False
         if process.returncode != 0:
             errors.seek(0)
@@ -159,11 +166,25 @@ def disturbed(job: Path, run: Path, kills: int, calm_lines: int, rng: random.Ran
     return killed
 
 
+def at_points(job: Path, run: Path, names: list[str]) -> int:
+    """Kill one life at every place that it still passes; returns how many were killed."""
+    killed = 0
+    for name in names:
+        before = (run / "journal.jsonl").read_bytes() if lines(run) else b""
+        ended = life(job, run, None, name)
+        if lines(run) and not (run / "journal.jsonl").read_bytes().startswith(before):
+            raise SystemExit(f"{name}: the journal does not begin with its earlier bytes")
+        print(f"  {name}: {'not passed' if ended else 'killed'}", flush=True)
+        killed += not ended
+    return killed
+
+
 def main() -> None:
     """Run the comparison and print what was counted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--points", action="store_true", help="kill at every named place first")
     parser.add_argument("--evaluations", type=int, default=120)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--backend", choices=["local", "ray"], default="local")
@@ -179,12 +200,14 @@ def main() -> None:
     values["second"] = "" if options.optimizer in SINGLE else SECOND
     job.write_text(JOB.format(zoo=options.zoo.resolve(), **values), encoding="utf-8")
     started = time.perf_counter()
-    life(job, options.work / "calm", None)
+    places = options.work.resolve() / "places"
+    life(job, options.work / "calm", None, f"list:{places}" if options.points else "")
     calm_s = time.perf_counter() - started
     calm = summary(options.work / "calm")
     print(f"undisturbed: {calm_s:.1f} s, digest {calm['result_digest']}", flush=True)
     run = options.work / "killed"
-    hit = disturbed(job, run, options.kills, lines(options.work / "calm"), random.Random(options.seed))
+    hit = at_points(job, run, list(dict.fromkeys(places.read_text().splitlines()))) if options.points else 0
+    hit += disturbed(job, run, options.kills, lines(options.work / "calm"), random.Random(options.seed))
     killed = summary(run)
     recorded = evaluations_recorded(run)
     repeated = evaluations_begun(run) - recorded

@@ -247,7 +247,6 @@ def run_files(job: SimulatedJob) -> dict[str, str]:
     return {"job.yaml": json.dumps({"simulated": asdict(job)}), "manifest.json": json.dumps(manifest)}
 
 
-@final
 class Quiet:
     """A watcher that shows nothing and a stop signal that never comes."""
 
@@ -265,9 +264,9 @@ class Quiet:
         """See `Watcher.outcome`."""
 
 
-def run_simulated(job: SimulatedJob, folder: Path) -> None:
+def run_simulated(job: SimulatedJob, folder: Path, watcher: Quiet | None = None) -> None:
     """Search, choose, report: leaves a run directory in `folder`, which must not exist or be empty."""
-    quiet = Quiet()
+    quiet = watcher or Quiet()
     spec = WorkerSpec(scorer=f"{__name__}:build_scorer", arguments={"job": job})
     with RunStore.create(folder, run_files(job)) as store, InlinePool(spec) as pool:
         history = read_history(store.entries())
