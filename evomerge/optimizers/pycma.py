@@ -85,10 +85,16 @@ class PycmaEngine(Engine):
         self._has_asked = True
         return np.array(self._es.ask(n), dtype=np.float64)
 
+    def ask_one_more(self) -> Vector:
+        """See `Engine.ask_one_more`."""
+        self._es.pop_injection_directions = []  # mirrors of populations below 6, which only a whole one can hold
+        row: Vector = self.ask(1)[0]
+        return row
+
     def tell(self, genes: Matrix, ranks: npt.NDArray[np.float64]) -> None:
         """See `Engine.tell`; pycma itself clips points from outside (Hansen 2011)."""
         if not self._has_asked:
-            self._es.ask(1)  # pycma insists on an ask between two tells
+            self.ask_one_more()  # pycma insists on an ask between two tells
         self._has_asked = False
         self._es.tell([np.array(row) for row in genes], [float(r) for r in ranks])
 
