@@ -12,7 +12,7 @@ from evomerge.calibration.quality import Quality
 from evomerge.calibration.words import KINDS, verdict
 from evomerge.irt.axis import AbilityAxis
 from evomerge.report.item_curves import characteristic_curves, information_curve, item_map, shown_items
-from evomerge.report.style import CSS
+from evomerge.report.style import CSS, POLICY
 from evomerge.report.svg import escape, marker, number
 from evomerge.report.tables import table
 
@@ -20,7 +20,7 @@ from evomerge.report.tables import table
 def render_page(banks: Sequence[Calibrated]) -> str:
     """The whole page as text; needs neither network nor script."""
     title = f"{', '.join(b.pool.task for b in banks[:3])} · item bank"
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    meta = f'<meta charset="utf-8">{POLICY}<meta name="viewport" content="width=device-width,initial-scale=1">'
     head = f"<!doctype html><html lang='en'><head>{meta}<title>{escape(title)}</title><style>{CSS}</style></head>"
     body = "".join(_bank(bank) for bank in banks)
     return f"{head}<body><main>{body}<footer>Written by evomerge calibrate.</footer></main></body></html>\n"

@@ -14,7 +14,7 @@ from evomerge.report.plots import interval_scatter, outside_search_scatter, para
 from evomerge.report.progress import hypervolume_progress, objective_progress
 from evomerge.report.questions import bank_section, questions_section
 from evomerge.report.stages import stages_section
-from evomerge.report.style import CSS
+from evomerge.report.style import CSS, POLICY
 from evomerge.report.summary import Difference, Entry, RunDetails, RunSummary
 from evomerge.report.survey_plots import survey_section
 from evomerge.report.svg import cross, escape, line, marker, number
@@ -54,9 +54,9 @@ def render_report(summary: RunSummary, details: RunDetails) -> str:
         _reproduce(summary, details),
     ]
     title = f"{escape(summary.name)} · evomerge"
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    meta = f'<meta charset="utf-8">{POLICY}<meta name="viewport" content="width=device-width,initial-scale=1">'
     head = f'<!doctype html><html lang="en"><head>{meta}<title>{title}</title><style>{CSS}</style></head>'
-    foot = f"<footer>Written by evomerge. Result digest <code>{summary.result_digest}</code></footer>"
+    foot = f"<footer>Written by evomerge. Result digest <code>{escape(summary.result_digest)}</code></footer>"
     return f"{head}<body><main>{''.join(sections)}{foot}</main></body></html>\n"
 
 
@@ -72,13 +72,13 @@ def _head(summary: RunSummary, details: RunDetails) -> str:
         (number(t.evaluations_per_min), "evaluations per minute"),
     ]
     drawn = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
-    chip = f'<span class="chip">{summary.state}</span>'
+    chip = f'<span class="chip">{escape(summary.state)}</span>'
     mode = ", asynchronous" if details.asynchronous else ""
     optimizer = f"optimizer {escape(details.optimizer)}{mode} · " if details.optimizer else ""
     goals = ", ".join(
         f"{'maximize' if o.direction == 'maximize' else 'minimize'} {escape(o.name)}" for o in summary.objectives
     )
-    line_two = f'<p class="soft">{goals} · {optimizer}seed {summary.seed}</p>'
+    line_two = f'<p class="soft">{goals} · {optimizer}seed {escape(summary.seed)}</p>'
     verdict = f'<p class="verdict">{escape(recommendation(summary, details))}</p>'
     return f'<h1>{escape(summary.name)}{chip}</h1>{line_two}{verdict}<div class="tiles">{drawn}</div>'
 
@@ -121,7 +121,7 @@ def _kinds_legend(summary: RunSummary) -> str:
     if summary.front and len(summary.objectives) > 1:
         items.append((marker("candidate", 8, 8, "front", radius=5), "front"))
     kinds = dict.fromkeys(e.kind for e in summary.baselines)
-    items += [(marker(k, 8, 8, "baseline", radius=5), k.replace("-", " ")) for k in kinds]
+    items += [(marker(k, 8, 8, "baseline", radius=5), escape(k.replace("-", " "))) for k in kinds]
     if summary.chosen:
         items.append((marker(summary.chosen.kind, 8, 8, "chosen", radius=5), "chosen"))
     return legend(*items)

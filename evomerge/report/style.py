@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+POLICY: Final = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+    "img-src data:; form-action 'none'; base-uri 'none'\">"
+)
+"""What a browser is told about a page that shows names from files: run nothing, fetch nothing."""
+
 CSS: Final = """
 :root{color-scheme:light dark;--page:#f6f6f4;--card:#ffffff;--ink:#1c1c1a;--soft:#5d5c57;--faint:#8b8a84;--rule:#e4e3de;
 --cloud:#9aa5b1;--front:#2268c9;--base:#c2620a;--chosen:#c3202f;--good:#13814f;--bad:#c3202f;--heat:#2268c9;--minus:#c2620a;
