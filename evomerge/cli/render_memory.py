@@ -29,7 +29,8 @@ def memory_rows(sizes: Sizes, held: Residence, rates: Rates, each: str) -> dict[
     if sizes.caches:
         each += f"; {in_bytes(sizes.caches)} that methods measure once and keep"
     if sizes.device_free is not None:
-        each += f"; {in_bytes(held.device_bytes)} of the {in_bytes(sizes.device_free)} that the GPU has free"
+        which = "the GPU has" if sizes.fullest == 1 else "the fullest of its GPUs has"
+        each += f"; {in_bytes(held.device_bytes)} of the {in_bytes(sizes.device_free)} that {which} free"
     rows["per worker"] = each
     rows["a merge"] = _duration(sizes, held, rates)
     if not held.fits:

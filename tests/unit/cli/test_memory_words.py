@@ -95,3 +95,8 @@ def test_on_the_cpu() -> None:
 @pytest.mark.parametrize(("n", "words"), [(0, "0.0 MiB"), (1 << 20, "1.0 MiB"), (3 << 30, "3.00 GiB")])
 def test_bytes_for_people(n: int, words: str) -> None:
     assert in_bytes(n) == words
+
+
+def test_a_model_of_which_each_of_two_gpus_holds_about_half() -> None:
+    sizes = Sizes(3 * BF16, BF16, int(79 * GIB), 128 * GIB, fullest=0.525)
+    assert told(sizes)["per worker"] == f"{EACH}; 28.33 GiB of the 79.00 GiB that the fullest of its GPUs has free"
