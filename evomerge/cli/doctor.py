@@ -48,7 +48,7 @@ def _look(address: str | None, run_dir: Path, *, online: bool) -> Iterator[Findi
     yield disk("working folder", Path.cwd())
     yield disk("cache", kernel_folder().parent)
     yield from run_folder(run_dir)
-    yield _token(os.environ)
+    yield token()
     if address is not None:
         from evomerge.checkup.cluster import cluster_at
 
@@ -60,18 +60,18 @@ def _look(address: str | None, run_dir: Path, *, online: bool) -> Iterator[Findi
     yield from optional_packages()
 
 
-def _token(environment: os._Environ[str]) -> Finding:
+def token() -> Finding:
     """Whether there is a token that a cluster would know its friends by."""
     from evomerge.checkup.finding import Finding
     from evomerge.checkup.packages import version_of
 
     ray = f"Ray {version_of('ray') or 'is not installed'}"
-    if environment.get("RAY_AUTH_MODE", "").lower() == "disabled":
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         fix = "unset RAY_AUTH_MODE: without a token anybody who reaches the cluster runs anything on it"
         return Finding("cluster", "token", "warning", f"{ray}; RAY_AUTH_MODE=disabled", fix)
-    if environment.get("RAY_AUTH_TOKEN"):
+    if os.environ.get("RAY_AUTH_TOKEN"):
         return Finding("cluster", "token", "ok", f"{ray}; in RAY_AUTH_TOKEN")
-    path = Path(environment.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if not path.is_file():
         return Finding("cluster", "token", "ok", f"{ray}; no token: one is made for local searches")
     if path.stat().st_mode & 0o077:
