@@ -92,7 +92,9 @@ if [ -z "${{RAY_AUTH_TOKEN:-}}" ] && [ ! -r "${{RAY_AUTH_TOKEN_PATH:-$HOME/.ray/
   echo "There is no token: set RAY_AUTH_TOKEN_PATH to the file that the cluster was started with." >&2
   exit 2
 fi
-echo "Submitting $submission_id; stop it with: ray job stop --address $address $submission_id"
+token=${{RAY_AUTH_TOKEN_PATH:+"RAY_AUTH_TOKEN_PATH=$(printf %q "$RAY_AUTH_TOKEN_PATH") "}}
+echo "Submitting $submission_id; finish what runs, and stop, with:"
+echo "  RAY_AUTH_MODE=token ${{token}}ray job stop --address $address $submission_id"
 exec ray job submit --address "$address" --submission-id "$submission_id" --runtime-env-json "$runtime_env"{option} \\
   -- "${{search[@]}}"
 """
