@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evomerge.checkpoints.strict_json import quoted
 from evomerge.errors import ModelError
 
 HUB_PATTERNS = (
@@ -43,7 +44,7 @@ def _hub_error(source: str, revision: str | None, reason: str) -> ModelError:
     at = f"{source}@{revision}" if revision else source
     return ModelError(
         "A checkpoint was not found.",
-        got=f"{at!r}: no such folder here, and not available from the hub ({reason})",
+        got=f"{quoted(at, 200)}: no such folder here, and not available from the hub ({reason[:300]})",
         allowed="an existing folder, or the id of a hub repository with an optional @revision and a network",
         fix="correct the path or the id; without a network, download the checkpoint first and name its folder.",
     )

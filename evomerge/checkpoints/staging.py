@@ -7,10 +7,11 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from evomerge.checkpoints.opened import OpenParent
 from evomerge.errors import ConfigError
 from evomerge.failpoints import reach
 from evomerge.files import disk_full_is_told, fsync_folder
@@ -29,15 +30,30 @@ def check_target(folder: Path) -> None:
     """Refuse a target that is not new or empty.
 
     Raises:
-        ConfigError: when it is a file or holds anything.
+        ConfigError: when it is a link, a file, or holds anything.
     """
     try:
+        if folder.is_symlink():
+            raise _unusable(folder, "it is a link")
         if folder.exists() and not folder.is_dir():
             raise _unusable(folder, "it is a file")
         if folder.is_dir() and any(folder.iterdir()):
             raise _unusable(folder, "it is not empty")
     except OSError as error:
         raise _unusable(folder, str(error.strerror)) from error
+
+
+def check_apart(folder: Path, parents: Iterable[OpenParent]) -> None:
+    """Refuse a target inside a parent's folder, which would change what the parent is.
+
+    Raises:
+        ConfigError: naming the parent's folder.
+    """
+    target = folder.resolve()
+    for parent in parents:
+        for owned in {parent.folder.resolve(), parent.tokenizer_folder.resolve()}:
+            if target.is_relative_to(owned):
+                raise _unusable(folder, f"it lies in the folder of a parent, {owned}")
 
 
 def _try_lock(folder: Path) -> int | None:
@@ -71,8 +87,8 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         ConfigError: when the target is not new or empty, or must not be written.
         DiskFull: when there is no space.
     """
+    check_target(folder)
     target = folder.resolve()
-    check_target(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     lock: int | None = None
     try:

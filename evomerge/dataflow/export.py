@@ -17,6 +17,7 @@ import torch
 
 from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.parts import TensorPart
+from evomerge.checkpoints.staging import check_apart
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.dataflow.export_plan import ExportPlan, Piece, Target, plan_export
 from evomerge.dataflow.fold import fold_gain
@@ -151,10 +152,12 @@ def write_recipe(
         kernels: None compiles for this one merge where that pays (see `foresight.kernels_for_merge`).
 
     Raises:
+        ConfigError: when the folder lies in a parent's.
         ModelError, RecipeError, MergeError, ConfigError: as `check_export`; nothing stays behind.
         NonFinite: as `recipe_tensors`; nothing stays behind.
         ConfigError, DiskFull, ModelError: as `checkpoints.writer.write_checkpoint`.
     """
+    check_apart(folder, pool.checkpoints.values())
     plan = None if recipe.path is None else plan_export(recipe, recipe.path, pool)
     if plan is not None:
         _check_copies(plan, pool)

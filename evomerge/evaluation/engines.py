@@ -176,7 +176,11 @@ class ReferenceEngine(GenerationEngine):
         self._setup = setup
         self._tokenizer = load_tokenizer(setup.tokenizer_folder)
         self._model: Any = AutoModelForCausalLM.from_pretrained(
-            str(setup.folder), dtype=getattr(torch, setup.dtype), use_safetensors=True, local_files_only=True
+            str(setup.folder),
+            dtype=getattr(torch, setup.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
         self._model = self._model.requires_grad_(False).to(setup.device).eval()
 

@@ -31,6 +31,8 @@ _CHANGES: Final = {
     "os.utime": 1,
 }
 """Event -> how many of its arguments are paths that change; the first of a link is only pointed at."""
+_FOLDER: Final = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2}
+"""Event -> which of its arguments is the open folder that the path starts from; -1 stands for none."""
 _PROCESSES: Final = frozenset(
     {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn"}
 )
@@ -101,8 +103,9 @@ class Guard:
                 self._write(event, path)
         elif event in _CHANGES:
             changed = arguments[1:2] if event in ("os.link", "os.symlink") else arguments[: _CHANGES[event]]
+            inside = arguments[_FOLDER[event]] if event in _FOLDER else -1
             for path in changed:
-                self._write(event, path)
+                self._write(event, path, inside)
         elif event in _PROCESSES and "processes" not in self._may:
             self.violations.append(f"{event}: {str(arguments)[:200]}")
         elif event in _NETWORK and "network" not in self._may:
@@ -112,10 +115,11 @@ class Guard:
         elif event == "pickle.find_class":
             self.unpickled.append(".".join(map(str, arguments)))
 
-    def _write(self, event: str, path: Any) -> None:
+    def _write(self, event: str, path: Any, inside: int = -1) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a file descriptor: its opening was seen
-        text = os.path.realpath(os.fsdecode(path))
+        folder = os.path.realpath(f"/proc/self/fd/{inside}") if inside >= 0 else ""
+        text = os.path.realpath(os.path.join(folder, os.fsdecode(path)))
         compiled = "__pycache__" in text and text.startswith(self._code)
         if compiled or text.startswith(_DEVICES):
             return

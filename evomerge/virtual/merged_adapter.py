@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from evomerge.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, Adapter, Factors, open_adapter
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.overlay import Overlay
+from evomerge.checkpoints.staging import check_apart
 from evomerge.checkpoints.writer import write_files
 from evomerge.digest import canonical_json
 from evomerge.errors import RecipeError
@@ -239,6 +240,7 @@ def write_adapter(
     """
     from safetensors.torch import save
 
+    check_apart(folder, pool.checkpoints.values())
     merged = adapter_of(recipe, pool)
     metadata = {"format": "pt", METADATA_KEY: canonical_json(recipe_to_json(recipe))}
     files = {n: c.encode() if isinstance(c, str) else c for n, c in extra_files.items()}
