@@ -248,6 +248,8 @@ class FakeLLM:
             if token in params.stop_token_ids or (stopped is not None and not self._fault.now("runs_on")):
                 reason = "stop"
                 break
+            if len(ids) == limit:
+                break
             with torch.no_grad():
                 output = self._model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
             logits, cache = output.logits[0, -1], output.past_key_values

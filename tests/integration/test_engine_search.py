@@ -41,7 +41,7 @@ def job(home: Path, engine: str, **changed: Any) -> dict[str, Any]:
         "suite": {"include": [home / "tasks"], "tasks": ["say", "pick"], "split": SIZES, "engine": engine},
         "objectives": [{"name": "both", "tasks": ["say", "pick"]}],
         "optimizer": {"name": "random"},
-        "budget": {"evaluations": 8},
+        "budget": {"evaluations": 7},
         "cluster": {"backend": "local", "workers": 1, "compile": "never", "device": "cpu"},
         **changed,
     }

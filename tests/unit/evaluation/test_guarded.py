@@ -28,14 +28,14 @@ from evomerge.testing.eval_tasks import byte_pair_checkpoint, sentence
 from evomerge.testing.fake_vllm import FAULTS, Fault, fake_vllm
 from evomerge.types import Digest, SetName
 
-N = 6
+N = 4
 HARMLESS = {"truncates", "runs_on"}
 """What the guard mends without a word: answers are continued or cut where the rule ends them."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return byte_pair_checkpoint(tmp_path_factory.mktemp("guarded") / "model", "llama", **SHAPE)
+    return byte_pair_checkpoint(tmp_path_factory.mktemp("guarded") / "model", "llama", **SHAPE, num_hidden_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,12 @@ def weights(folder: Path) -> list[dict[str, torch.Tensor]]:
 
 @pytest.fixture(scope="module")
 def plan(tokenizer: Any) -> EvalPlan:
-    """Six items, each with other prompts; a stop string that the models write."""
+    """Items with prompts of several lengths; a stop string that the models write."""
     items, sets = [], {}
     names: tuple[SetName, ...] = ("search", "select", "report")
     for number, name in enumerate(names):
         for i in range(N):
-            ids = tokenizer.encode(sentence(number * N + i, 3 + 5 * i))
+            ids = tokenizer.encode(sentence(number * N + i, 3 + 3 * i))
             items.append(Item(Digest(f"{name}{i}"), 0, i, (Prompted(pack(ids)),), targets=("x",)))
         sets[name] = tuple(range(number * N, (number + 1) * N))
     task = TaskPlan(
@@ -73,8 +73,8 @@ def plan(tokenizer: Any) -> EvalPlan:
         MetricPlan("exact_match"),
         tuple(items),
         sets,
-        generation=GenerationArgs(("e", "<eos>"), 7),
-        probes=tuple(Kept(i, ()) for i in (0, 3, N)),
+        generation=GenerationArgs(("e", "<eos>"), 5),
+        probes=tuple(Kept(i, ()) for i in (0, 2, N)),
     )
     suite = SuiteSpec((TaskSpec("say"),), engine="vllm")
     return EvalPlan((task,), suite, 256, (0,), 0)
@@ -106,7 +106,7 @@ class Bench:
 
         (task,) = self.plan.tasks
         with NeededLogits(self.model) as needed:
-            return evaluator.texts(task, task.items, needed)
+            return evaluator.texts(task, task.items[:N], needed)
 
     def agree(self) -> None:
         assert self.texts(self.evaluator) == self.texts(self.plain)
