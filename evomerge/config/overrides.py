@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from evomerge.errors import ConfigError
-from evomerge.strict_yaml import Document, Path, parse_yaml
+from evomerge.strict_yaml import MAX_DEPTH, Document, Path, parse_yaml
 
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 
@@ -16,17 +16,17 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
     """The document with `a.b=value` settings laid over it; values are YAML, list entries are named by index.
 
     Raises:
-        ConfigError: for text without `=`, a path through something that is not a mapping or list, an index that the
-            list does not have, or a value that is not YAML.
+        ConfigError: for text without `=`, a path of too many steps, or through something that is not a mapping or
+            list, an index that the list does not have, or a value that is not YAML.
     """
     value, lines, laid_over = document.value, dict(document.lines), set(document.laid_over)
     for text in overrides:
         key, equals, raw = text.partition("=")
         names = key.split(".")
-        if not equals or not all(names):
+        if not equals or not all(names) or len(names) > MAX_DEPTH:
             raise ConfigError(
                 "A --set option is not of the form a.b=value.",
-                got=repr(text),
+                got=repr(text[:300]),
                 allowed="for instance budget.evaluations=300",
                 fix="write the path, an equals sign, and a YAML value.",
             )
