@@ -16,8 +16,9 @@ from evomerge.errors import ConfigError
 from evomerge.execution.inline import InlinePool
 from evomerge.execution.ray import RayPool
 from evomerge.execution.worker import WorkerSpec
+from evomerge.testing.fakes import instant_scores
 from evomerge.testing.pool_suite import IDENTIFY, IsolatedPoolSuite, PoolFactory, fake_spec, sample_task, score_all
-from evomerge.types import Failure
+from evomerge.types import Evaluation, Failure
 
 pytestmark = [
     pytest.mark.ray,
@@ -71,6 +72,31 @@ def test_actors_are_killed_from_outside_and_nothing_is_lost(tmp_path: Path) -> N
     assert not any(isinstance(a.outcome, Failure) for a in answers if a is not None)
     repeated = len((tmp_path / "scored").read_text().split()) - len(tasks)
     assert repeated <= 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_more_workers_than_fit_do_not_wait_for_each_other() -> None:
+    import ray
+
+    tasks = [sample_task(i) for i in range(6)]
+    with RayPool(fake_spec(), 3, cpus_per_worker=0.4 * ray.cluster_resources()["CPU"]) as pool:
+        answers = score_all(pool, tasks)
+        assert 1 <= pool.n_workers <= 2
+    assert {t.id: instant_scores(t) for t in tasks} == {i: a.outcome for i, a in answers.items()}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_verdict_that_the_host_may_be_to_blame_for_is_given_by_two() -> None:
+    tasks = [sample_task(0, "memory"), sample_task(1), sample_task(2, "raise")]
+    with RayPool(fake_spec(), 2, cpus_per_worker=0.5) as pool:
+        started: list[str] = []
+        while started.count("joined") < 2:
+            score_all(pool, [sample_task(100 + len(started))])
+            started += [event.kind for event in pool.news()]
+        answers = score_all(pool, tasks)
+    outcomes = [answers[task.id].outcome for task in tasks]
+    assert [o.kind if isinstance(o, Failure) else type(o) for o in outcomes] == ["memory", Evaluation, "crash"]
+    assert [answers[task.id].attempt for task in tasks] == [2, 1, 1]
 
 
 @pytest.mark.usefixtures("cluster")
