@@ -138,8 +138,12 @@ drain() {
 }
 trap drain TERM
 
+# A step has to ask again for what the job has got.
+amounts=()
+[ -z "$cpus" ] || amounts+=(--cpus-per-task="$cpus")
+[ "$gpus" = 0 ] || amounts+=(--gpus-per-node="$gpus")
 srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 \
-  ${cpus:+--cpus-per-task="$cpus"} \
+  --cpu-bind=none "${amounts[@]}" \
   bash -c "$(declare -p shared address search runner tmp gpus cpus min_nodes start)
 $(declare -f claim_ports drive start_and_drive on_node)
 on_node" &

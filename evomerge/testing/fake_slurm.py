@@ -14,6 +14,7 @@ from pathlib import Path
 
 SRUN = r"""
 # one task per node, TERM is passed on, the worst exit code wins; NODE_i is a command that enters node i
+printf '%s\n' "$@" >"$FAKE_SLURM/srun"
 while [ $# -gt 0 ]; do case $1 in --nodes=*) nodes=${1#*=}; shift;; -*) shift;; *) break;; esac; done
 pids=()
 for ((i = 0; i < nodes; i++)); do

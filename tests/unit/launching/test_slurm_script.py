@@ -190,6 +190,8 @@ def script(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def check_what_the_nodes_were_told(script: Path, slurm: FakeSlurm) -> None:
+    asked = (slurm.folder / "srun").read_text().split("\n")
+    assert {"--nodes=2", "--ntasks=2", "--gpus-per-node=4", "--cpu-bind=none", "--kill-on-bad-exit=0"} <= set(asked)
     told = (slurm.folder / "search").read_text().split("\0")
     assert told[:2] == ["search", f"{script.parent}/a 'shared' $folder/job.yaml"]
     address = next(word for word in told if word.startswith("cluster.address="))
