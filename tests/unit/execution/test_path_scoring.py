@@ -22,6 +22,7 @@ from evomerge.evaluation.plan import (
     TaskPlan,
     pack,
 )
+from evomerge.evaluation.suite import SuiteSpec, TaskSpec
 from evomerge.execution.routes import route_of
 from evomerge.execution.scoring import MergeScorer, ScoringSpec, build_scorer
 from evomerge.execution.worker import Worker, WorkerSpec
@@ -59,7 +60,7 @@ def plan() -> EvalPlan:
             "asked", "generate_until", MetricPlan("exact_match"), tuple(asked), sets(8), source, GenerationArgs((), 4)
         ),
     )
-    return EvalPlan(tasks, {}, 128, (2,), 0, None, {})
+    return EvalPlan(tasks, SuiteSpec((TaskSpec("said"), TaskSpec("asked"))), 128, (2,), 0, None, {})
 
 
 def spec(folder: Path, family: str = "llama", **rest: Any) -> ScoringSpec:
