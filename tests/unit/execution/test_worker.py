@@ -125,7 +125,7 @@ def test_the_queue_keeps_the_order_and_keeps_suspects_apart() -> None:
     queue.put_back(first.lost("a", "here"))
     third = queue.take("a", alone=False)
     assert third == second  # the suspect is not for the worker that it was lost with
-    assert queue.take("b", alone=False) == Ticket(0, sample_task(0), 2, ("here",), "a")
+    assert queue.take("b", alone=False) == Ticket(0, sample_task(0), 2, ("here",), "a", "here")
     suspect = first.lost("a", "here").lost("b", "there")
     queue.put_back(suspect)
     assert queue.take("b", alone=True) == suspect
