@@ -28,6 +28,7 @@ from evomerge.runs.records import (
     Told,
 )
 from evomerge.runs.replay import Batch, Counts, compare_genes, read_history
+from evomerge.runs.stream_records import Turn
 from evomerge.runs.worker_records import WorkerNews
 from evomerge.testing.store_suite import sample_records
 from evomerge.types import CandidateId, Digest, Failure
@@ -152,6 +153,8 @@ def _records(draw: st.DrawFn) -> Record:
                 Failed(identity, recipe, "report", Failure("crash", draw(_TEXT), draw(_TEXT), draw(_TEXT)), "w", 3),
                 Note(draw(_TEXT), draw(_TEXT), {draw(_TEXT): [1, draw(_FLOATS), None, True]}),
                 Told(draw(st.integers())),
+                Turn((3, 1), 0, draw(st.integers(0)), Candidate(identity, "candidate", recipe, genes)),
+                Turn(tuple(draw(st.lists(st.integers(0, 999)))), draw(st.integers(0))),
                 Evaluated(identity, recipe, "search", scores, part=draw(st.integers(1))),
                 Rung(draw(st.integers(0)), 1, (identity,), {draw(_TEXT): tuple(draw(st.lists(st.integers(0, 999))))}),
                 Estimated(-1, "search", (EstimateRow(recipe, scores), EstimateRow(recipe, scores, values)), by),
