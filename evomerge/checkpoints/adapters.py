@@ -6,6 +6,7 @@ beside them (`modules_to_save`, biases), DoRA's magnitudes. Everything else that
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 from evomerge.checkpoints.adapter_config import AdapterConfig, read_adapter_config
 from evomerge.checkpoints.dtypes import FLOATING, torch_dtype
 from evomerge.checkpoints.folder import find_file
-from evomerge.checkpoints.header import Header, read_header
+from evomerge.checkpoints.header import FileState, Header, read_header
+from evomerge.checkpoints.proofs import changed
 from evomerge.checkpoints.source import locate
 from evomerge.checkpoints.strict_json import damaged, quoted
 from evomerge.digest import digest_file, digest_json
@@ -162,11 +164,17 @@ class Adapter:
         return self.shape(self.factors[path].a)[0]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor of the file in its stored dtype and shape, in memory of its own."""
+        """A tensor of the file in its stored dtype and shape, in memory of its own.
+
+        Raises:
+            ModelError: when the file is no longer the one whose header was read.
+        """
         import torch
 
         entry = self._header.entries[name]
         with self._file.open("rb") as f:
+            if FileState.of(os.fstat(f.fileno())) != self._header.state:
+                raise changed(self._file, "other bytes than when its header was read")
             f.seek(entry.start)
             raw = bytearray(f.read(entry.nbytes))
         return torch.frombuffer(raw, dtype=torch_dtype(entry.dtype)).reshape(entry.shape)

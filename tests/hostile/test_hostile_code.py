@@ -90,7 +90,7 @@ def test_yaml_is_read_by_loaders_that_make_no_objects() -> None:
 
 def test_the_rules_find_what_they_are_for(tmp_path: Path) -> None:
     bad = ROOT / "evomerge" / "never_written.py"
-    text = "import numpy as np\nnp.load('x')\neval('1')\nAutoConfig.from_pretrained('x')\nsubprocess.run('x', shell=True)\n"
+    text = "import numpy as np\nnp.load(1)\neval(1)\nAutoConfig.from_pretrained(1)\nsubprocess.run(1, shell=True)\n"
     (tmp_path / "evomerge").mkdir()
     (tmp_path / "evomerge" / bad.name).write_text(text)
     import unittest.mock
