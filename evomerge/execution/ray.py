@@ -3,14 +3,12 @@
 Ray's state is disposable: nothing is stored in it, tasks and outcomes are small values, and a lost actor, node or
 cluster costs the tasks that ran there and nothing else. An actor has one task at a time and gets the next one when the
 outcome of the last has been taken (see `EvaluationPool`): that costs it a millisecond or two, and a driver that dies
-loses one evaluation per worker, never more. Ray never restarts an actor: the pool makes a new one, since only the pool
-knows where it should not be.
+loses one evaluation per worker, never more.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, final
 
@@ -27,10 +25,11 @@ from evomerge.execution.pool import (
     WorkerEvent,
     quarantine,
 )
-from evomerge.execution.ray_actor import RayWorker, Ready
+from evomerge.execution.ray_actor import Ready
 from evomerge.execution.ray_cluster import read_nodes
+from evomerge.execution.ray_crew import Crew, Needs
 from evomerge.execution.ray_errors import cannot_start, head_lost, workers_lost, wrong_devices
-from evomerge.execution.ray_seats import Seat, cause, wanted_seats
+from evomerge.execution.ray_seats import Seat, cause
 from evomerge.execution.ray_session import connect, split_address
 from evomerge.execution.ray_watch import ClusterWatch, View
 from evomerge.execution.worker import WorkerSpec
@@ -40,7 +39,6 @@ _TICK_S: Final = 2.0
 _MAX_FAILED_STARTS: Final = 40
 _NODE_NEWS_S: Final = 5.0
 _START_S: Final = 1800.0
-_NODE_LABEL: Final = "ray.io/node-id"
 
 
 @final
@@ -78,36 +76,36 @@ class RayPool(EvaluationPool):
         if workers is not None and workers < 1:
             raise ValueError(f"a pool needs a worker, not {workers}")
         self._spec = spec
-        self._limit = workers
-        self._needs = (cpus_per_worker, gpus_per_worker)
+        self._needs = Needs(cpus_per_worker, gpus_per_worker)
         self._timeout_s = float("inf") if timeout_s is None else timeout_s
         self._start_timeout_s = start_timeout_s
         self._admission = admission or Admission()
         self._queue = TaskQueue()
         self._done: list[Completed] = []
         self._news: list[WorkerEvent] = []
-        self._seats: list[Seat] = []
-        self._n_named = 0
         self._closed = False
         self._session = connect(address, max((workers or 1) * cpus_per_worker, 1.0))
         self._ray = self._session.ray
         head = split_address(str(self._ray.get_runtime_context().gcs_address))
         self._watch = ClusterWatch(self._look, (self._ray.exceptions.RayError, RuntimeError), head)
-        self._remote = self._ray.remote(RayWorker)
-        self._resized_at = -_TICK_S
+        self._crew = Crew(self._ray, spec, self._needs, limit=workers, admission=self._admission, watch=self._watch)
         self._at_work_at = time.monotonic()
         self._has_worked = False
         self._trouble = ""
-        self._resize()
+        self._hire()
 
     def _look(self) -> View:
         nodes, free = read_nodes(self._ray.nodes()), self._ray.available_resources()
         return View(nodes, {str(name): float(n) for name, n in free.items()}, time.monotonic())
 
+    def _hire(self) -> None:
+        self._crew.resize(has_work=len(self._queue) > 0)
+        self._crew.fill()
+
     @property
     def n_workers(self) -> int:
         """How many actors have found a place; at least 1."""
-        return max(1, sum(seat.stage in {"starting", "ready"} for seat in self._seats))
+        return max(1, self._crew.n_placed)
 
     def news(self) -> tuple[WorkerEvent, ...]:
         """See `EvaluationPool.news`."""
@@ -129,7 +127,7 @@ class RayPool(EvaluationPool):
         self._dispatch()
 
     def _dispatch(self) -> None:
-        ready = [seat for seat in self._seats if seat.stage == "ready"]
+        ready = self._crew.ready
         is_spread = len({seat.node for seat in ready}) > 1
         untaken = {completed.worker for completed in self._done}
         for seat in ready:
@@ -145,10 +143,9 @@ class RayPool(EvaluationPool):
         self._check_open()
         until = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         self._dispatch()
-        while not self._done and (len(self._queue) or any(seat.ticket for seat in self._seats)):
+        while not self._done and (len(self._queue) or any(seat.ticket for seat in self._crew.seats)):
             self._check_cluster()
-            self._resize()
-            self._fill_seats()
+            self._hire()
             self._wait(until)
             self._end_overdue()
             self._dispatch()
@@ -168,15 +165,15 @@ class RayPool(EvaluationPool):
         if self._watch.is_lost:
             raise head_lost(self._watch.silent_s)
         now = time.monotonic()
-        if any(seat.stage == "ready" for seat in self._seats):
+        if self._crew.ready:
             self._at_work_at, self._has_worked = now, True
         elif now - self._at_work_at > self._start_timeout_s:
             raise self._nobody()
 
     def _nobody(self) -> EvomergeError:
         free = {name: n for name, n in self._watch.view.free.items() if name in {"CPU", "GPU"}}
-        detail = f"none was ready for {self._start_timeout_s:g} s; each needs {self._needs[0]:g} CPUs and "
-        detail += f"{self._needs[1]:g} GPUs, free: {free}"
+        detail = f"none was ready for {self._start_timeout_s:g} s; each needs {self._needs.cpus:g} CPUs and "
+        detail += f"{self._needs.gpus:g} GPUs, free: {free}"
         detail += f"; the last trouble: {self._trouble}" if self._trouble else ""
         if self._has_worked:
             return workers_lost(detail)
@@ -184,66 +181,14 @@ class RayPool(EvaluationPool):
             return wrong_devices(self._admission.expected.device, self._admission.reasons)
         return cannot_start(detail)
 
-    def _resize(self) -> None:
-        """Have as many seats as there should be."""
-        if time.monotonic() - self._resized_at < _TICK_S:
-            return
-        self._resized_at = time.monotonic()
-        view = self._watch.view
-        self._admission.forget(frozenset(node.node for node in view.nodes if node.alive))
-        unplaced = [seat for seat in self._seats if seat.stage in {"placing", "resting"}]
-        wanted = wanted_seats(
-            view,
-            limit=self._limit,
-            needs=self._needs,
-            without=self._admission.refused_nodes,
-            has_work=len(self._queue) > 0,
-            n_placing=len(unplaced),
-            n_seats=len(self._seats),
-        )
-        for seat in unplaced[: max(len(self._seats) - wanted, 0)]:
-            self._dismiss(seat)
-            self._seats.remove(seat)
-        for _ in range(wanted - len(self._seats)):
-            self._seats.append(Seat(self._free_name()))
-        self._fill_seats()
-
-    def _free_name(self) -> str:
-        taken = {seat.name for seat in self._seats}
-        return next(name for i in range(len(taken) + 1) if (name := f"worker-{i}") not in taken)
-
-    def _fill_seats(self) -> None:
-        """Ask Ray for an actor for every seat that has rested long enough."""
-        refused = ",".join(sorted(self._admission.refused_nodes))
-        for seat in self._seats:
-            if seat.stage != "resting" or time.monotonic() < seat.wake_at:
-                continue
-            # max_restarts=0, max_task_retries=0: what runs again, and where, is decided here
-            seat.actor = self._remote.options(
-                num_cpus=self._needs[0],
-                num_gpus=self._needs[1],
-                max_restarts=0,
-                max_task_retries=0,
-                max_concurrency=1,
-                scheduling_strategy="SPREAD",
-                label_selector={_NODE_LABEL: f"!in({refused})"} if refused else None,
-            ).remote()
-            seat.stage, seat.call = "placing", seat.actor.arrive.remote(self._spec)
-
-    def _dismiss(self, seat: Seat) -> None:
-        if seat.actor is not None and not self._watch.is_lost:
-            with suppress(self._ray.exceptions.RayError):
-                self._ray.kill(seat.actor, no_restart=True)
-        seat.rest()
-
     # -- what comes back
 
     def _wait(self, until: float) -> None:
         """Wait for any call to end, but not past the next thing to do, and take in all that have ended."""
-        owners = {seat.call: seat for seat in self._seats if seat.call is not None}
+        owners = {seat.call: seat for seat in self._crew.seats if seat.call is not None}
         now = time.monotonic()
-        due = [seat.wake_at for seat in self._seats if seat.stage == "resting"]
-        due += [seat.deadline for seat in self._seats]
+        due = [seat.wake_at for seat in self._crew.seats if seat.stage == "resting"]
+        due += [seat.deadline for seat in self._crew.seats]
         left = max(min(until, *due, now + _TICK_S, self._at_work_at + self._start_timeout_s) - now, 0.0)
         if not owners:
             time.sleep(left)
@@ -276,7 +221,7 @@ class RayPool(EvaluationPool):
         """A worker has a place; it is turned away before it loads anything when it is of another class."""
         seat.station = station
         if station.node in self._admission.refused_nodes:
-            self._dismiss(seat)  # it was on its way when the node was refused
+            self._crew.dismiss(seat)  # it was on its way when the node was refused
         elif why := self._admission.judge(station):
             self._refuse(seat, station, why)
         else:
@@ -285,7 +230,7 @@ class RayPool(EvaluationPool):
     def _refuse(self, seat: Seat, station: Station, why: str) -> None:
         if self._admission.refuse(station.node, why):
             self._tell("refused", seat, why)
-        self._dismiss(seat)
+        self._crew.dismiss(seat)
 
     def _started(self, seat: Seat, answer: Ready) -> None:
         seat.stage, seat.call, seat.failed_starts = "ready", None, 0
@@ -308,8 +253,7 @@ class RayPool(EvaluationPool):
 
     def _ask_another(self, seat: Seat) -> bool:
         """Put a verdict to another worker, when there is one and this is the first verdict."""
-        others = any(other is not seat and other.stage == "ready" for other in self._seats)
-        if seat.ticket is None or seat.ticket.doubted or not others:
+        if seat.ticket is None or seat.ticket.doubted or len(self._crew.ready) < 2:
             return False
         self._queue.put_back(seat.ticket.second_opinion(seat.name, seat.node))
         return True
@@ -333,7 +277,7 @@ class RayPool(EvaluationPool):
         if isinstance(error, self._ray.exceptions.ActorDiedError):
             seat.rest()
         else:
-            self._dismiss(seat)  # it may only be out of reach
+            self._crew.dismiss(seat)  # it may only be out of reach
 
     def _suspect(self, seat: Seat, again: Ticket, error: Exception) -> None:
         if len(again.kills) >= MAX_KILLS:
@@ -352,13 +296,13 @@ class RayPool(EvaluationPool):
         return replace(ticket, kills=tuple(node for node in ticket.kills if node in alive))
 
     def _end_overdue(self) -> None:
-        for seat in self._seats:
+        for seat in self._crew.seats:
             if time.monotonic() >= seat.deadline:
                 self._tell("lost", seat, f"ended after {self._timeout_s:g} s")
                 if self._ask_another(seat):
                     seat.clear()
                 self._finish(seat, Failure("timeout", f"took longer than {self._timeout_s:g} s"))
-                self._dismiss(seat)
+                self._crew.dismiss(seat)
 
     # -- the end
 
@@ -370,8 +314,8 @@ class RayPool(EvaluationPool):
         self._watch.close()
         if not self._ray.is_initialized():
             return
-        for seat in self._seats:
-            self._dismiss(seat)
+        for seat in self._crew.seats:
+            self._crew.dismiss(seat)
         if self._session.owned:
             self._ray.shutdown()
 

@@ -191,10 +191,10 @@ def test_the_death_of_nodes_is_not_the_candidates_fault(nodes: Nodes) -> None:
     with open_pool(nodes, arguments={"sleep_s": 5.0}) as pool:
         pool.submit(task)
         for _ in range(2):
-            wait_for(pool, lambda: any(seat.ticket for seat in pool._seats))
+            wait_for(pool, lambda: any(seat.ticket for seat in pool._crew.seats))
             nodes.cut(nodes._nodes[0])
             nodes.add()
-            wait_for(pool, lambda: not any(seat.ticket for seat in pool._seats))
+            wait_for(pool, lambda: not any(seat.ticket for seat in pool._crew.seats))
         answer = pool.next_outcome(PATIENCE_S)
         told = pool.news()
     assert answer is not None
@@ -224,7 +224,7 @@ def test_workers_are_killed_and_a_node_dies_under_work(nodes: Nodes, tmp_path: P
                 nodes.add()
                 kills += 1
             elif len(answers) % 15 == 0:
-                busy = [s.station.pid for s in pool._seats if s.station is not None and s.ticket is not None]
+                busy = [s.station.pid for s in pool._crew.seats if s.station is not None and s.ticket is not None]
                 for pid in busy[:1]:
                     os.kill(pid, signal.SIGKILL)
                     kills += 1

@@ -65,7 +65,7 @@ def test_actors_are_killed_from_outside_and_nothing_is_lost(tmp_path: Path) -> N
         for task in tasks:
             pool.submit(task)
         answers = [pool.next_outcome(30.0) for _ in range(4)]
-        os.kill(next(seat.station.pid for seat in pool._seats if seat.station), signal.SIGKILL)
+        os.kill(next(seat.station.pid for seat in pool._crew.seats if seat.station), signal.SIGKILL)
         answers += [pool.next_outcome(30.0) for _ in range(16)]
     found = [a.task.id for a in answers if a is not None]
     assert sorted(found) == [t.id for t in tasks]
