@@ -108,7 +108,8 @@ mkdir -p "$(dirname "$run_dir")"
 shared=$run_dir.slurm-$SLURM_JOB_ID
 rm -rf "$shared"
 mkdir -m 700 "$shared"
-trap 'rm -rf "$shared"' EXIT
+# this node's folder too, should its task have had to be killed
+trap 'rm -rf "$shared" "$tmp/em-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}-0"' EXIT
 (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$shared/token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$shared/token
 export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
