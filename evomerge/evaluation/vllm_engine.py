@@ -78,14 +78,7 @@ class VllmEngine(GenerationEngine):
             from vllm.platforms import current_platform
         except _TROUBLE as error:
             raise _unusable(error, "pip install 'evomerge[vllm]', in an environment of its own.") from error
-        wanted = torch.device(setup.device).type
-        if current_platform.device_type != wanted:
-            raise ModelError(
-                "The installed vLLM is built for other devices.",
-                got=f"{current_platform.device_type}, the model lives on {wanted}",
-                allowed=f"a vLLM for {wanted}",
-                fix="install the other build of vLLM, or use `suite.engine: transformers`.",
-            )
+        _check_device(torch.device(setup.device), str(current_platform.device_type))
         self._vllm: Any = vllm
         self._trouble = (*_TROUBLE, vllm.exceptions.VLLMError)
         self._eos = list(setup.eos)
@@ -174,6 +167,23 @@ class VllmEngine(GenerationEngine):
         """See `GenerationEngine.close`."""
         self._llm = None
         self._finish()
+
+
+def _check_device(wanted: torch.device, built_for: str) -> None:
+    if built_for != wanted.type:
+        raise ModelError(
+            "The installed vLLM is built for other devices.",
+            got=f"{built_for}, the model lives on {wanted.type}",
+            allowed=f"a vLLM for {wanted.type}",
+            fix="install the other build of vLLM, or use `suite.engine: transformers`.",
+        )
+    if wanted.index:
+        raise ModelError(
+            "vLLM takes the first GPU that a process sees.",
+            got=f"a model on {wanted}",
+            allowed="cuda, cuda:0 or cpu",
+            fix="give every worker one GPU (`cluster.backend: ray`), or use `suite.engine: transformers`.",
+        )
 
 
 def _shut_down(held: list[Any], vllm: Any, trouble: tuple[type[Exception], ...]) -> None:

@@ -62,6 +62,12 @@ def test_a_vllm_for_other_devices_is_refused(vllm: Fault, tmp_path: Path, monkey
         VllmEngine(EngineSetup(tmp_path, tmp_path, "float32", "cpu", 64, (0,)))
 
 
+def test_a_model_on_another_gpu_is_refused(vllm: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["vllm.platforms"].current_platform, "device_type", "cuda")
+    with pytest.raises(ModelError, match="the first GPU"):
+        VllmEngine(EngineSetup(tmp_path, tmp_path, "float32", "cuda:1", 64, (0,)))
+
+
 def test_without_vllm_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ModelError, match="evomerge\\[vllm\\]"):
