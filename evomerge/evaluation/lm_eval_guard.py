@@ -27,6 +27,7 @@ BUILD_ERRORS: Final = (
     ArithmeticError,
     MemoryError,
     SyntaxError,
+    StopIteration,
     OSError,
     ValueError,
     KeyError,

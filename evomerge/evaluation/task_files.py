@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import yaml
 
 from evomerge.errors import ConfigError, EvaluationError
@@ -24,6 +25,9 @@ LOCAL_BUILDERS: Final = ("json", "csv", "parquet", "arrow", "text")
 MOST_ENTRIES: Final = 100_000
 MOST_DATA_BYTES: Final = 4 << 30
 MOST_MEMBERS: Final = 5_000
+MOST_DEPTH: Final = 256
+"""Of lists and objects in a line of data."""
+MOST_LINE: Final = 1 << 28
 
 _SETTINGS: Final = (
     *("data_files", "field", "encoding", "delimiter", "sep", "column_names", "names", "header", "quotechar"),
@@ -31,6 +35,7 @@ _SETTINGS: Final = (
 )
 """Keys of `dataset_kwargs` that say what data there are; others say where to store, how to connect, what to run."""
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)?")
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _PACKED: Final = (
     *(b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"),
     *(b"\x04\x22\x4d\x18", b"7z\xbc\xaf", b"Rar!", b"\x80\x04", b"\x80\x05"),
@@ -130,7 +135,12 @@ def _check_file(path: Path, seen: set[Path]) -> None:
         here = waiting.pop().resolve()
         if here not in seen:
             seen.add(here)
-            waiting += [p for p in included(read_root(here), here) if p.exists()]
+            root = read_root(here)
+            if alien := [t for t in tags_of(root) if t.partition(" ")[0] != "!function"]:
+                raise _refuse(
+                    "A task file has a tag.", f"{here}: {alien[0]}", "plain YAML, and !function", "remove it."
+                )
+            waiting += [p for p in included(root, here) if p.exists()]
 
 
 def included(root: yaml.Node | None, path: Path) -> Iterator[Path]:
@@ -264,7 +274,17 @@ def _filters(chains: Any) -> list[str]:
                 found.append(f"filter: {step!r}"[:200])
             elif len(pattern) > 10_000:
                 found.append(f"regex_pattern: {len(pattern)} characters")
+            elif pattern is not None and not _compiles(pattern):
+                found.append(f"regex_pattern: {pattern!r}"[:200])
     return found
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def _metrics(entries: Any, known: Collection[str]) -> list[str]:
@@ -320,13 +340,31 @@ def _odd_file(path: Path) -> list[str]:
         return [f"{path} has more than {MOST_DATA_BYTES} bytes"]
     with path.open("rb") as f:
         head = f.read(8)
-    return [f"{path} is packed"] if head.startswith(_PACKED) else _unpacked_size(path, head)
+    if head.startswith(_PACKED):
+        return [f"{path} is packed"]
+    return _unpacked_size(path) if head.startswith(b"PAR1") else _depth(path)
 
 
-def _unpacked_size(path: Path, head: bytes) -> list[str]:
+def _depth(path: Path) -> list[str]:
+    """Arrow's reader of JSON recurses without a limit of its own, and takes the whole process with it."""
+    with path.open("rb") as f:
+        for number, line in enumerate(iter(lambda: f.readline(MOST_LINE), b""), start=1):
+            if len(line) == MOST_LINE:
+                return [f"{path} has a line of over {MOST_LINE} bytes"]
+            if line.count(b"[") + line.count(b"{") > MOST_DEPTH and _nesting(line) > MOST_DEPTH:
+                return [f"{path} is nested more than {MOST_DEPTH} deep in line {number}"]
+    return []
+
+
+def _nesting(line: bytes) -> int:
+    steps = np.frombuffer(_STRING.sub(b"", line), dtype=np.uint8)
+    up = np.isin(steps, np.frombuffer(b"[{", dtype=np.uint8))
+    down = np.isin(steps, np.frombuffer(b"]}", dtype=np.uint8))
+    return int(np.cumsum(up.astype(np.int64) - down).max(initial=0))
+
+
+def _unpacked_size(path: Path) -> list[str]:
     """A parquet file says in its footer what it unpacks to."""
-    if not head.startswith(b"PAR1"):
-        return []
     import pyarrow
     from pyarrow import parquet
 
