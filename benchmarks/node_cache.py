@@ -42,7 +42,12 @@ def write_parents(folder: Path, n: int, mib: int) -> list[Path]:
 
     width = 1024
     layers = max(1, round(mib * 2**20 / 4 / (4 * width * width)))
-    shape: dict[str, Any] = {"hidden_size": width, "intermediate_size": 64, "num_hidden_layers": layers, "num_attention_heads": 8}
+    shape: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 8,
+    }
     found = [folder / str(i) for i in range(n)]
     shape |= {"num_key_value_heads": 8, "head_dim": 128}
     for i, path in enumerate(found):
