@@ -11,13 +11,15 @@ Candidates are simulated models (`evomerge/testing/simulated_jobs.py`), scored i
 - wall and processor time per candidate of the driver, without scoring and without the optimizer's ask and tell, which
   are told apart; of the wall time also what the file system's syncs took.
 
-It ends with exit code 1 when a limit is not kept.
+It ends with exit code 1 when a limit is not kept; of the driver's time the processor's counts, because the wall's
+depends on who else is busy. `--loaded` loads what the driver of a real job has loaded: growth is a share of the whole.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -180,8 +182,8 @@ class Soaked(NamedTuple):
             found.append(f"open files went from {self.files[0]} to {self.files[1]}")
         if self.journal > self.journal_limit:
             found.append(f"the journal has {self.journal:.0f} bytes a candidate")
-        if self.driver_ms - self.sync_ms > DRIVER_MS:
-            found.append(f"the driver took {self.driver_ms - self.sync_ms:.1f} ms a candidate")
+        if self.driver_cpu_ms > DRIVER_MS:
+            found.append(f"the driver took {self.driver_cpu_ms:.1f} ms a candidate")
         return found
 
 
@@ -235,8 +237,12 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=4)
     parser.add_argument("--items", type=int, default=100, help="of the search set, per task")
     parser.add_argument("--questions", default="all", help="suite.questions, as YAML")
+    parser.add_argument("--loaded", action="store_true", help="with torch, transformers and lm-eval in memory")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.loaded:
+        for module in ("torch", "transformers", "lm_eval.tasks", "evomerge.api", "ray"):
+            importlib.import_module(module)
     job = SimulatedJob(
         1,
         gain=0.1,

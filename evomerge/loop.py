@@ -229,7 +229,7 @@ class Search:
         begun = self._history.stages.get(number)
         if begun is None:
             best = elites(list(self._scored.values()), goals) if number and goals is not None else []
-            recipes = tuple(dict(e.request.recipe) for e in best)
+            recipes = tuple(dict(e.request.unpacked().recipe) for e in best)
             begun = StageBegun(number, plan.name, self._next_batch, recipes)
             self._store.append(begun)
         self._stage = plan.open(tuple(recipe_from_json(dict(recipe)) for recipe in begun.elites))
@@ -379,7 +379,9 @@ class Search:
 
     def _keep(self, request: Request, kind: Kind, beliefs: Beliefs, batch: int = -1) -> None:
         """Remember a success: the first to ask for a recipe gives it its id, the last answers decide its scores."""
-        first = self._scored.setdefault(request.digest, Scored(request, kind, beliefs, batch, self._stage_number))
+        first = self._scored.get(request.digest)
+        if first is None:
+            first = Scored(request.packed(), kind, beliefs, batch, self._stage_number)
         self._scored[request.digest] = first._replace(beliefs=beliefs)
 
     # -- the two unseen sets ----------------------------------------------------------------------------------------
@@ -393,7 +395,7 @@ class Search:
 
     def _compare(self, models: Iterable[Scored], set_name: Phase) -> dict[Digest, Evaluation]:
         """Score models on an unseen set; those that fail drop out."""
-        requests = [s.request for s in models]
+        requests = [s.request.unpacked() for s in models]
         self._begin(set_name, len(requests), sum(self._ledger.known(r.digest, set_name) for r in requests))
         outcomes = self._ledger.score(requests, set_name)
         return {r.digest: o for r, o in zip(requests, outcomes, strict=True) if isinstance(o, Evaluation)}

@@ -17,11 +17,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Protocol, final, runtime_checkable
 
 from evomerge.errors import Interrupted, TooManyFailures
 from evomerge.evaluation.objectives import CustomObjective, objective_values
+from evomerge.execution.keeping import PackedRecipe, shared
 from evomerge.execution.known import Known, load_known
 from evomerge.execution.pool import Completed, EvaluationPool
 from evomerge.execution.routes import Route, route_of
@@ -58,6 +59,14 @@ class Request:
     id: CandidateId
     digest: Digest
     recipe: Mapping[str, Any]
+
+    def packed(self) -> Request:
+        """The same in little memory, to be kept."""
+        return self if isinstance(self.recipe, PackedRecipe) else replace(self, recipe=PackedRecipe(self.recipe))
+
+    def unpacked(self) -> Request:
+        """The same, to be asked."""
+        return replace(self, recipe=self.recipe.unpacked()) if isinstance(self.recipe, PackedRecipe) else self
 
 
 class _Due(NamedTuple):
@@ -336,7 +345,7 @@ class Ledger:
         if isinstance(outcome, Failure):
             self._store.append(Failed(*who, outcome, *by))
             return before.with_failure(outcome)
-        outcome = before.with_costs(outcome)
+        outcome = shared(before.with_costs(outcome), self._order.get(set_name, {}))
         responses = self._store.save_responses(request.digest, outcome)
         part = 0 if result.task.items is None else before.part_number(responses)
         after = before.with_part(part, outcome, self._order[set_name]) if part else before.with_whole(outcome)

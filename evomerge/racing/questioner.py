@@ -125,7 +125,9 @@ class Questioner:
         return "stratified" if self._spec.race == "elimination" else "uncertainty"
 
     def learn(self, recipe: Digest, evaluation: Evaluation) -> None:
-        """Enter a model's answers."""
+        """Enter a model's answers; where everybody is asked everything nobody looks at them."""
+        if self._spec.whole:
+            return
         for table in (*self._tables.values(), *self._margins.values()):
             table.learn(recipe, evaluation)
 
