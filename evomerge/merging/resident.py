@@ -182,9 +182,9 @@ class ResidentModel:
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """What the model holds now, under checkpoint names: views where a tensor is one run of memory, else copies."""
-        for name, place in self._places.items():
-            flat = place.flat
-            yield name, place.read() if flat is None else flat.view(place.shape)
+        for name, at in self._places.items():
+            flat = at.flat
+            yield name, at.read() if flat is None else flat.view(at.shape)
 
     def _apply_one(self, plan: MergePlan, tensor: TensorPlan) -> None:
         name = tensor.info.name
