@@ -18,7 +18,7 @@ from evomerge.errors import ModelError
 
 _READ: Final = (".json", ".jinja", ".safetensors", ".model", ".txt", ".tiktoken", ".py", ".bin", ".gguf")
 """How the names of files end that transformers may open."""
-_MAX_FILES: Final = 20_000
+_MAX_FILES: Final = 5_000
 _SETTINGS: Final = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
 _TEMPLATES: Final = "additional_chat_templates"
 _MAX_SETTINGS: Final = 32_000_000

@@ -119,7 +119,10 @@ class Guard:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a file descriptor: its opening was seen
         folder = os.path.realpath(f"/proc/self/fd/{inside}") if inside >= 0 else ""
-        text = os.path.realpath(os.path.join(folder, os.fsdecode(path)))
+        whole = Path(folder, os.fsdecode(path))
+        text = os.path.realpath(whole)
+        if event in ("os.remove", "os.rename", "os.symlink"):  # of a link, not of what it points at
+            text = str(Path(os.path.realpath(whole.parent), whole.name))
         compiled = "__pycache__" in text and text.startswith(self._code)
         if compiled or text.startswith(_DEVICES):
             return
