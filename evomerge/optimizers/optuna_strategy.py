@@ -129,11 +129,12 @@ class OptunaStrategy(Strategy):
             self.complete(trial, told)
         self._open = []
 
-    def complete(self, trial: Trial, told: Told) -> None:
-        """End a trial."""
+    def complete(self, trial: Trial, told: Told) -> bool:
+        """End a trial; False when all that can be said is that it failed."""
         self._remember_worst(told)
         self._set_genes(trial, told.vector)
         self._tell(trial, told)
+        return self._worst is not None
 
     def stream(self) -> StreamStrategy | None:
         """Optuna's own asynchronous mode."""
@@ -147,6 +148,19 @@ class OptunaStrategy(Strategy):
     def mean(self) -> Vector | None:
         """None: no sampler of Optuna has a centre."""
         return None
+
+    def join(self, trial: Trial, generation: int) -> None:
+        """Make a trial a member of another generation than the one that it was bred for; others have none.
+
+        They choose parents among a generation as soon as it has enough members, and never look at it again: whatever
+        was bred for it and comes later would be lost.
+        """
+        number = trial.number
+        study_id = self._storage.get_study_id_from_name(_STUDY)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        for key in self._storage.get_trial(trial_id).system_attrs:
+            if key.endswith(":generation"):
+                self._storage.set_trial_system_attr(trial_id, key, generation)
 
     def _ask_trial(self) -> Trial:
         trial = self._study.ask(fixed_distributions=self._space)
@@ -216,7 +230,8 @@ class OptunaStream(StreamStrategy):
     """Optuna's samplers as they are meant to be used: a trial begins whenever a vector is asked for.
 
     TPE counts trials that run as bad ones (the constant liar), GP plans around them, NSGA breeds from the last
-    generation that has enough completed trials. Until the first cohort is told, vectors are drawn around the start.
+    generation that is full; results fill generations in the order in which they come. Until the first cohort is told,
+    vectors are drawn around the start.
 
     Args:
         problem: what is optimised.
@@ -235,7 +250,7 @@ class OptunaStream(StreamStrategy):
         self._n_first = n_first
         self._spread = spread
         self._trials: dict[int, Trial] = {}
-        self._n_asked = self._n_told = 0
+        self._n_asked = self._n_told = self._n_completed = 0
 
     @property
     def population(self) -> int:
@@ -260,7 +275,9 @@ class OptunaStream(StreamStrategy):
     def learn(self, number: int, asked: Vector, told: Told) -> None:
         """Complete the trial."""
         self._n_told += 1
-        self._strategy.complete(self._trials.pop(number), told)
+        trial = self._trials.pop(number)
+        self._strategy.join(trial, self._n_completed // self._population)
+        self._n_completed += self._strategy.complete(trial, told)
 
     def stop(self) -> str | None:
         """Never."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Optimizer, Problem, Stream, Told
@@ -113,6 +115,25 @@ def test_samplers_learn_with_trials_that_run(name: str) -> None:
     _, results = flow(stream(name, known.problem(seed=1)), known, 90, ahead=8)
     losses = [t.losses[0] for t in results if t.losses is not None]
     assert np.median(losses[-30:]) < 0.7 * np.median(losses[:30])
+
+
+def test_no_result_of_a_genetic_search_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every generation has its members whole, although many are bred while an earlier one fills."""
+    from optuna.samplers import NSGAIISampler
+
+    sizes: list[int] = []
+    population = NSGAIISampler.get_population
+
+    def counted(self: NSGAIISampler, study: Study, generation: int) -> list[FrozenTrial]:
+        found: list[FrozenTrial] = population(self, study, generation)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(NSGAIISampler, "get_population", counted)
+    known = two_spheres(4)
+    flow(stream("nsga2", known.problem(seed=1), population=6), known, 60, ahead=14)
+    assert len(sizes) >= 6
+    assert set(sizes) == {6}
 
 
 def test_constraints_are_respected() -> None:
