@@ -30,11 +30,11 @@ def check_target(folder: Path) -> None:
     """Refuse a target that is not new or empty.
 
     Raises:
-        ConfigError: when it is a link, a file, or holds anything.
+        ConfigError: when it is a link to nothing, a file, or holds anything.
     """
     try:
-        if folder.is_symlink():
-            raise _unusable(folder, "it is a link")
+        if folder.is_symlink() and not folder.exists():
+            raise _unusable(folder, "it is a link to nothing")
         if folder.exists() and not folder.is_dir():
             raise _unusable(folder, "it is a file")
         if folder.is_dir() and any(folder.iterdir()):

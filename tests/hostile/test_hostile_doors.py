@@ -150,6 +150,7 @@ def test_targets_that_are_not_ours_are_refused(kind: str, home: Path, merged: Pa
     to, other = tmp_path / "to", tmp_path / "other"
     other.mkdir()
     if kind == "a link":
+        (other / "mine").write_text("mine")
         to.symlink_to(other)
     elif kind == "a link to nothing":
         to.symlink_to(tmp_path / "nothing")
