@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import CorruptJournal, DiskFull, EvomergeError, SchemaTooNew, StoreError
-from evomerge.runs import store as store_module
+from evomerge.runs import entries as entries_module
 from evomerge.runs.entries import decode_entries
 from evomerge.runs.journal import frame, mend, scan
 from evomerge.runs.records import Evaluated, Note, Opened, Told, task_scores
@@ -134,7 +134,7 @@ def test_a_newer_schema_is_refused_by_name() -> None:
 
 
 def test_older_payloads_are_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SCHEMA_VERSION", 2)  # as if it were the present one
+    monkeypatch.setattr(entries_module, "SCHEMA_VERSION", 2)  # as if it were the present one
     opened = {"t": "opened", "life": 1, "resumed": False, "host": "h", "pid": 1}
     payloads = (
         {**opened, "schema": 1},
