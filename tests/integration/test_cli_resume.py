@@ -72,7 +72,7 @@ def test_stops_and_kills_lead_to_the_result_of_an_undisturbed_run(home, finished
     assert len(workers_of(life.pid)) == 2
     life.signal(signal.SIGKILL)
     assert life.end() == -signal.SIGKILL
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 15
     while workers_of(life.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not workers_of(life.pid)
