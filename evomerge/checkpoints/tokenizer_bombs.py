@@ -197,7 +197,8 @@ def _check_model(path: Path, content: Mapping[str, Any]) -> None:
     if isinstance(vocab, list) and unknown is not None and not (_is_id(unknown) and unknown < len(vocab)):
         raise damaged(path, f"unk_id = {quoted(unknown)}", f"an id below {len(vocab)}")
     word = model.get("unk_token")
-    added = content.get("added_tokens") or []
+    listed = content.get("added_tokens")
+    added = listed if isinstance(listed, list) else []  # what else it may be is refused with the ids
     known = {t.get("content") for t in added if isinstance(t, Mapping) and isinstance(t.get("content"), str)}
     if (
         isinstance(vocab, Mapping)

@@ -104,6 +104,7 @@ def _contents() -> list[Mutation]:
         Mutation("added: no content", t, _added(content=None), "added_tokens"),
         Mutation("added: content a list", t, _added(content=["x"]), "added_tokens"),
         Mutation("added: a text", t, _tokenizer(lambda c: c.update(added_tokens="x")), "added_tokens"),
+        Mutation("added: a number", t, _tokenizer(lambda c: c.update(added_tokens=1)), "added_tokens"),
         Mutation("added: of texts", t, _tokenizer(lambda c: c.update(added_tokens=["x"])), "added_tokens"),
         Mutation("unk that is no token", t, _tokenizer(lambda c: c["model"].update(unk_token="<nowhere>")), "unk"),
         Mutation("unk id out of range", t, _tokenizer(lambda c: c.update(model={"type": "Unigram", "unk_id": 10**6, "vocab": [["a", 0.0]], "byte_fallback": False})), "unk"),
