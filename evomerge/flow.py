@@ -274,13 +274,12 @@ class Flow:
         ask = self._asks.pop(number)
         outcome = self._outcomes[ask.request.digest]
         self._hooks.keep(ask.request, outcome, ask.batch)
-        told = Told(ask.vector, None)
-        if isinstance(outcome, Evaluation):
-            beliefs = believed(goals, outcome)
-            told = Told(ask.vector, losses(goals, beliefs), violations(goals, beliefs))
+        beliefs = believed(goals, outcome) if isinstance(outcome, Evaluation) else None
         reach("before-tell")
-        self._optimizer.tell(number - self._place.first_ask, told)
+        self._optimizer.tell(number - self._place.first_ask, as_told(ask.vector, beliefs, goals))
         reach("after-tell")
+        if not any(self._asks[n].request.digest == ask.request.digest for n in self._arrived):
+            del self._outcomes[ask.request.digest]  # the ledger has it, should it be asked for again
         self._unheard.append(number)
         self._n_told += 1
         if self._n_told % self._optimizer.population == 0:

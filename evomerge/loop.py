@@ -20,6 +20,7 @@ from evomerge.execution.ledger import Ledger, Request, Watcher
 from evomerge.failpoints import reach
 from evomerge.flow import Flow, Hooks, Place, as_told
 from evomerge.optimizers.base import Optimizer
+from evomerge.optimizers.registry import stream_of
 from evomerge.racing.questioner import Pool, Questioner
 from evomerge.racing.race import Race
 from evomerge.racing.spec import ALL, QuestionsSpec
@@ -204,9 +205,7 @@ class Search:
         optimizer = self._stage.make_optimizer()
         if goals is not None and not self._stage.asynchronous:
             return self._generations(optimizer, goals, until), goals, optimizer.mean()
-        stream = optimizer.stream()
-        if stream is None:
-            raise ValueError(f"{type(optimizer).__name__} needs whole generations")
+        stream = stream_of(type(optimizer).__name__, optimizer)
         space, recipe_of, turns = self._stage.space, self._stage.recipe_of, self._history.turns_of(self._stage_number)
         flow = Flow(
             Place(space, recipe_of, self._next_batch, self._next_ask, turns),
