@@ -43,7 +43,6 @@ def yaml_texts() -> dict[str, str | bytes]:
         "396 bytes of aliases": aliases(9, 9),
         "aliases of mappings": aliases(9, 9, "{k: v}"),
         "merge keys of merge keys": merges(12),
-        "one merge key": "a: &a {k: 1}\nb: {<<: *a}\n",
         "an anchor in itself": "a: &a [*a]\n",
         "a mapping in itself": "a: &a {b: *a}\n",
         "lists nested": "a: " + "[" * deep + "]" * deep,
@@ -86,7 +85,6 @@ def yaml_texts() -> dict[str, str | bytes]:
         "tab as indent": "a:\n\tb: 1\n",
         "alias of nothing": "a: *b\n",
         "anchor twice in a key": "&a &b c: d\n",
-        "a percent": "%YAML 9.9\n---\na: 1\n",
     }
 
 
