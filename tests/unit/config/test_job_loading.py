@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from evomerge.cli.job import EXAMPLE
 from evomerge.config.load import job_document, load_job, load_run_job, present_text, resolve_job
 from evomerge.config.schema import Job
-from evomerge.strict_yaml import Document, parse_yaml
 from evomerge.config.texts import read_text
 from evomerge.errors import ConfigError
+from evomerge.strict_yaml import Document, parse_yaml
 
 Resolve = Callable[..., Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from evomerge.config.overrides import apply_overrides
-from evomerge.strict_yaml import parse_yaml
 from evomerge.errors import ConfigError
+from evomerge.strict_yaml import parse_yaml
 
 Resolve = Callable[..., Any]
 

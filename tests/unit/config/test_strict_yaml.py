@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evomerge.strict_yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, parse_yaml
 from evomerge.errors import ConfigError, ModelError
+from evomerge.strict_yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, parse_yaml
 
 
 def refused(text: str) -> ConfigError:
