@@ -39,6 +39,8 @@ _TICK_S: Final = 2.0
 _MAX_FAILED_STARTS: Final = 40
 _NODE_NEWS_S: Final = 5.0
 _START_S: Final = 1800.0
+_LAST_CHANCE_S: Final = 8.0
+"""A head that seems lost is asked once more for so long: this process itself may have slept."""
 
 
 @final
@@ -162,7 +164,7 @@ class RayPool(EvaluationPool):
 
     def _check_cluster(self) -> None:
         """The head must answer, and somebody must be at work, or have been a while ago."""
-        if self._watch.is_lost:
+        if self._watch.is_lost and time.monotonic() - self._watch.fresh(_LAST_CHANCE_S).at > _LAST_CHANCE_S:
             raise head_lost(self._watch.silent_s)
         now = time.monotonic()
         if self._crew.ready:

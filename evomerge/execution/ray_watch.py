@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, final
 from evomerge.execution.ray_cluster import NodeDescription
 
 LOOK_S: Final = 2.0
-GRACE_S: Final = 25.0
+GRACE_S: Final = 20.0
 """A head that is silent for so long is gone; one that restarts with its state in a store of its own has to be back."""
 _KNOCK_S: Final = 5.0
 _JOIN_S: Final = 5.0
