@@ -6,12 +6,14 @@ and costs next to nothing while none is. Worker processes have a Python of their
 
 from __future__ import annotations
 
+import getpass
 import os
 import site
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,9 +51,11 @@ def _installed() -> tuple[str, ...]:
 
 
 def _caches() -> tuple[str, ...]:
-    """The declared caches: of the Hugging Face libraries, and evomerge's own for made parents."""
+    """The declared caches: of the Hugging Face libraries, torch's for its compiler, and our own for made parents."""
     home = Path.home() / ".cache"
     named = [os.environ.get(n) for n in ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")]
+    with suppress(KeyError):  # a user without a name
+        named.append(str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"))
     own = [home / "huggingface", home / "evomerge", home / "torch", ROOT / ".cache", ROOT / ".hypothesis"]
     return tuple(str(Path(n).resolve()) for n in (*named, *own) if n)
 
