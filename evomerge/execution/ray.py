@@ -39,7 +39,7 @@ _TICK_S: Final = 2.0
 _MAX_FAILED_STARTS: Final = 40
 _NODE_NEWS_S: Final = 5.0
 _START_S: Final = 1800.0
-_LAST_CHANCE_S: Final = 8.0
+_LAST_CHANCE_S: Final = 6.0
 """A head that seems lost is asked once more for so long: this process itself may have slept."""
 
 
@@ -316,8 +316,7 @@ class RayPool(EvaluationPool):
         self._watch.close()
         if not self._ray.is_initialized():
             return
-        for seat in self._crew.seats:
-            self._crew.dismiss(seat)
+        self._crew.close()
         if self._session.owned:
             self._ray.shutdown()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from types import ModuleType
@@ -14,6 +15,7 @@ from evomerge.execution.ray_watch import ClusterWatch
 from evomerge.execution.worker import WorkerSpec
 
 RESIZE_S: Final = 2.0
+_CLOSE_S: Final = 5.0
 _NODE_LABEL: Final = "ray.io/node-id"
 
 
@@ -61,6 +63,7 @@ class Crew:
         self._watch = watch
         self._remote: Any = ray.remote(RayWorker)
         self._resized_at = -RESIZE_S
+        self._endings: list[threading.Thread] = []
 
     @property
     def ready(self) -> list[Seat]:
@@ -120,6 +123,20 @@ class Crew:
     def dismiss(self, seat: Seat) -> None:
         """End a seat's actor, if it lives; the seat rests."""
         if seat.actor is not None and not self._watch.is_lost:
-            with suppress(self._ray.exceptions.RayError):
-                self._ray.kill(seat.actor, no_restart=True)
+            # Ray waits for its head, which may be gone: the driver must not
+            ending = threading.Thread(target=self._kill, args=(seat.actor,), name="evomerge-end-actor", daemon=True)
+            ending.start()
+            self._endings = [*(thread for thread in self._endings if thread.is_alive()), ending]
         seat.rest()
+
+    def _kill(self, actor: Any) -> None:
+        with suppress(self._ray.exceptions.RayError, RuntimeError):
+            self._ray.kill(actor, no_restart=True)
+
+    def close(self) -> None:
+        """End all actors; those of a head that does not answer are left to it."""
+        for seat in self.seats:
+            self.dismiss(seat)
+        deadline = time.monotonic() + _CLOSE_S
+        for thread in self._endings:
+            thread.join(max(deadline - time.monotonic(), 0.0))
