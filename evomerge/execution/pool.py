@@ -135,8 +135,8 @@ class Ticket:
         task: as submitted.
         attempt: of the present or next run, from 1.
         kills: where it was running when a worker died: names of places (worker or node), one per death.
-        avoid: worker that it should not meet again at once; empty when any will do.
-        shun: place that it should rather not return to; empty when any will do.
+        avoid: worker that it should not meet again at once where all are at one place; empty when any will do.
+        shun: place that it should not return to while there are workers elsewhere; empty when any will do.
         doubted: whether a verdict on it was put to another worker already.
     """
 
@@ -158,7 +158,11 @@ class Ticket:
 
 
 def _may_go(ticket: Ticket, worker: str, place: str) -> bool:
-    return ticket.avoid != worker and (not place or ticket.shun != place)
+    """Where workers are at several places only the place counts: whoever has the lost one's name may have moved.
+
+    Otherwise a ticket could be for nobody: not for the namesake at another place, nor for those at the old one.
+    """
+    return ticket.shun != place if place else ticket.avoid != worker
 
 
 def quarantine(ticket: Ticket, loss: Loss, detail: str) -> Failure:

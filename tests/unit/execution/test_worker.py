@@ -135,6 +135,20 @@ def test_the_queue_keeps_the_order_and_keeps_suspects_apart() -> None:
     assert len(queue) == 0
 
 
+def test_suspects_whose_workers_changed_places_are_for_somebody() -> None:
+    """Two workers are lost at once, and those who get their names come up at each other's place."""
+    queue = TaskQueue()
+    for i in range(2):
+        queue.add(sample_task(i))
+    there, here = queue.take("a", alone=False, place="there"), queue.take("b", alone=False, place="here")
+    assert there is not None
+    assert here is not None
+    queue.put_back(there.lost("a", "there"))
+    queue.put_back(here.lost("b", "here"))
+    assert queue.take("a", alone=False, place="here") == there.lost("a", "there")
+    assert queue.take("b", alone=False, place="there") == here.lost("b", "here")
+
+
 def test_answers_must_be_finite() -> None:
     with pytest.raises(NonFiniteScores, match="task t: 2 scores are not finite"):
         TaskAnswers("t", ("a", "b", "c"), (float("nan"), float("inf"), 0.0))
