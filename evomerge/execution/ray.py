@@ -38,6 +38,8 @@ from evomerge.types import EvalTask, Failure, Outcome
 _TICK_S: Final = 2.0
 _MAX_FAILED_STARTS: Final = 40
 _NODE_NEWS_S: Final = 5.0
+_IDLE_S: Final = 0.2
+"""A worker that had nothing to do for so long must answer before it is given a task: its death is not the task's."""
 _START_S: Final = 1800.0
 _LAST_CHANCE_S: Final = 6.0
 """A head that seems lost is asked once more for so long: this process itself may have slept."""
@@ -133,7 +135,10 @@ class RayPool(EvaluationPool):
         is_spread = len({seat.node for seat in ready}) > 1
         untaken = {completed.worker for completed in self._done}
         for seat in ready:
-            if seat.call is not None or seat.name in untaken:
+            if seat.call is not None or seat.name in untaken or not len(self._queue):
+                continue
+            if time.monotonic() - seat.heard_at > _IDLE_S:
+                seat.call, seat.deadline = seat.actor.knock.remote(), time.monotonic() + self._timeout_s
                 continue
             place = seat.node if is_spread else ""
             if (ticket := self._queue.take(seat.name, alone=len(ready) == 1, place=place)) is not None:
@@ -210,7 +215,9 @@ class RayPool(EvaluationPool):
         except self._ray.exceptions.RayError as error:
             self._lost(seat, error)
             return
-        if seat.stage == "ready":
+        if seat.stage == "ready" and seat.ticket is None:
+            seat.clear()  # it is there
+        elif seat.stage == "ready":
             self._judge(seat, answer)
         elif isinstance(answer, Station):
             self._arrived(seat, answer)
@@ -235,7 +242,8 @@ class RayPool(EvaluationPool):
         self._crew.dismiss(seat)
 
     def _started(self, seat: Seat, answer: Ready) -> None:
-        seat.stage, seat.call, seat.failed_starts = "ready", None, 0
+        seat.clear()
+        seat.stage, seat.failed_starts = "ready", 0
         self._at_work_at, self._has_worked = time.monotonic(), True
         self._tell("joined", seat, f"log: {answer.log}" if answer.log else "")
 

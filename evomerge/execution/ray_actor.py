@@ -45,6 +45,9 @@ class RayWorker:
         limit_threads(spec.threads)  # torch may have been loaded only now
         return Ready("" if folder is None else str(folder / f"{name}.log"))
 
+    def knock(self) -> None:
+        """Be there."""
+
     def run(self, task: EvalTask) -> Outcome:
         """Score one task."""
         if self._worker is None:

@@ -31,6 +31,7 @@ class Seat:
         call: the pending call, if there is one.
         ticket: what it runs.
         deadline: when `call` will have taken too long, monotonic seconds.
+        heard_at: when a call last ended, monotonic seconds.
         wake_at: when a resting seat is taken again, monotonic seconds.
         failed_starts: in a row.
     """
@@ -42,6 +43,7 @@ class Seat:
     call: Any = None
     ticket: Ticket | None = None
     deadline: float = float("inf")
+    heard_at: float = 0.0
     wake_at: float = 0.0
     failed_starts: int = 0
 
@@ -58,6 +60,7 @@ class Seat:
     def clear(self) -> Ticket | None:
         """Forget the call, and return what it ran."""
         ticket, self.call, self.ticket, self.deadline = self.ticket, None, None, float("inf")
+        self.heard_at = time.monotonic()
         return ticket
 
     def rest(self) -> None:

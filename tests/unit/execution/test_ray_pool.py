@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import ConfigError
+from evomerge.execution import ray as ray_module
 from evomerge.execution.inline import InlinePool
 from evomerge.execution.ray import RayPool
 from evomerge.execution.worker import WorkerSpec
@@ -72,6 +73,24 @@ def test_actors_are_killed_from_outside_and_nothing_is_lost(tmp_path: Path) -> N
     assert not any(isinstance(a.outcome, Failure) for a in answers if a is not None)
     repeated = len((tmp_path / "scored").read_text().split()) - len(tasks)
     assert repeated <= 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_that_were_killed_while_they_were_idle_are_not_counted_against_the_next_candidate() -> None:
+    with RayPool(fake_spec(), 2, cpus_per_worker=0.5) as pool:
+        started: list[str] = []
+        while started.count("joined") < 2:
+            score_all(pool, [sample_task(100 + len(started))])
+            started += [event.kind for event in pool.news()]
+        for seat in pool._crew.ready:
+            assert seat.station is not None
+            os.kill(seat.station.pid, signal.SIGKILL)
+        time.sleep(2 * ray_module._IDLE_S)
+        (answer,) = score_all(pool, [sample_task(0)]).values()
+        lost = [event for event in pool.news() if event.kind == "lost"]
+    assert (answer.outcome, answer.attempt) == (instant_scores(sample_task(0)), 1)
+    assert lost
+    assert not any(event.candidate for event in lost)
 
 
 @pytest.mark.usefixtures("cluster")
