@@ -8,7 +8,7 @@ repeat single characters and classes, and groups only where their content is fix
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
@@ -18,14 +18,15 @@ _MAX_PATTERN: Final = 8192
 _MAX_ENDLESS: Final = 6
 """`*` and `+` in one alternative: the power of the text's length that a search may take."""
 _MAX_CHOICES: Final = 16
-"""Quantifiers of any kind in one alternative."""
+"""Quantifiers of any kind, and groups of alternatives, in one alternative."""
 _MAX_GROWTH: Final = 64
 _MAX_TEXT: Final = 4096
 _MAX_FIXED: Final = 1 << 20
 _MAX_MULTIPLE: Final = 1 << 16
 _PARTS: Final = ("normalizer", "pre_tokenizer", "decoder", "post_processor")
 _TOKEN: Final = re.compile(
-    r"(?P<back>\\[1-9]|\\[kg][<'{])|\\[pPxu]\{[^}]*\}|\\.|(?P<open>\((?:\?(?:[:=!>|]|<[=!]|<\w+>|[imsx\-]+[:)])?)?)"
+    r"(?P<back>\\[1-9]|\\[kg][<'{])|\\[pPxu]\{[^}]*\}|\\.|(?P<open>\((?:\?(?:[:=!>]|<[=!]|<\w+>|[ims\-]+[:)])|(?!\?)))"
+    r"|(?P<odd>\(\?)"
     r"|(?P<close>\))|(?P<alt>\|)|(?P<set>\[)|(?P<unset>\])|(?P<many>[*+]|\{\d*(?:,\d*)?\}|\?)[?+]?|.",
     re.DOTALL,
 )
@@ -36,7 +37,7 @@ class _Branch(NamedTuple):
 
     Attributes:
         endless: its quantifiers without limit.
-        choices: its quantifiers that may match more or less.
+        choices: its quantifiers that may match more or less, and its groups of alternatives.
         alternatives: whether it has a `|`.
     """
 
@@ -69,7 +70,7 @@ class _Scan:
     """One pass over a pattern: what its open groups hold so far."""
 
     def __init__(self) -> None:
-        self._groups = [_Branch()]
+        self._groups = [[_Branch()]]
         self._last = _Branch()
         self._sets = 0
 
@@ -84,10 +85,12 @@ class _Scan:
         elif kind == "many":
             self._repeat(match.group("many"))
         elif kind == "alt":
-            _check(self._groups[-1])
-            self._groups[-1] = _Branch(alternatives=True)
+            _check(self._groups[-1][-1])
+            self._groups[-1].append(_Branch())
         elif kind == "back":
             raise _Fault("a reference back")
+        elif kind == "odd":  # comments and free spacing would hide the rest from this scan
+            raise _Fault("a construction of `(?` that no tokenizer needs")
         else:
             self._last = _Branch()
 
@@ -95,23 +98,26 @@ class _Scan:
         if token == ")":
             if len(self._groups) == 1:
                 raise _Fault("a parenthesis too many")
-            self._last = self._groups.pop()
-            self._groups[-1] = _joined(self._groups[-1], self._last)
+            self._last = _either(self._groups.pop())
+            self._add(self._last)
         elif not token.endswith(")"):  # `(?i)` holds nothing
-            self._groups.append(_Branch())
+            self._groups.append([_Branch()])
 
     def _repeat(self, quantifier: str) -> None:
         low, high = _bounds(quantifier)
         if high != 1 and not self._last.is_fixed:
             raise _Fault("a repeated group of variable content")
         self._last = _Branch(int(high is None), int(low != high))
-        self._groups[-1] = _joined(self._groups[-1], self._last)
+        self._add(self._last)
+
+    def _add(self, part: _Branch) -> None:
+        self._groups[-1][-1] = _joined(self._groups[-1][-1], part)
 
     def end(self) -> None:
         """Nothing is left open."""
         if self._sets or len(self._groups) != 1:
             raise _Fault("a bracket that is not closed")
-        _check(self._groups[-1])
+        _check(self._groups[-1][-1])
 
 
 def pattern_fault(pattern: str) -> str | None:
@@ -133,9 +139,16 @@ def _joined(left: _Branch, right: _Branch) -> _Branch:
     return _Branch(endless, choices, left.alternatives or right.alternatives)
 
 
+def _either(branches: Sequence[_Branch]) -> _Branch:
+    """A group: the worst of its alternatives, and one choice more where there is more than one."""
+    several = len(branches) > 1
+    endless, choices = max(b.endless for b in branches), max(b.choices for b in branches)
+    return _Branch(endless, choices + several, several or branches[0].alternatives)
+
+
 def _check(branch: _Branch) -> None:
     if branch.endless > _MAX_ENDLESS or branch.choices > _MAX_CHOICES:
-        raise _Fault(f"{branch.choices} quantifiers in a row")
+        raise _Fault(f"{branch.choices} quantifiers and choices in a row")
 
 
 def _steps(content: Mapping[str, Any], part: str) -> Iterator[Mapping[str, Any]]:

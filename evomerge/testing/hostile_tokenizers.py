@@ -59,6 +59,11 @@ def _patterns() -> list[Mutation]:
         "fifteen stars": "a*" * 15 + "b",
         "of a hundred thousand": "a?" * 50_000 + "a" * 50_000,
         "backreference": r"(a+)(\1)+$",
+        "hidden by comments": r"(?#[)(?:a|a){20}(?<!a)(?#])",
+        "hidden by free spacing": "(?x)#[\n(?:a|a){20}(?<!a) #]",
+        "absent": "(?~zb)" * 6 + "(?<!a)",
+        "alternatives in a row": "(?:a|a)" * 20 + "(?<!a)",
+        "stars in alternatives in a row": "(?:a*a*a*|b)" * 3 + "(?<!a)",
         "that is none": r"(((",
     }
     made = [Mutation(f"pattern: {name}", "tokenizer", split_by(text), "pattern") for name, text in bombs.items()]
