@@ -245,6 +245,11 @@ def test_an_include_that_is_a_file_or_a_loop(folder):
     assert "does not exist" in refused(folder / "say.yaml")
 
 
+SHARED = (
+    "{% set n = namespace(a=[1], b=[1], t=(1,)) %}{% for i in range(60) %}"
+    "{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% set n.t = (n.t, n.t) %}{% endfor %}"
+)
+"""Small in memory; whoever compares, hashes or writes it without looking at what is shared never comes to an end."""
 TEMPLATES = {
     "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ cycler.__init__.__globals__.os.system('touch canary') }}",
@@ -271,6 +276,23 @@ TEMPLATES = {
     "batch": "{{ [1] | batch(10 ** 9, 'x') | list }}",
     "join": "{{ 'a'.join(['b' * 1000000] * 3) }}",
     "lipsum": "{{ lipsum(n=10000) }}",
+    "comparing what is shared": SHARED + "{{ n.a == n.b }}",
+    "hashing what is shared": SHARED + "{{ {n.t: 1} }}",
+    "writing what is shared": SHARED + "{{ n.a }}",
+    "sharing by arguments": "{% macro f(n) %}{% set n.s = varargs %}{% endmacro %}{% set n = namespace(s=1) %}"
+    "{% for i in range(60) %}{{ f(n, n.s, n.s) }}{% endfor %}{{ {n.s: 1} }}",
+    "keeping": "{% set n = namespace(s=0) %}"
+    "{% for i in range(99999) %}{% set n.s = namespace(s=n.s, t='x' * 1999999) %}{% endfor %}",
+    "sum of lists": "{{ ([[1]] * 900000) | sum(start=[]) | length }}",
+    "replace": "{{ ('x' * 1000000) | replace('x', 'y' * 20000) }}",
+    "replace by method": "{{ ('x' * 1000000).replace('x', 'y' * 20000) }}",
+    "join by an iterator": "{{ range(90000) | map('string') | join('x' * 1000000) }}",
+    "percent filter": "{{ '%20000000000d' | format(1) }}",
+    "many widths": "{{ ('%9999d' * 90000) % ((1,) * 90000) }}",
+    "many fields": "{{ ('{0:{1}}' * 90000).format('x', 99999) }}",
+    "indent": "{{ ('a\\n' * 500000) | indent(99999) }}",
+    "tabs": "{{ ('\\t' * 900000).expandtabs(99999) }}",
+    "translate": "{{ ('x' * 1000000).translate({120: 'y' * 100000}) }}",
     "regular expression": "{{ (('a' * 60) ~ 'b') | regex_replace('(a|a)+$', '') }}",
     "division": "{{ 1 / 0 }}",
     "undefined": "{{ nowhere }}",
@@ -296,6 +318,9 @@ SOUND = (
     "{% for k, v in d.items() %}{{ k }}={{ v }}{% endfor %}{{ none }}{{ d }}{{ choices | map('upper') | list }}",
     "{{ choices | selectattr('0') | list | length }}{{ a.strip().split('x') }}{{ [1, 2] + [3] }}{{ 2 ** 5 }}",
     "{% for row in choices | batch(2) %}{{ row | list }}{% endfor %}{{ range(5) | list }}{{ loop is defined }}",
+    "{% for k, v in [(a, 1), (b, [2, {'x': (a, x)}])] %}{{ k }}{{ v }}{% endfor %}{% set p, q = a, b %}{{ q ~ p }}",
+    "{{ choices | map('replace', 'a', question) | join('; ') }}{{ [[a], choices] | sum(start=[]) }}{{ a in ['xx'] }}",
+    "{{ '%s of %5.1f' | format(a, x) }}{{ ', '.join(choices | reverse) }}{{ {'a': [a, b]}['a'][0] }}{{ choices[1:] }}",
 )
 
 
