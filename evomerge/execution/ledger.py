@@ -142,6 +142,9 @@ class Ledger:
         self._known = {key: found.ordered(self._order.get(key[1])) for key, found in known.items()}
         self._reused = set(reused)
         self._walks: dict[Key, Walk] = {}
+        self._n_walks: dict[SetName, int] = {}
+        self._n_told = 0
+        self._failures: list[Failure] = []
         self._stop = stop
         self._drain_s = drain_s
         self._failure_share = failure_share
@@ -152,7 +155,7 @@ class Ledger:
     @property
     def spent(self) -> int:
         """Distinct models requested on the search set so far, as this life has walked through the run."""
-        return sum(set_name == "search" for _, set_name in self._walks)
+        return self._n_walks.get("search", 0)
 
     def known(self, digest: Digest, set_name: SetName, items: Items | None = None) -> bool:
         """Whether a request needs no work."""
@@ -193,7 +196,7 @@ class Ledger:
                 if fresh == limit:
                     break
                 fresh += 1
-                self._walks[key] = Walk(request.id)
+                self._begin_walk(key, request.id)
             elif self._walks[key].owner != request.id:
                 self._record_reuse(request, set_name)
             self._walks[key].want(wanted)
@@ -226,7 +229,7 @@ class Ledger:
             same recipe.
         """
         key = (request.digest, set_name)
-        walk = self._walks.setdefault(key, Walk(request.id))
+        walk = self._walks.get(key) or self._begin_walk(key, request.id)
         if walk.owner != request.id:
             self._record_reuse(request, set_name)
         walk.want(None)
@@ -254,6 +257,12 @@ class Ledger:
         outcome = self._told((due.request.digest, set_name), None)
         self.judge_failures()
         return due.request.digest, outcome
+
+    def _begin_walk(self, key: Key, owner: CandidateId) -> Walk:
+        """A model is requested on a set for the first time."""
+        self._n_walks[key[1]] = self._n_walks.get(key[1], 0) + 1
+        self._walks[key] = Walk(owner)
+        return self._walks[key]
 
     def _planned(self, items: Items, set_name: SetName) -> Items:
         """A choice of items in plan order."""
@@ -286,11 +295,15 @@ class Ledger:
     def _told(self, key: Key, wanted: Items | None) -> Outcome:
         """What a request is told once everything is known that there is to know."""
         found, walk = self._known[key], self._walks[key]
+        self._n_told += not walk.told
+        walk.told = True
         if found.evaluation is not None and self._is_answered(key, wanted):
             return found.evaluation if walk.whole else restrict(found.evaluation, walk.items)
         if found.failure is None:
             raise ValueError(f"{walk.owner} was scored on the {key[1]} set and has neither answers nor a failure")
-        walk.failure = found.failure
+        if not walk.failed:
+            self._failures.append(found.failure)
+        walk.failed = True
         return found.failure
 
     def _record_reuse(self, request: Request, set_name: SetName) -> None:
@@ -376,13 +389,12 @@ class Ledger:
         Raises:
             TooManyFailures: with the first traceback.
         """
-        failures = [walk.failure for walk in self._walks.values() if walk.failure is not None]
-        n = len(self._walks)
-        if n >= FAILURES_JUDGED_AFTER and len(failures) > self._failure_share * n:
-            first = failures[0]
+        n, failures = self._n_told, len(self._failures)
+        if n >= FAILURES_JUDGED_AFTER and failures > self._failure_share * n:
+            first = self._failures[0]
             raise TooManyFailures(
                 "Too many candidates fail.",
-                got=f"{len(failures)} of {n}, one by {first.kind}: {first.message}\n{first.traceback}",
+                got=f"{failures} of {n}, one by {first.kind}: {first.message}\n{first.traceback}",
                 allowed=f"a share of {self._failure_share:g} (budget.failures)",
                 fix="mend the cause (`logs/` has every traceback) and start a new run. What has failed stays failed: "
                 f"`evomerge resume {self._store.folder} --set budget.failures=1` goes on without it.",

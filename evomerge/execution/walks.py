@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evomerge.runs.partial import Items
-from evomerge.types import CandidateId, Failure
+from evomerge.types import CandidateId
 
 
 @dataclass
@@ -16,13 +16,15 @@ class Walk:
         owner: who requested it first; everybody else reuses it.
         whole: the whole set was requested.
         items: task -> the items that were requested.
-        failure: what a request was told, once one was.
+        told: whether a request was told something.
+        failed: whether a request was told a failure.
     """
 
     owner: CandidateId
     whole: bool = False
     items: dict[str, set[str]] = field(default_factory=dict)
-    failure: Failure | None = None
+    told: bool = False
+    failed: bool = False
 
     def want(self, items: Items | None) -> None:
         """Add a request."""

@@ -26,7 +26,7 @@ from evomerge.runs.stream_records import Turn
 from evomerge.space.dimensions import Real
 from evomerge.space.space import SearchSpace
 from evomerge.testing.latency import SimulatedPool, log_normal
-from evomerge.types import CandidateId, EvalTask, Evaluation, Outcome, SetName, TaskAnswers, Vector
+from evomerge.types import CandidateId, Digest, EvalTask, Evaluation, Outcome, SetName, TaskAnswers, Vector
 
 PARENTS = (ParentRef("base", "base"), ParentRef("a", "a"), ParentRef("b", "b"))
 SPACE = SearchSpace(tuple(Real(f"w{i}", 0.0, 1.5, step=0.05) for i in range(4)))
@@ -296,6 +296,31 @@ def test_too_many_failures_end_the_run(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(TooManyFailures, match=r"(?s)of .*too heavy"):
             live(tmp_path / "run", setup("random"), scorer=score_light_ones, failure_share=0.1)
+
+
+def test_models_under_way_do_not_dilute_the_share_of_failures(tmp_path: Path) -> None:
+    def fails(task: EvalTask) -> Evaluation:
+        raise RuntimeError("never")
+
+    pool = SimulatedPool(fails, 40, log_normal(1.0, 0.6, 0))
+    with RunStore.create(tmp_path / "run", {"job.yaml": ""}) as store:
+        ledger = Ledger(
+            store,
+            pool,
+            known={},
+            reused=frozenset(),
+            stop=Stop(),
+            drain_s=0.0,
+            failure_share=0.9,
+            watcher=Stop(),
+        )
+        for i in range(40):
+            ledger.begin(Request(CandidateId(f"a{i}"), Digest(f"{i:064x}"), {"n": i}), "search")
+        assert (ledger.spent, ledger.n_begun) == (40, 40)
+        for _ in range(19):
+            assert ledger.next_known("search", 60.0) is not None
+        with pytest.raises(TooManyFailures, match="20 of 20, one by crash: never"):
+            ledger.next_known("search", 60.0)
 
 
 def test_a_converged_search_ends(tmp_path: Path) -> None:
