@@ -65,6 +65,14 @@ def find_file(folder: Path, name: str, root: Path | None = None) -> Path | None:
     return path
 
 
+def own_file(folder: Path, name: str) -> Path | None:
+    """As `find_file`, and None where that would refuse: for files that a checkpoint may lack."""
+    try:
+        return find_file(folder, name)
+    except ModelError:
+        return None
+
+
 MAX_SMALL_FILE: Final = 200_000_000
 """Bytes of what is no weights: four times the largest tokenizer that there is."""
 

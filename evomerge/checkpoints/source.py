@@ -18,9 +18,12 @@ HUB_PATTERNS = (
     "merges.txt",
     "vocab.txt",
     "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
     "README.md",
 )
-"""What is downloaded from the hub: weights, configs, tokenizers, licence and card; no pickles and no code."""
+"""What is downloaded from the hub: weights, configs, tokenizers, licences and card; no pickles and no code."""
 HUB_EXCLUDED = ("*/*.safetensors", "consolidated*.safetensors")
 """Second copies of the weights in other formats."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from evomerge.cli.console import make_console
 from evomerge.publishing.push import Plan
 
 
 def show_push(plan: Plan, *, public: bool) -> None:
     """Print what is sent, under which licence, and what the publisher should know."""
-    console = Console()
+    console = make_console()
     table = Table("file", "size", title=f"To {plan.repo} ({'public' if public else 'private'} if new)")
     table.columns[1].justify = "right"
     sizes = {name: path.stat().st_size for name, path in plan.bundle.files.items()}
@@ -19,6 +19,6 @@ def show_push(plan: Plan, *, public: bool) -> None:
         table.add_row(name, f"{size:,}")
     console.print(table)
     stated = ", ".join(f"{name}: {licence}" for name, licence in plan.verdict.parents.items())
-    console.print(f"Licence: {plan.verdict.licence} (parents: {stated})", markup=False, highlight=False)
+    console.print(f"Licence: {plan.verdict.licence} (parents: {stated})")
     for warning in plan.warnings:
-        console.print(warning, style="yellow", markup=False, highlight=False)
+        console.print(warning, style="yellow")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import evomerge
+from evomerge.checkpoints.folder import own_file
 from evomerge.errors import ConfigError
 from evomerge.evaluation.engine_names import REFERENCE
 from evomerge.evaluation.statistics import task_interval
@@ -20,8 +21,8 @@ from evomerge.strict_yaml import parse_yaml
 _MAX_CARD_CHARACTERS = 200_000
 
 
-def _beginning(path: Path) -> str:
-    if not path.is_file():
+def _beginning(path: Path | None) -> str:
+    if path is None:
         return ""
     with path.open(encoding="utf-8") as file:
         return file.read(_MAX_CARD_CHARACTERS)
@@ -30,7 +31,7 @@ def _beginning(path: Path) -> str:
 def stated_licence(folder: Path) -> str | None:
     """The `license` of a checkpoint's own card; None when there is no card, or it states none."""
     try:
-        text = _beginning(folder / "README.md")
+        text = _beginning(own_file(folder, "README.md"))
     except (OSError, UnicodeDecodeError):
         return None
     if not text.startswith("---\n"):

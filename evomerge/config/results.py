@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
+from evomerge.checkpoints.folder import own_file
 from evomerge.config.card import stated_licence
 from evomerge.config.parents import Parents
 from evomerge.errors import ConfigError
@@ -83,9 +85,9 @@ def licence_texts(recipe: Recipe, parents: Parents) -> dict[str, bytes]:
     """
     found: dict[tuple[str, bytes], str] = {}
     for name, folder in licence_folders(recipe, parents):
-        for file in sorted(folder.iterdir()):
-            plain = _LICENCE_TEXT.fullmatch(file.name) and file.is_file() and not file.is_symlink()
-            if plain and file.stat().st_size <= _MAX_LICENCE_BYTES:
+        texts = [own_file(folder, file.name) for file in sorted(folder.iterdir()) if _LICENCE_TEXT.fullmatch(file.name)]
+        for file in texts:  # in the hub's cache they are links into its blobs
+            if file is not None and file.stat().st_size <= _MAX_LICENCE_BYTES:
                 found.setdefault((file.name, file.read_bytes()), name)
     names = [name for name, _ in found]
     return {
@@ -126,7 +128,15 @@ def _is_sound(found: Mapping[str, Any]) -> bool:
     licences = found["licences"]
     texts = all(isinstance(found[key], str) for key in ("run", "id", "recipe"))
     stated = all(value is None or isinstance(value, str) for value in licences.values())
-    return texts and bool(licences) and stated and isinstance(found["tasks"], list) and isinstance(found["tried"], int)
+    public = found.get("public_test_tasks", [])
+    measured = isinstance(found["tasks"], list) and isinstance(public, list) and all(map(_is_task, found["tasks"]))
+    return texts and bool(licences) and stated and measured and isinstance(found["tried"], int)
+
+
+def _is_task(task: Any) -> bool:
+    texts = all(isinstance(task[key], str) for key in ("task", "metric", "dataset"))
+    numbers = all(isinstance(task[key], int | float) and isfinite(task[key]) for key in ("value", "low", "high", "n"))
+    return texts and numbers
 
 
 def _unusable(folder: Path, got: str) -> ConfigError:

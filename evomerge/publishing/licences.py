@@ -6,6 +6,8 @@ make, and it never guesses a licence that was not stated.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +22,18 @@ PERMISSIVE: Final = frozenset(
 )
 """Licences that ask for no more than notices."""
 
+_WITH_TERMS: Final = frozenset(
+    {
+        *("llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "grok2-community"),
+        *("openrail", "openrail++", "creativeml-openrail-m", "bigscience-openrail-m", "bigcode-openrail-m"),
+        *("bigscience-bloom-rail-1.0", "agpl-3.0", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0"),
+        *("mpl-2.0", "epl-1.0", "epl-2.0", "eupl-1.1", "eupl-1.2", "osl-3.0", "afl-3.0", "artistic-2.0", "bsl-1.0"),
+        *("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "etalab-2.0", "openmdw-1.0"),
+        *("bsd", "bsd-3-clause-clear", "ncsa", "ms-pl", "ecl-2.0", "postgresql", "wtfpl", "odc-by", "odbl"),
+    }
+)
+"""The hub's other identifiers whose texts allow merges to be shared, under terms that travel with the weights."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -27,7 +41,7 @@ class Verdict:
 
     Attributes:
         licence: the `license` of the card's front matter: the common one, or `other`.
-        parents: parent's name -> the licence it states, `unstated` where it states none.
+        parents: parent's name -> the licence it states, in the hub's spelling; `unstated` where it states none.
         objections: licence (or `unstated`) -> why it takes a decision; each must be accepted by name.
         notices: sentences that the card must carry.
         name_prefix: what the repository's name must begin with, empty for anything.
@@ -53,7 +67,7 @@ def judge(stated: Mapping[str, str | None]) -> Verdict:
     """
     if not stated:
         raise ValueError("a merge without parents has no licence")
-    parents = {name: (licence or UNSTATED).lower() for name, licence in stated.items()}
+    parents = {name: _identifier(licence or "") for name, licence in stated.items()}
     found = tuple(dict.fromkeys(parents.values()))
     llamas = [licence for licence in found if licence.startswith("llama")]
     newest = [licence for licence in llamas if licence != "llama2"]  # Llama 2 asks for no name and no display
@@ -67,16 +81,24 @@ def judge(stated: Mapping[str, str | None]) -> Verdict:
     )
 
 
+def _identifier(stated: str) -> str:
+    """The hub's spelling: `CC BY-NC 4.0`, with whatever dashes and spaces, is `cc-by-nc-4.0`."""
+    plain = unicodedata.normalize("NFKC", stated).lower()
+    return re.sub(r"[^a-z0-9.+]+", "-", plain).strip("-") or UNSTATED
+
+
 def _objection(licence: str) -> str:
     if licence == UNSTATED:
         return "nothing is known of what may be done with this parent"
-    parts = licence.replace("_", "-").split("-")
+    parts = licence.split("-")
     if "nd" in parts:
         return "no derivatives may be shared"
     if "nc" in parts or "noncommercial" in licence or "non-commercial" in licence or "research" in licence:
         return "no commercial use; a merge inherits that"
     if licence == "other":
         return "the parent has terms of its own that nobody but you can read"
+    if licence not in PERMISSIVE | _WITH_TERMS:
+        return "no licence that is known here; read what it asks for"
     return ""
 
 
@@ -93,6 +115,7 @@ def check_publishable(verdict: Verdict, name: str, accepted: Sequence[str], lice
         ConfigError: for an acceptance that nothing asks for, an objection that was not accepted, a name that a licence
             forbids, then a missing licence text.
     """
+    accepted = [_identifier(licence) for licence in accepted]
     alien = [licence for licence in accepted if licence not in verdict.objections]
     if alien:
         raise ConfigError(

@@ -47,6 +47,33 @@ def test_what_takes_a_decision_is_refused_until_it_is_accepted_by_name(licence: 
     gate(verdict, accept=(name,), texts=("LICENSE",))
 
 
+@pytest.mark.parametrize(
+    ("stated", "meant", "why"),
+    [
+        ("CC BY-NC 4.0", "cc-by-nc-4.0", "no commercial use"),
+        ("cc_by_nc_4.0", "cc-by-nc-4.0", "no commercial use"),
+        ("cc\u2011by\u2011nd\u20114.0", "cc-by-nd-4.0", "no derivatives"),
+        ("\uff43\uff43-by-nc-4.0 ", "cc-by-nc-4.0", "no commercial use"),
+        (" - ", UNSTATED, "nothing is known"),
+        ("unknown", "unknown", "no licence that is known"),
+        ("apple-amlr", "apple-amlr", "no licence that is known"),
+        ("all rights reserved\x1b[2J", "all-rights-reserved-2j", "no licence that is known"),
+    ],
+)
+def test_no_spelling_goes_round_the_gate(stated: str, meant: str, why: str) -> None:
+    verdict = judge({"a": stated})
+    assert verdict.parents == {"a": meant}
+    with pytest.raises(ConfigError, match=rf"{meant} \(a\): .*{why}"):
+        gate(verdict, texts=("LICENSE",))
+    gate(verdict, accept=(stated,) if meant != UNSTATED else (UNSTATED,), texts=("LICENSE",))
+
+
+def test_odd_spellings_of_plain_licences_mean_the_same() -> None:
+    verdict = judge({"a": "Apache 2.0", "b": " apache-2.0"})
+    assert (verdict.licence, verdict.objections) == ("apache-2.0", {})
+    assert judge({"a": " Llama3.1"}).name_prefix == "Llama"
+
+
 def test_llama_names_itself() -> None:
     verdict = judge({"a": "llama3.1", "b": "llama3.1"})
     assert (verdict.licence, verdict.notices) == ("llama3.1", ("Built with Llama.",))

@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import ModelCard, constants
 
 from evomerge.cli.main import run
+from evomerge.cli.render_push import show_push
 from evomerge.errors import ConfigError
 from evomerge.publishing.push import Plan, plan_push, send
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
@@ -181,13 +182,23 @@ def test_a_folder_without_recipe_or_results_is_no_export(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"format": "evomerge.results"}', '{"a": ' * 5000, json.dumps({**RESULTS, "licences": 3})],
+    ["", "{", "[]", "null", '{"format": "evomerge.results"}', '{"a": ' * 5000, json.dumps({**RESULTS, "licences": 3})]
+    + [json.dumps({**RESULTS, "tasks": tasks}) for tasks in ([1], [{}], [{**TASKS[0], "value": "x"}])]
+    + [json.dumps({**RESULTS, "public_test_tasks": 1})],
 )
 def test_damaged_results(tmp_path: Path, text: str) -> None:
     folder = export(tmp_path / "merged")
     (folder / "evomerge_results.json").write_text(text)
     with pytest.raises(ConfigError, match="does not say what was measured"):
         plan_push(folder, "me/merged")
+
+
+def test_a_licence_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = export(tmp_path / "merged", licences={"a\x1b[2J": "mit"})
+    show_push(plan_push(folder, "me/merged"), public=False)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert r"a\x1b[2J: mit" in printed
 
 
 def test_results_of_another_merge(tmp_path: Path) -> None:
