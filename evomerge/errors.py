@@ -18,6 +18,7 @@ MOST_CHARACTERS: Final = 6000
 
 _MOST_COMPARED: Final = 200
 
+_LOGIN: Final = re.compile(r"//[^/@\s]+@")
 _ODD: Final = re.compile(r"[^\x20-\x7e\n]")
 _TWISTS: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -38,6 +39,11 @@ def _escaped(found: re.Match[str]) -> str:
     character = found.group()
     twists = unicodedata.category(character) in _TWISTS
     return character.encode("unicode_escape").decode() if twists else character
+
+
+def without_secrets(text: str) -> str:
+    """`text` with what stands before the `@` of an address left out: names and passwords."""
+    return _LOGIN.sub("//***@", text)
 
 
 class EvomergeError(Exception):

@@ -16,7 +16,10 @@ from evomerge.checkpoints.model_config import check_token_ids
 from evomerge.checkpoints.strict_json import damaged, quoted, read_object
 from evomerge.errors import ModelError
 
-_READ: Final = (".json", ".jinja", ".safetensors", ".model", ".txt", ".tiktoken", ".py", ".bin", ".gguf")
+_READ: Final = (
+    *(".json", ".jinja", ".safetensors", ".model", ".txt", ".tiktoken", ".py", ".bin", ".gguf"),
+    *(".codes", ".tokenizer"),
+)
 """How the names of files end that transformers may open."""
 _MAX_FILES: Final = 5_000
 _SETTINGS: Final = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")

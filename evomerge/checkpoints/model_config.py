@@ -28,6 +28,7 @@ _IMPLEMENTATIONS: Final = frozenset(
 """Keys whose value names code for parts of the model; a name with a slash is downloaded and run."""
 _BUILT_IN: Final = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
 _KERNELS: Final = ("use_kernels", "kernel_config")
+_WEIGHTS: Final = "transformers_weights"
 _DTYPES: Final = ("float64", "float32", "float16", "bfloat16", "auto")
 _DTYPE_KEYS: Final = ("dtype", "torch_dtype")
 _WORD: Final = re.compile(r"[A-Za-z0-9][\w.\-+]{0,127}")
@@ -102,6 +103,17 @@ def _check_code(path: Path, level: Mapping[str, Any]) -> None:
                 f"{key} = {quoted(level[key])}",
                 f"remove {key} from config.json.",
             )
+
+
+def _check_files(path: Path, level: Mapping[str, Any]) -> None:
+    """Other weights, which transformers would load instead of those that are checked and merged here."""
+    if level.get(_WEIGHTS) is not None:
+        raise _refused(
+            path,
+            "A config names other weights than those that every model has.",
+            f"{_WEIGHTS} = {quoted(level[_WEIGHTS])}",
+            f"remove {_WEIGHTS} from config.json, and call the weights model.safetensors.",
+        )
 
 
 def _as_text(value: Any) -> str | None:
@@ -206,11 +218,12 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
 
     Raises:
         ModelError: for values that are not what transformers takes them for, then for names of attention, expert or
-            kernel code other than the built-in ones, then for sizes that no model has.
+            kernel code other than the built-in ones, for names of other weights, then for sizes that no model has.
     """
     _check_words(path, config)
     for level in _levels(config):
         _check_code(path, level)
+        _check_files(path, level)
         _check_rope(path, level)
         _check_labels(path, level)
         check_token_ids(path, level)

@@ -63,6 +63,8 @@ def _named_code() -> list[Mutation]:
         ("attention that must be installed", {"attn_implementation": "flash_attention_2"}, asks),
         ("attention a list", {"attn_implementation": ["org/kernel"]}, asks),
         ("kernels asked for", {"use_kernels": True}, asks),
+        ("other weights", {"transformers_weights": "other.safetensors"}, "other weights"),
+        ("weights of a folder", {"transformers_weights": "original/model.safetensors"}, "other weights"),
         ("kernels configured", {"kernel_config": {"kernel_mapping": {"RMSNorm": "org/kernel"}}}, asks),
         ("quantised", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),
         ("quantised by a class path", {"quantization_config": {"quant_method": "os.system"}}, "quantised"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, final
 
-from evomerge.errors import EvaluationError
+from evomerge.errors import EvaluationError, without_secrets
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import objective_values
 from evomerge.execution.ledger import NewsWatcher, Request, Watcher
@@ -41,7 +41,7 @@ class Trackers:
             yield
         except Exception as error:  # other people's libraries, and their networks: no reason to end a search
             self._trackers.pop(name, None)
-            first = str(error).partition("\n")[0]
+            first = without_secrets(str(error).partition("\n")[0])  # addresses from the environment have logins
             self._warn(f"{name} is left out from here on: {type(error).__name__}: {first}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

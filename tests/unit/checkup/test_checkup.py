@@ -176,3 +176,10 @@ def test_a_hub_that_cannot_be_reached_is_a_warning(monkeypatch: pytest.MonkeyPat
     assert hub().state == "warning"
     monkeypatch.setenv("HF_ENDPOINT", "file:///etc/passwd")
     assert "no address" in hub().text
+
+
+def test_a_login_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("http://me:secret@127.0.0.1:9", "file://me:secret@host"):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert "secret" not in hub().text
+        assert "//***@" in hub().text
