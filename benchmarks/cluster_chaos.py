@@ -86,6 +86,7 @@ class Nodes:
         head |= {"_system_config": health} if health else {}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self._add() for _ in range(n_nodes)]
+        self._is_closed = False
 
     @property
     def address(self) -> str:
@@ -113,8 +114,16 @@ class Nodes:
         return n
 
     def close(self) -> None:
-        """Stop everything."""
-        self.cluster.shutdown()
+        """Stop everything; a cluster without its head can only be killed."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        head = self.cluster.head_node
+        if head.all_processes["gcs_server"][0].process.poll() is None:
+            self.cluster.shutdown()
+            return
+        for node in (*self.nodes, head):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 def raylet(node: Any) -> int:
@@ -223,6 +232,7 @@ def losing(options: argparse.Namespace, folder: Path, nodes: Nodes) -> dict[str,
         found["driver"] = lose_driver(job, run, nodes, options.evaluations // 3)
     if "head" in options.lose:
         found["head"] = lose_head(job, run, nodes, options.evaluations * 2 // 3)
+        print(found, file=sys.stderr, flush=True)
         nodes.close()
         fresh = Nodes(options.nodes)
         with contextlib.closing(fresh):

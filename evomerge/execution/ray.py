@@ -25,7 +25,7 @@ from evomerge.execution.pool import (
     WorkerEvent,
     quarantine,
 )
-from evomerge.execution.ray_actor import Ready
+from evomerge.execution.ray_actor import Ready, pieces
 from evomerge.execution.ray_cluster import read_nodes
 from evomerge.execution.ray_crew import Crew, Needs
 from evomerge.execution.ray_errors import cannot_start, head_lost, workers_lost, wrong_devices
@@ -41,6 +41,7 @@ _NODE_NEWS_S: Final = 5.0
 _IDLE_S: Final = 0.2
 """A worker that had nothing to do for so long must answer before it is given a task: its death is not the task's."""
 _START_S: Final = 1800.0
+_SILENCE_S: Final = 0.2
 _LAST_CHANCE_S: Final = 6.0
 """A head that seems lost is asked once more for so long: this process itself may have slept."""
 
@@ -79,7 +80,7 @@ class RayPool(EvaluationPool):
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"a pool needs a worker, not {workers}")
-        self._spec = spec
+        self._spec_pieces = pieces(spec)
         self._needs = Needs(cpus_per_worker, gpus_per_worker)
         self._timeout_s = float("inf") if timeout_s is None else timeout_s
         self._start_timeout_s = start_timeout_s
@@ -131,6 +132,8 @@ class RayPool(EvaluationPool):
         self._dispatch()
 
     def _dispatch(self) -> None:
+        if self._watch.is_silent:
+            return
         ready = self._crew.ready
         is_spread = len({seat.node for seat in ready}) > 1
         untaken = {completed.worker for completed in self._done}
@@ -142,7 +145,7 @@ class RayPool(EvaluationPool):
                 continue
             place = seat.node if is_spread else ""
             if (ticket := self._queue.take(seat.name, alone=len(ready) == 1, place=place)) is not None:
-                seat.call, seat.ticket = seat.actor.run.remote(ticket.task), ticket
+                seat.call, seat.ticket = seat.actor.run.remote(*pieces(ticket.task)), ticket
                 seat.deadline = time.monotonic() + self._timeout_s
 
     def next_outcome(self, timeout_s: float | None = None) -> Completed | None:
@@ -152,10 +155,13 @@ class RayPool(EvaluationPool):
         self._dispatch()
         while not self._done and (len(self._queue) or any(seat.ticket for seat in self._crew.seats)):
             self._check_cluster()
-            self._hire()
-            self._wait(until)
-            self._end_overdue()
-            self._dispatch()
+            if self._watch.is_silent:
+                time.sleep(max(min(until - time.monotonic(), _SILENCE_S), 0.0))
+            else:
+                self._hire()
+                self._wait(until)
+                self._end_overdue()
+                self._dispatch()
             if time.monotonic() >= until:
                 break
         return self._done.pop(0) if self._done else None
@@ -234,7 +240,7 @@ class RayPool(EvaluationPool):
         elif why := self._admission.judge(station):
             self._refuse(seat, station, why)
         else:
-            seat.stage, seat.call = "starting", seat.actor.start.remote(self._spec, seat.name)
+            seat.stage, seat.call = "starting", seat.actor.start.remote(seat.name, *self._spec_pieces)
 
     def _refuse(self, seat: Seat, station: Station, why: str) -> None:
         if self._admission.refuse(station.node, why):

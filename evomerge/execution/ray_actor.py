@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from evomerge.errors import EvomergeError
 from evomerge.execution.devices import Station, here
 from evomerge.execution.worker import Worker, WorkerSpec, limit_threads
 from evomerge.types import EvalTask, Outcome
+
+_PIECE_BYTES: Final = 64 * 1024
+
+
+def pieces(value: WorkerSpec | EvalTask) -> tuple[bytes, ...]:
+    """A value as arguments that travel inside a call, whatever its size.
+
+    Ray puts arguments over 100 KB into the store of the driver's node; a driver whose node has died would be ended by
+    Ray without a word when it does.
+    """
+    data = pickle.dumps(value)
+    return tuple(data[i : i + _PIECE_BYTES] for i in range(0, len(data), _PIECE_BYTES))
+
+
+def _whole(parts: tuple[bytes, ...]) -> Any:
+    return pickle.loads(b"".join(parts))  # from our own driver, by Ray's own channel
 
 
 class Ready(NamedTuple):
@@ -24,18 +41,19 @@ class RayWorker:
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def arrive(self, spec: WorkerSpec) -> Station | EvomergeError:
-        """Where the actor is, before it loads anything of size."""
+    def arrive(self, identify: str, device: str, threads: int) -> Station | EvomergeError:
+        """Where the actor is, before it loads anything of size; arguments as in `WorkerSpec`."""
         import ray
 
-        limit_threads(spec.threads)
+        limit_threads(threads)
         try:
-            return here(spec.identify, spec.device, ray.get_runtime_context().get_node_id())
+            return here(identify, device, ray.get_runtime_context().get_node_id())
         except EvomergeError as error:
             return error
 
-    def start(self, spec: WorkerSpec, name: str) -> Ready | EvomergeError:
-        """Build the worker."""
+    def start(self, name: str, *spec_pieces: bytes) -> Ready | EvomergeError:
+        """Build the worker from the pieces of its `WorkerSpec`."""
+        spec: WorkerSpec = _whole(spec_pieces)
         folder = _log_folder(spec.log_folder)
         limit_threads(spec.threads)
         try:
@@ -48,11 +66,11 @@ class RayWorker:
     def knock(self) -> None:
         """Be there."""
 
-    def run(self, task: EvalTask) -> Outcome:
-        """Score one task."""
+    def run(self, *task_pieces: bytes) -> Outcome:
+        """Score one task, in pieces."""
         if self._worker is None:
             raise RuntimeError("a task reached a worker that was not started")
-        return self._worker.run(task)
+        return self._worker.run(_whole(task_pieces))
 
 
 def _log_folder(wanted: Path | None) -> Path | None:

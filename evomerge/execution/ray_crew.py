@@ -118,7 +118,10 @@ class Crew:
                 scheduling_strategy="SPREAD",
                 label_selector={_NODE_LABEL: f"!in({refused})"} if refused else None,
             ).remote()
-            seat.stage, seat.call = "placing", seat.actor.arrive.remote(self._spec)
+            seat.stage, seat.call = (
+                "placing",
+                seat.actor.arrive.remote(self._spec.identify, self._spec.device, self._spec.threads),
+            )
 
     def dismiss(self, seat: Seat) -> None:
         """End a seat's actor, if it lives; the seat rests."""
@@ -138,5 +141,5 @@ class Crew:
         for seat in self.seats:
             self.dismiss(seat)
         deadline = time.monotonic() + _CLOSE_S
-        for thread in self._endings:
+        for thread in () if self._watch.is_lost else self._endings:
             thread.join(max(deadline - time.monotonic(), 0.0))

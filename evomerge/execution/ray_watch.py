@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, final
 from evomerge.execution.ray_cluster import NodeDescription
 
 LOOK_S: Final = 2.0
-GRACE_S: Final = 20.0
+GRACE_S: Final = 18.0
 """A head that is silent for so long is gone; one that restarts with its state in a store of its own has to be back."""
 _KNOCK_S: Final = 5.0
 _JOIN_S: Final = 5.0
@@ -61,6 +61,7 @@ class ClusterWatch:
         self._every_s = every_s
         self._grace_s = grace_s
         self._view = look()
+        self._has_failed = False
         self._changed = threading.Condition()
         self._wanted = threading.Event()
         self._stop = threading.Event()
@@ -76,6 +77,11 @@ class ClusterWatch:
     def is_lost(self) -> bool:
         """Whether the head has been silent for longer than it may."""
         return time.monotonic() - self._view.at > self._grace_s + self._every_s
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the head did not answer the last time, or takes long: better not to touch Ray until it does."""
+        return self._has_failed or self.silent_s > self._every_s + _KNOCK_S
 
     @property
     def silent_s(self) -> float:
@@ -105,7 +111,9 @@ class ClusterWatch:
                     socket.create_connection(self._head, timeout=_KNOCK_S).close()
                 view = self._look()
             except self._errors:
-                continue  # the age of the last view tells
+                self._has_failed = True
+                continue  # how long it lasts, the age of the last view tells
+            self._has_failed = False
             with self._changed:
                 self._view = view
                 self._changed.notify_all()
