@@ -26,7 +26,7 @@ from evomerge.execution.keeping import PackedRecipe, shared
 from evomerge.execution.known import Known, load_known
 from evomerge.execution.pool import Completed, EvaluationPool
 from evomerge.execution.routes import Route, route_of
-from evomerge.execution.walks import Walk
+from evomerge.execution.walks import Key, Walks
 from evomerge.failpoints import reach
 from evomerge.runs.partial import Items, restrict
 from evomerge.runs.records import Evaluated, Failed, Reused, task_scores
@@ -37,8 +37,6 @@ from evomerge.types import CandidateId, Digest, EvalTask, Failure, Outcome, SetN
 
 FAILURES_JUDGED_AFTER: Final = 20
 _TICK_S: Final = 0.2
-
-Key = tuple[Digest, SetName]
 
 
 def recorded_outcomes(store: RunStore, history: History) -> dict[Key, Known]:
@@ -141,10 +139,7 @@ class Ledger:
         self._order = dict(order or {})
         self._known = {key: found.ordered(self._order.get(key[1])) for key, found in known.items()}
         self._reused = set(reused)
-        self._walks: dict[Key, Walk] = {}
-        self._n_walks: dict[SetName, int] = {}
-        self._n_told = 0
-        self._failures: list[Failure] = []
+        self._walks = Walks()
         self._stop = stop
         self._drain_s = drain_s
         self._failure_share = failure_share
@@ -155,7 +150,7 @@ class Ledger:
     @property
     def spent(self) -> int:
         """Distinct models requested on the search set so far, as this life has walked through the run."""
-        return self._n_walks.get("search", 0)
+        return self._walks.n_begun("search")
 
     def known(self, digest: Digest, set_name: SetName, items: Items | None = None) -> bool:
         """Whether a request needs no work."""
@@ -196,7 +191,7 @@ class Ledger:
                 if fresh == limit:
                     break
                 fresh += 1
-                self._begin_walk(key, request.id)
+                self._walks.begin(key, request.id)
             elif self._walks[key].owner != request.id:
                 self._record_reuse(request, set_name)
             self._walks[key].want(wanted)
@@ -229,7 +224,7 @@ class Ledger:
             same recipe.
         """
         key = (request.digest, set_name)
-        walk = self._walks.get(key) or self._begin_walk(key, request.id)
+        walk = self._walks.begin(key, request.id)
         if walk.owner != request.id:
             self._record_reuse(request, set_name)
         walk.want(None)
@@ -257,12 +252,6 @@ class Ledger:
         outcome = self._told((due.request.digest, set_name), None)
         self.judge_failures()
         return due.request.digest, outcome
-
-    def _begin_walk(self, key: Key, owner: CandidateId) -> Walk:
-        """A model is requested on a set for the first time."""
-        self._n_walks[key[1]] = self._n_walks.get(key[1], 0) + 1
-        self._walks[key] = Walk(owner)
-        return self._walks[key]
 
     def _planned(self, items: Items, set_name: SetName) -> Items:
         """A choice of items in plan order."""
@@ -295,15 +284,12 @@ class Ledger:
     def _told(self, key: Key, wanted: Items | None) -> Outcome:
         """What a request is told once everything is known that there is to know."""
         found, walk = self._known[key], self._walks[key]
-        self._n_told += not walk.told
-        walk.told = True
         if found.evaluation is not None and self._is_answered(key, wanted):
+            self._walks.tell(key, None)
             return found.evaluation if walk.whole else restrict(found.evaluation, walk.items)
         if found.failure is None:
             raise ValueError(f"{walk.owner} was scored on the {key[1]} set and has neither answers nor a failure")
-        if not walk.failed:
-            self._failures.append(found.failure)
-        walk.failed = True
+        self._walks.tell(key, found.failure)
         return found.failure
 
     def _record_reuse(self, request: Request, set_name: SetName) -> None:
@@ -389,9 +375,9 @@ class Ledger:
         Raises:
             TooManyFailures: with the first traceback.
         """
-        n, failures = self._n_told, len(self._failures)
+        n, failures = self._walks.n_told, len(self._walks.failures)
         if n >= FAILURES_JUDGED_AFTER and failures > self._failure_share * n:
-            first = self._failures[0]
+            first = self._walks.failures[0]
             raise TooManyFailures(
                 "Too many candidates fail.",
                 got=f"{failures} of {n}, one by {first.kind}: {first.message}\n{first.traceback}",
