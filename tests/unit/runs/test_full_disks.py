@@ -64,7 +64,7 @@ def test_a_disk_that_breaks_at_any_sync_ends_resumable(
     """Files are written and renamed between two syncs; every life gets somewhat further, then its disk fails."""
     run = tmp_path / "run"
     errors = []
-    for n in range(9, 400, 53):
+    for n in range(9, 400, 37):
         known = _is_readable(run)
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", FailingCalls(code, n, tmp_path).wrap(os.fsync))
