@@ -4,6 +4,10 @@ A claim is the file `.epochs/000007.json` that names its holder. It comes into b
 (`link`, which local and network file systems carry out atomically), and is never removed: so whoever holds number N is
 overtaken exactly when number N + 1 exists, whatever any clock says. The file's modification time is its holder's
 heartbeat, or one of two days in the year 2000 once the holder has given it back: that needs no space on a full disk.
+
+A holder that must replace the journal prepares its copy as `.epochs/000007.copy`, a name that it uses once. Its
+successors make a folder of that name: from then on it can neither prepare the copy nor, if it was suspended or its
+request was on its way, move it into the journal's place, since no folder replaces a file.
 """
 
 from __future__ import annotations
@@ -12,11 +16,13 @@ import errno
 import json
 import os
 import re
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from evomerge.failpoints import reach
+from evomerge.files import fsync_folder
 from evomerge.runs.writer import Writer
 
 FOLDER: Final = ".epochs"
@@ -25,6 +31,8 @@ _NAME: Final = re.compile(r"(\d{6,})\.json")
 _GIVEN_BACK: Final = 946_728_000.0  # noon of 1 January 2000, in every time zone a day that no heartbeat has
 _ABANDONED: Final = _GIVEN_BACK + 86_400.0
 _DAY: Final = 43_200.0
+BARRED: Final = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What a holder meets that a later one has barred."""
 _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -54,6 +62,10 @@ class Claim(NamedTuple):
 
 def _name(number: int) -> str:
     return f"{number:06d}.json"
+
+
+def _copy_name(number: int) -> str:
+    return f"{number:06d}.copy"
 
 
 def latest(epochs: Path) -> Claim | None:
@@ -133,6 +145,54 @@ def is_latest(epochs: Path, number: int) -> bool:
         return _exists(number, fd) and not _exists(number + 1, fd)
     finally:
         os.close(fd)
+
+
+def bar(epochs: Path, number: int) -> None:
+    """Make sure that no holder before `number` can replace the journal any more, however late it tries.
+
+    Raises:
+        OSError: when the file system takes no folder.
+    """
+    for earlier in range(number - 1, 0, -1):
+        with suppress(FileNotFoundError):
+            if _read(epochs, earlier).given_back:
+                return  # whoever gives back in order has barred those before, or had nobody to bar
+        _bar_one(epochs / _copy_name(earlier))
+
+
+def _bar_one(copy: Path) -> None:
+    while not copy.is_dir():
+        with suppress(FileExistsError):
+            copy.mkdir()
+            return
+        with suppress(IsADirectoryError):
+            copy.unlink(missing_ok=True)
+
+
+def replace_by_copy(epochs: Path, number: int, file: Path) -> None:
+    """Put a copy of `file` in its place, unless a later holder has barred this one.
+
+    Raises:
+        FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError: when one has.
+        OSError: when there is no space, or the file system does not answer.
+    """
+    copy = epochs / _copy_name(number)
+    with ExitStack() as undo:
+        undo.callback(_forget, copy)
+        with copy.open("xb") as out:
+            out.write(file.read_bytes())
+            out.flush()
+            os.fsync(out.fileno())
+        reach("before-takeover")
+        copy.replace(file)
+        undo.pop_all()
+    fsync_folder(file.parent)
+
+
+def _forget(copy: Path) -> None:
+    """Remove a copy that was not finished, so that it takes no space; what bars it stays."""
+    with suppress(OSError):
+        copy.unlink()
 
 
 def _exists(number: int, folder: int) -> bool:

@@ -7,9 +7,9 @@ a part in that.
 
 **Fencing.** A holder of N writes only to a journal that it opened before it last made sure that N + 1 does not exist
 (`check`), and `RunStore` makes sure again behind every write, after its fsync and before it is acknowledged. A holder
-whose predecessor did not give the lock back in order first replaces the journal by a copy of itself, and only then
-opens it: the predecessor, if it lives after all (suspended, cut off from the network, in a paused machine), has another
-file open, which nobody reads. Hence
+whose predecessor did not give the lock back in order first bars its predecessors from doing the same late, then
+replaces the journal by a copy of itself, and only then opens it (`replace_journal`): the predecessor, if it lives after
+all (suspended, cut off from the network, in a paused machine), has another file open, which nobody reads. Hence
 
 1. no two holders ever have the same file open for writing: a byte that comes late comes nowhere, or (through a network
    file system) to an error. It does not matter how long a process was suspended between its check and its write;
@@ -212,6 +212,21 @@ class RunLock:
         if not epochs.is_latest(self._epochs, self.epoch):
             found = epochs.latest(self._epochs)
             raise _locked(self._folder, found.writer if found else None)
+
+    def replace_journal(self, journal: Path) -> None:
+        """Put a copy of the journal in its place, so that earlier holders have a file open that nobody reads.
+
+        Raises:
+            RunLocked: when somebody has taken over meanwhile; the journal is then theirs, and was not touched.
+            DiskFull: when there is no space for the copy.
+        """
+        with disk_full_is_told(journal), path_is_told(journal):
+            epochs.bar(self._epochs, self.epoch)
+            try:
+                epochs.replace_by_copy(self._epochs, self.epoch, journal)
+            except epochs.BARRED:
+                self.check()
+                raise
 
     def settle(self) -> None:
         """Earlier holders can write no more: see `in_order`."""

@@ -84,7 +84,7 @@ class RunStore:
         """Open the journal so that no earlier holder of the lock can write to it any more: see `lock`."""
         path = self.folder / JOURNAL
         if not lock.in_order:
-            write_atomic(path, path.read_bytes())
+            lock.replace_journal(path)
             reach("after-takeover")
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
         self._check(lock)
@@ -96,6 +96,11 @@ class RunStore:
     def epoch(self) -> int:
         """The number of this hold of the run directory, higher than all before; 0 when it is open for reading."""
         return 0 if self._lock is None else self._lock.epoch
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is open for writing, and no write has failed."""
+        return self._fd >= 0
 
     @classmethod
     def create(cls, folder: Path, files: Mapping[str, bytes | str]) -> RunStore:
@@ -137,7 +142,7 @@ class RunStore:
                 fsync_folder(folder.parent)
             undo.pop_all()
         lock.moved_to(folder)
-        return cls(folder, lock)
+        return cls._held(folder, lock)
 
     @classmethod
     def open(cls, folder: Path, *, write: bool) -> RunStore:
@@ -160,10 +165,13 @@ class RunStore:
             )
         if write:
             check_contained(folder)
-        lock = RunLock(folder) if write else None
+        return cls._held(folder, RunLock(folder)) if write else cls(folder, None)
+
+    @classmethod
+    def _held(cls, folder: Path, lock: RunLock) -> RunStore:
+        """Open for writing; the lock is given back when that fails."""
         with ExitStack() as undo:
-            if lock is not None:
-                undo.callback(lock.release)
+            undo.callback(lock.release)
             store = cls(folder, lock)
             undo.pop_all()
         return store

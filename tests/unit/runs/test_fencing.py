@@ -173,6 +173,55 @@ def test_what_a_suspended_writer_writes_late_is_nowhere_and_it_learns_of_it(
         assert third.epoch == 4
 
 
+@pytest.mark.parametrize("at", ["open", "replace"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_takeover_that_was_suspended_does_not_replace_the_journal_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, *, closed: bool
+) -> None:
+    """A dies; B takes over and is suspended before it prepares its copy, or before it moves it; C takes over from B."""
+    _take_over_at_once(monkeypatch)
+    folder = tmp_path / "run"
+    RunStore.create(folder, FILES).close()
+    first = _open(folder, "a")
+    first.append(Note("early"))
+    reached, go = threading.Event(), threading.Event()
+    real = getattr(Path, at)
+
+    def slow(self: Path, *arguments: object, **more: object) -> object:
+        if threading.current_thread().name == "b" and self.suffix == ".copy":
+            reached.set()
+            assert go.wait(60)
+        return real(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, at, slow)
+    refused: list[RunLocked] = []
+
+    def suspended() -> None:
+        try:
+            _open(folder, "b")
+        except RunLocked as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=suspended, name="b")
+    thread.start()
+    assert reached.wait(60)
+    third = _open(folder, "c")
+    third.append(Note("c"))
+    if closed:
+        third.close()
+    go.set()
+    thread.join()
+    assert "on c" in refused[0].got
+    if not closed:
+        third.append(Note("more"))
+        third.close()
+    first.close()
+    assert _topics(folder) == ["early", "c", *([] if closed else ["more"])]
+    with RunStore.open(folder, write=True) as fourth:
+        fourth.append(Note("last"))
+    assert _topics(folder)[-1] == "last"
+
+
 def test_a_holder_that_never_opened_the_journal_does_not_open_a_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
