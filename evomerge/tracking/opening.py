@@ -24,8 +24,9 @@ def open_trackers(assembled: Assembled, store: RunStore, warn: Warn) -> Trackers
     names = dict.fromkeys(assembled.resolved.job.track)
 
     def told(text: str) -> None:
-        store.append(Note("tracking", text))
         warn(text)
+        if store.writes:  # a disk that is full ends the run and fails a tracker's last words; the former is what counts
+            store.append(Note("tracking", text))
 
     run = _tracked_run(assembled, store) if names else None
     return Trackers({name: partial(TRACKERS[name], run) for name in names if run is not None}, told)

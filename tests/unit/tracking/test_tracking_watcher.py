@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
-from typing import final
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, final
 
 import pytest
 
 from evomerge.api import Quiet
+from evomerge.errors import DiskFull
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import CustomObjective, ObjectiveSpec
 from evomerge.execution.ledger import Request
+from evomerge.runs.records import Note
+from evomerge.runs.store import RunStore
+from evomerge.testing.store_suite import FILES
+from evomerge.tracking import opening
 from evomerge.tracking.tracker import Tracker
 from evomerge.tracking.watcher import TrackedWatcher, Trackers
 from evomerge.types import CandidateId, Digest, Evaluation, Failure, TaskAnswers
@@ -121,3 +131,20 @@ def test_a_tracker_that_cannot_begin_is_told() -> None:
 
     Trackers({"net": refuse}, told.append).log(1, {})
     assert told == ["net is left out from here on: PermissionError: no key"]
+
+
+def test_a_full_disk_is_told_though_a_tracker_fails_of_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "TRACKERS", {"tensorboard": lambda _: Broken("close")})
+    monkeypatch.setattr(opening, "_tracked_run", lambda *_: object())
+    job: Any = SimpleNamespace(resolved=SimpleNamespace(job=SimpleNamespace(track=["tensorboard"])))
+    warned: list[str] = []
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        trackers = opening.open_trackers(job, store, warned.append)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(DiskFull, match="The disk is full"), closing(trackers):
+            store.append(Note("any"))
+    assert warned == ["tensorboard is left out from here on: ConnectionError: no network in close"]
