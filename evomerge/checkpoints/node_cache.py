@@ -149,6 +149,8 @@ class NodeCache:
         """
         folder = self._folder / bundle.digest
         self._sweep(bundle)
+        if folder.is_symlink():
+            raise NoRoom(f"{folder} is a link")  # what lies behind it is not ours to remove
         if not folder.exists():
             return None
         record = self._read_record(bundle)

@@ -290,6 +290,19 @@ def test_a_made_file_that_changed_is_refused(shared: Path, tmp_path: Path) -> No
         parent.check_unchanged()
 
 
+def test_what_lies_behind_a_link_in_the_cache_is_left_alone(shared: Path, tmp_path: Path) -> None:
+    ticket, notes = checkpoint_ticket(open_checkpoint(shared)), list[str]()
+    Node(tmp_path / "ssd", notes.append).open(ticket)
+    (copy,) = copies(tmp_path / "ssd")
+    moved = copy.rename(tmp_path / "elsewhere")
+    copy.symlink_to(moved)
+    flip(next(moved.glob("*.safetensors")))
+    before = sorted(path.name for path in moved.iterdir())
+    assert Node(tmp_path / "ssd", notes.append).open(ticket).folder == shared
+    assert notes[-1].endswith(f"{copy} is a link")
+    assert sorted(path.name for path in moved.iterdir()) == before
+
+
 def test_parents_are_opened_when_they_are_asked_for(shared: Path, tmp_path: Path) -> None:
     parents = NodeParents({"m": checkpoint_ticket(open_checkpoint(shared))}, tmp_path / "ssd")
     again = pickle.loads(pickle.dumps(parents.tickets))
@@ -297,7 +310,7 @@ def test_parents_are_opened_when_they_are_asked_for(shared: Path, tmp_path: Path
     assert not (tmp_path / "ssd").exists()
     assert parents["m"] is parents["m"]
     assert len(parents.notes) == 1
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="other"):
         parents["other"]
 
 
