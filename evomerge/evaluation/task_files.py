@@ -14,20 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import yaml
 
 from evomerge.errors import ConfigError, EvaluationError
+from evomerge.evaluation.data_files import names_files, odd_data_files, relative_files
 from evomerge.strict_yaml import MAX_BYTES, check_bounds
 
 LOCAL_BUILDERS: Final = ("json", "csv", "parquet", "arrow", "text")
 """Loaders of datasets that read plain data files."""
 MOST_ENTRIES: Final = 100_000
-MOST_DATA_BYTES: Final = 4 << 30
 MOST_MEMBERS: Final = 5_000
-MOST_DEPTH: Final = 256
-"""Of lists and objects in a line of data."""
-MOST_LINE: Final = 1 << 28
 
 _SETTINGS: Final = (
     *("data_files", "field", "encoding", "delimiter", "sep", "column_names", "names", "header", "quotechar"),
@@ -35,12 +31,6 @@ _SETTINGS: Final = (
 )
 """Keys of `dataset_kwargs` that say what data there are; others say where to store, how to connect, what to run."""
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)?")
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_PACKED: Final = (
-    *(b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"),
-    *(b"\x04\x22\x4d\x18", b"7z\xbc\xaf", b"Rar!", b"\x80\x04", b"\x80\x05"),
-)
-"""How archives and pickles begin; datasets unpacks the former by itself."""
 _TEXTS: Final = (
     *("dataset_path", "dataset_name", "training_split", "validation_split", "test_split", "fewshot_split"),
     *("description", "target_delimiter", "fewshot_delimiter", "output_type", "gen_prefix", "task_alias"),
@@ -219,8 +209,11 @@ def unsafe_settings(
     found += _metrics(config.get("metric_list"), metrics)
     found += _dataset(config.get("dataset_path"))
     found += _dataset_settings(config.get("dataset_kwargs"), at, folders)
+    if config.get("dataset_path") in LOCAL_BUILDERS and not names_files(config):
+        found.append(f"dataset_path: {config['dataset_path']}, without data_files")
     for member in members(config):
         if isinstance(member, Mapping):
+            found += [f"data_files: {f!r} of a member of a group has no whole path" for f in relative_files(member)]
             found += unsafe_settings(member, at, folders, metrics)
     return found
 
@@ -312,66 +305,4 @@ def _dataset_settings(settings: Any, at: Path, folders: Sequence[Path]) -> list[
         return []
     found = [f"dataset_kwargs: {k}" for k in settings if k not in _SETTINGS]
     found += ["dataset_kwargs: trust_remote_code"] if settings.get("trust_remote_code") else []
-    return found + [f"data_files: {why}" for why in _data_files(settings.get("data_files"), at, folders)]
-
-
-def _data_files(files: Any, at: Path, folders: Sequence[Path]) -> list[str]:
-    if files is None:
-        return []
-    if isinstance(files, Mapping):
-        return [why for value in files.values() for why in _data_files(value, at, folders)]
-    if isinstance(files, list):
-        return [why for value in files for why in _data_files(value, at, folders)]
-    if not isinstance(files, str) or "://" in files or "::" in files or "\0" in files:
-        return [f"{files!r} is no file"[:200]]
-    path = (at.parent / files).resolve()
-    if not any(path.is_relative_to(f.resolve()) for f in (*folders, at.parent)):
-        return [f"{files!r} lies outside the folders of the suite"]
-    if not path.exists():
-        return []  # lm-eval says that it is not there
-    return _odd_file(path)
-
-
-def _odd_file(path: Path) -> list[str]:
-    """Why a data file is not read: no regular file, enormous, or an archive that could unpack to anything."""
-    if not path.is_file():
-        return [f"{path} is no regular file"]
-    if path.stat().st_size > MOST_DATA_BYTES:
-        return [f"{path} has more than {MOST_DATA_BYTES} bytes"]
-    with path.open("rb") as f:
-        head = f.read(8)
-    if head.startswith(_PACKED):
-        return [f"{path} is packed"]
-    return _unpacked_size(path) if head.startswith(b"PAR1") else _depth(path)
-
-
-def _depth(path: Path) -> list[str]:
-    """Arrow's reader of JSON recurses without a limit of its own, and takes the whole process with it."""
-    with path.open("rb") as f:
-        for number, line in enumerate(iter(lambda: f.readline(MOST_LINE), b""), start=1):
-            if len(line) == MOST_LINE:
-                return [f"{path} has a line of over {MOST_LINE} bytes"]
-            if line.count(b"[") + line.count(b"{") > MOST_DEPTH and _nesting(line) > MOST_DEPTH:
-                return [f"{path} is nested more than {MOST_DEPTH} deep in line {number}"]
-    return []
-
-
-def _nesting(line: bytes) -> int:
-    steps = np.frombuffer(_STRING.sub(b"", line), dtype=np.uint8)
-    up = np.isin(steps, np.frombuffer(b"[{", dtype=np.uint8))
-    down = np.isin(steps, np.frombuffer(b"]}", dtype=np.uint8))
-    return int(np.cumsum(up.astype(np.int64) - down).max(initial=0))
-
-
-def _unpacked_size(path: Path) -> list[str]:
-    """A parquet file says in its footer what it unpacks to."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        footer = parquet.read_metadata(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        return [f"{path} is no parquet file ({str(error).splitlines()[0]})"]
-    size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-    rows = footer.num_rows
-    return [f"{path} unpacks to {size} bytes in {rows} rows"] if size > MOST_DATA_BYTES or rows > 50_000_000 else []
+    return found + [f"data_files: {why}" for why in odd_data_files(settings.get("data_files"), at, folders)]

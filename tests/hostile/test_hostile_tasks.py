@@ -152,6 +152,10 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "data in a pickle": {"dataset_kwargs": {"data_files": {"test": "data.pkl"}}},
     "data packed": {"dataset_kwargs": {"data_files": {"test": "data.jsonl.gz"}}},
     "data of a pattern": {"dataset_kwargs": {"data_files": {"test": "/etc/*"}}},
+    "data of a pattern that finds a link": {"dataset_kwargs": {"data_files": {"test": "l*.jsonl"}}},
+    "data of a set": {"dataset_kwargs": {"data_files": {"test": "[l]ink.jsonl"}}},
+    "data of one letter": {"dataset_kwargs": {"data_files": {"test": ["lin?.jsonl"]}}},
+    "data that are not named": {"dataset_kwargs": {}},
     "data that is a number": {"dataset_kwargs": {"data_files": {"test": 5}}},
     "a split outside": {"dataset_kwargs": {"data_files": {"../x": "say.jsonl"}}},
     "a config outside": {"dataset_name": "../../x"},
@@ -191,6 +195,19 @@ def test_groups_may_not_either(folder, name):
     refused(folder, "g")
     (folder / "g.yaml").write_text(yaml.safe_dump({"group": "g", "task": [{"group": "h", "task": [inline]}]}))
     refused(folder, "g")
+
+
+@pytest.mark.parametrize("files", [{"test": "own.jsonl"}, "own.jsonl", ["own.jsonl"], {"test": ["own.jsonl"]}])
+def test_members_of_groups_do_not_read_the_working_directory(folder, files):
+    eval_tasks.write_generation_task(folder)
+    (folder.parent / "own.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 20)
+    plain = yaml.safe_load((folder / "say.yaml").read_text())
+    inline = {**plain, "task": "inner", "dataset_kwargs": {"data_files": files}}
+    (folder / "g.yaml").write_text(yaml.safe_dump({"group": "g", "task": [inline]}))
+    assert "whole path" in refused(folder, "g")
+    inline["dataset_kwargs"]["data_files"] = {"test": str(folder / "say.jsonl")}
+    (folder / "g.yaml").write_text(yaml.safe_dump({"group": "g", "task": [inline]}))
+    assert build(folder, "g")
 
 
 GROUPS = {
