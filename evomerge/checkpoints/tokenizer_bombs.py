@@ -190,6 +190,14 @@ def _check_part(path: Path, content: Mapping[str, Any], part: str) -> None:
             raise damaged(path, f"a {part} that makes texts {growth} times longer", f"at most {_MAX_GROWTH} times")
 
 
+def _check_wrapping(path: Path, content: Mapping[str, Any]) -> None:
+    """What is put around every text, token by token."""
+    for step in _steps(content, "post_processor"):
+        longest = max((len(v) for v in step.values() if isinstance(v, list | str)), default=0)
+        if longest > _MAX_TEXT:
+            raise damaged(path, f"a post_processor with {longest} entries", f"at most {_MAX_TEXT} around a text")
+
+
 def _check_padding(path: Path, padding: Any) -> None:
     if padding is None:
         return
@@ -234,9 +242,11 @@ def check_tokenizer(path: Path, content: Mapping[str, Any]) -> None:
 
     Raises:
         ModelError: for a model without a vocabulary or with an unknown token that is none, patterns that may backtrack
-            without end, replacements that make texts many times longer, and padding beyond reason.
+            without end, replacements that make texts many times longer, thousands of tokens
+            around every text, and padding beyond reason.
     """
     _check_model(path, content)
     for part in _PARTS:
         _check_part(path, content, part)
+    _check_wrapping(path, content)
     _check_padding(path, content.get("padding"))

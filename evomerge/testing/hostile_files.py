@@ -235,7 +235,13 @@ def _links() -> list[Mutation]:
     made.append(Mutation("a shard: a pipe", "file", in_turn(sharded(), _replaced(_FIRST, kinds["a pipe"])), no_file))
     for device in ("/dev/zero", "/dev/random", "/dev/stdin"):
         made.append(Mutation(f"{WEIGHTS}: {device}", "file", _replaced(WEIGHTS, _device(device)), outside))
-    for name in ("chat_template.jinja", "generation_config.json", "special_tokens_map.json", "added_tokens.json"):
+    for name in (
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "bpe.codes",
+    ):
         made.append(
             Mutation(
                 f"{name}: a link out",

@@ -73,6 +73,7 @@ def _patterns() -> list[Mutation]:
         Mutation("normalizer: sixty doublings", "tokenizer", _normalized(*_doubled(60)), "times longer"),
         Mutation("normalizer: a megabyte", "tokenizer", _normalized({"type": "Replace", "pattern": {"String": " "}, "content": "x" * 1_000_000}), "times longer"),
         Mutation("normalizer: prepends a megabyte", "tokenizer", _normalized({"type": "Prepend", "prepend": "x" * 1_000_000}), "prepend|times longer"),
+        Mutation("a hundred thousand tokens around every text", "tokenizer", _tokenizer(lambda c: c.update(post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {"x": {"id": "x", "ids": [1] * 100_000, "tokens": ["x"] * 100_000}}})), "post_processor"),
         Mutation("padding to a trillion", "tokenizer", _tokenizer(lambda c: c.update(padding={"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"})), "padding"),
         Mutation("padding to multiples of a trillion", "tokenizer", _tokenizer(lambda c: c.update(padding={"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": 10**12, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"})), "padding"),
     ]  # fmt: skip
