@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,17 +15,21 @@ _PIECE_BYTES: Final = 64 * 1024
 
 
 def pieces(value: WorkerSpec | EvalTask) -> tuple[bytes, ...]:
-    """A value as arguments that travel inside a call, whatever its size.
+    """A value as arguments that travel inside a call, whatever its size, written by Ray's own serializer.
 
     Ray puts arguments over 100 KB into the store of the driver's node; a driver whose node has died would be ended by
     Ray without a word when it does.
     """
-    data = pickle.dumps(value)
+    from ray import cloudpickle
+
+    data = cloudpickle.dumps(value)
     return tuple(data[i : i + _PIECE_BYTES] for i in range(0, len(data), _PIECE_BYTES))
 
 
 def _whole(parts: tuple[bytes, ...]) -> Any:
-    return pickle.loads(b"".join(parts))  # from our own driver, by Ray's own channel
+    from ray import cloudpickle
+
+    return cloudpickle.loads(b"".join(parts))  # from our own driver, as Ray reads every argument
 
 
 class Ready(NamedTuple):
