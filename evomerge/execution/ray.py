@@ -80,7 +80,6 @@ class RayPool(EvaluationPool):
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"a pool needs a worker, not {workers}")
-        self._spec_pieces = pieces(spec)
         self._needs = Needs(cpus_per_worker, gpus_per_worker)
         self._timeout_s = float("inf") if timeout_s is None else timeout_s
         self._start_timeout_s = start_timeout_s
@@ -91,6 +90,7 @@ class RayPool(EvaluationPool):
         self._closed = False
         self._session = connect(address, max((workers or 1) * cpus_per_worker, 1.0))
         self._ray = self._session.ray
+        self._spec_pieces = pieces(spec)
         head = split_address(str(self._ray.get_runtime_context().gcs_address))
         self._watch = ClusterWatch(self._look, (self._ray.exceptions.RayError, RuntimeError), head)
         self._crew = Crew(self._ray, spec, self._needs, limit=workers, admission=self._admission, watch=self._watch)
