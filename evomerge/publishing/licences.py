@@ -141,10 +141,10 @@ def check_publishable(verdict: Verdict, name: str, accepted: Sequence[str], lice
             allowed=f"a name that begins with {verdict.name_prefix!r}",
             fix=f"push to OWNER/{verdict.name_prefix}-{name}.",
         )
-    if verdict.needs_copy and not licence_files:
+    if len(licence_files) < len(verdict.needs_copy):
         raise ConfigError(
-            "A parent's licence must travel with the weights, and the folder holds no licence text.",
-            got=f"{', '.join(verdict.needs_copy)}; no file LICENSE*",
-            allowed="a folder with the text of every such licence",
-            fix="put the text into the folder as LICENSE (the parent's own folder on the hub has it).",
+            "A parent's licence must travel with the weights, and the folder holds too few licence texts.",
+            got=f"{', '.join(verdict.needs_copy)}; {len(licence_files)} files LICENSE*",
+            allowed="one file LICENSE* for every such licence",
+            fix="put each text into the folder as LICENSE.NAME (the parent's own folder on the hub has it).",
         )

@@ -106,9 +106,17 @@ def test_nothing_unstated_or_restricted_ever_passes_unasked(stated: dict[str, st
     if verdict.objections:
         with pytest.raises(ConfigError, match="call for a decision"):
             gate(verdict, "Llama-merge", texts=("LICENSE",))
-    gate(verdict, "Llama-merge", accept=tuple(verdict.objections), texts=("LICENSE",))
+    gate(verdict, "Llama-merge", accept=tuple(verdict.objections), texts=tuple("LICENSE.%d" % i for i in range(5)))
 
 
 def test_no_parents_no_licence() -> None:
     with pytest.raises(ValueError, match="without parents"):
         judge({})
+
+
+def test_every_licence_that_must_travel_has_a_text_of_its_own() -> None:
+    verdict = judge({"a": "llama3.1", "b": "gemma"})
+    accepted = tuple(verdict.objections)
+    with pytest.raises(ConfigError, match=r"too few licence texts[\s\S]*llama3\.1, gemma; 1 files"):
+        gate(verdict, "Llama-merge", accept=accepted, texts=("LICENSE",))
+    gate(verdict, "Llama-merge", accept=accepted, texts=("LICENSE.a", "LICENSE.b"))
