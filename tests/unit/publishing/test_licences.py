@@ -106,7 +106,7 @@ def test_nothing_unstated_or_restricted_ever_passes_unasked(stated: dict[str, st
     if verdict.objections:
         with pytest.raises(ConfigError, match="call for a decision"):
             gate(verdict, "Llama-merge", texts=("LICENSE",))
-    gate(verdict, "Llama-merge", accept=tuple(verdict.objections), texts=tuple("LICENSE.%d" % i for i in range(5)))
+    gate(verdict, "Llama-merge", accept=tuple(verdict.objections), texts=tuple(f"LICENSE.{i}" for i in range(5)))
 
 
 def test_no_parents_no_licence() -> None:
