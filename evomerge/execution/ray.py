@@ -9,6 +9,7 @@ loses one evaluation per worker, never more.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final, final
 
@@ -31,6 +32,7 @@ from evomerge.execution.ray_crew import Crew, Needs
 from evomerge.execution.ray_errors import cannot_start, head_lost, workers_lost, wrong_devices
 from evomerge.execution.ray_seats import Seat, cause
 from evomerge.execution.ray_session import connect, split_address
+from evomerge.execution.ray_starts import FailedStarts
 from evomerge.execution.ray_watch import ClusterWatch, View
 from evomerge.execution.worker import WorkerSpec
 from evomerge.types import EvalTask, Failure, Outcome
@@ -88,16 +90,23 @@ class RayPool(EvaluationPool):
         self._done: list[Completed] = []
         self._news: list[WorkerEvent] = []
         self._closed = False
-        self._session = connect(address, max((workers or 1) * cpus_per_worker, 1.0))
-        self._ray = self._session.ray
-        self._spec_pieces = pieces(spec)
-        head = split_address(str(self._ray.get_runtime_context().gcs_address))
-        self._watch = ClusterWatch(self._look, (self._ray.exceptions.RayError, RuntimeError), head)
-        self._crew = Crew(self._ray, spec, self._needs, limit=workers, admission=self._admission, watch=self._watch)
+        self._failed_starts = FailedStarts()
         self._at_work_at = time.monotonic()
         self._has_worked = False
         self._trouble = ""
-        self._hire()
+        self._session = connect(address, max((workers or 1) * cpus_per_worker, 1.0))
+        self._ray = self._session.ray
+        with ExitStack() as undo:
+            undo.callback(self._leave)
+            self._spec_pieces = pieces(spec)
+            head = split_address(str(self._ray.get_runtime_context().gcs_address))
+            self._watch = ClusterWatch(self._look, (self._ray.exceptions.RayError, RuntimeError), head)
+            undo.callback(self._watch.close)
+            self._crew = Crew(self._ray, spec, self._needs, limit=workers, admission=self._admission, watch=self._watch)
+            undo.callback(self._crew.close)
+            self._at_work_at = time.monotonic()
+            self._hire()
+            undo.pop_all()
 
     def _look(self) -> View:
         nodes, free = read_nodes(self._ray.nodes()), self._ray.available_resources()
@@ -180,8 +189,16 @@ class RayPool(EvaluationPool):
         now = time.monotonic()
         if self._crew.ready:
             self._at_work_at, self._has_worked = now, True
+        elif error := self._hopeless():
+            raise error
         elif now - self._at_work_at > self._start_timeout_s:
             raise self._nobody()
+
+    def _hopeless(self) -> EvomergeError | None:
+        """Why waiting is in vain: nobody is about to start, and every node was given up."""
+        if any(seat.stage == "starting" for seat in self._crew.seats):
+            return None
+        return self._failed_starts.nowhere_left(self._watch.view, self._admission.refused_nodes, self._needs)
 
     def _nobody(self) -> EvomergeError:
         free = {name: n for name, n in self._watch.view.free.items() if name in {"CPU", "GPU"}}
@@ -250,15 +267,23 @@ class RayPool(EvaluationPool):
     def _started(self, seat: Seat, answer: Ready) -> None:
         seat.clear()
         seat.stage, seat.failed_starts = "ready", 0
+        self._failed_starts.forgive(seat.node)
         self._at_work_at, self._has_worked = time.monotonic(), True
         self._tell("joined", seat, f"log: {answer.log}" if answer.log else "")
 
     def _failed_start(self, seat: Seat, answer: EvomergeError | Failure) -> None:
-        """What stops the first worker stops the run; of later ones the node is to blame."""
+        """What stops the first worker stops the run; of later ones the node is to blame, if it does so repeatedly."""
         error = answer if isinstance(answer, EvomergeError) else cannot_start(answer.message)
         if seat.station is None or not self._has_worked:
             raise error
-        self._refuse(seat, seat.station, f"{error.what} {error.got}".replace("\n", " "))
+        why = f"{error.what} {error.got}".replace("\n", " ")
+        if self._failed_starts.add(seat.node, error):
+            self._refuse(seat, seat.station, why)
+            return
+        self._trouble = why
+        seat.failed_starts += 1
+        self._tell("lost", seat, why)
+        self._crew.dismiss(seat)
 
     def _judge(self, seat: Seat, outcome: Outcome) -> None:
         """Hand an answer out, unless the place may be to blame for it and nobody else was asked."""
@@ -328,9 +353,11 @@ class RayPool(EvaluationPool):
             return
         self._closed = True
         self._watch.close()
-        if not self._ray.is_initialized():
-            return
-        self._crew.close()
+        if self._ray.is_initialized():
+            self._crew.close()
+            self._leave()
+
+    def _leave(self) -> None:
         if self._session.owned:
             self._ray.shutdown()
 
