@@ -103,8 +103,11 @@ class ProcessPool(EvaluationPool):
 
     def _dispatch(self) -> None:
         untaken = {completed.worker for completed in self._done}
-        for slot in self._slots:
-            if not slot.ready or slot.ticket is not None or slot.name in untaken:
+        for i, slot in enumerate(self._slots):
+            if not slot.ready or slot.ticket is not None or slot.name in untaken or not len(self._queue):
+                continue
+            if slot.process.poll() is not None:
+                self._lost(i, slot)  # while it was idle: no task is to blame
                 continue
             if (ticket := self._queue.take(slot.name, alone=len(self._slots) == 1)) is not None:
                 slot.ticket = ticket

@@ -15,6 +15,7 @@ from evomerge.errors import ConfigError
 from evomerge.execution.inline import InlinePool
 from evomerge.execution.local import ProcessPool, local_pool
 from evomerge.execution.worker import WorkerSpec
+from evomerge.testing.fakes import instant_scores
 from evomerge.testing.pool_suite import FAKE, IsolatedPoolSuite, PoolFactory, PoolSuite, sample_task, score_all
 
 
@@ -71,6 +72,18 @@ def test_an_unexpected_error_at_start_is_in_the_output_file(tmp_path: Path) -> N
     assert "RuntimeError: candidate start is made to fail" in (tmp_path / "worker-0.out").read_text()
 
 
+def test_workers_that_died_while_they_were_idle_are_not_counted_against_the_next_candidate() -> None:
+    with ProcessPool(WorkerSpec(FAKE), 1) as pool:
+        for i in range(3):
+            score_all(pool, [sample_task(i)])
+            process = pool._slots[0].process
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and nobody has noticed
+        (answer,) = score_all(pool, [sample_task(9)]).values()
+        assert (answer.outcome, answer.attempt) == (instant_scores(sample_task(9)), 1)
+        assert [(event.kind, event.candidate) for event in pool.news()] == [("lost", "")] * 3
+
+
 def test_a_timeout_of_the_caller_is_kept() -> None:
     with ProcessPool(WorkerSpec(FAKE, {"sleep_s": 3.0}), 1) as pool:
         pool.submit(sample_task(0))
@@ -99,6 +112,7 @@ import sys, time
 from pathlib import Path
 from evomerge.execution.local import ProcessPool
 from evomerge.execution.worker import WorkerSpec
+from evomerge.testing.fakes import instant_scores
 from evomerge.testing.pool_suite import FAKE, sample_task
 pool = ProcessPool(WorkerSpec(FAKE, {"sleep_s": 600.0}), 2)
 for i in range(2):
