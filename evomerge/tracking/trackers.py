@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -13,6 +14,11 @@ from evomerge.tracking.tracker import TrackedRun, Tracker
 
 LIBRARIES: Final = MappingProxyType({"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"})
 """Name in a job -> the library that must be importable."""
+
+_MLFLOW_PATIENCE: Final = MappingProxyType(
+    {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+)
+"""MLflow's own defaults, 120 s and 7 retries, would let the search wait for minutes for a server that is gone."""
 
 
 @final
@@ -72,9 +78,14 @@ class WeightsAndBiases(Tracker):
 
 @final
 class MLflow(Tracker):
-    """A run of the experiment `evomerge` at `$MLFLOW_TRACKING_URI`; without it, in `RUN/tracking/mlflow.db`."""
+    """A run of the experiment `evomerge` at `$MLFLOW_TRACKING_URI`; without it, in `RUN/tracking/mlflow.db`.
+
+    The search waits for every call, so there is one per `log`, and none waits long, unless the environment says so.
+    """
 
     def __init__(self, run: TrackedRun) -> None:
+        for name, value in _MLFLOW_PATIENCE.items():
+            os.environ.setdefault(name, value)  # MLflow reads them at every request
         from mlflow import MlflowClient
 
         run.local_folder.mkdir(exist_ok=True)
@@ -94,19 +105,24 @@ class MLflow(Tracker):
         experiment = self._client.get_experiment_by_name("evomerge")
         id_ = self._client.create_experiment("evomerge") if experiment is None else experiment.experiment_id
         made = self._client.create_run(id_, run_name=run.name, tags={"evomerge_run": run.identity})
-        for name, value in run.settings.items():
-            self._client.log_param(made.info.run_id, name, value)
+        from mlflow.entities import Param
+
+        settings = [Param(name, str(value)) for name, value in run.settings.items()]
+        self._client.log_batch(made.info.run_id, params=settings)
         return str(made.info.run_id)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker.log`."""
-        for name, value in values.items():
-            self._client.log_metric(self._id, name, value, step=step)
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        self._client.log_batch(self._id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
 
     def finish(self, notes: Mapping[str, str]) -> None:
         """See `Tracker.finish`."""
-        for name, value in notes.items():
-            self._client.set_tag(self._id, name, value)
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self._id, tags=[RunTag(name, value) for name, value in notes.items()])
         self._client.set_terminated(self._id)
 
     def close(self) -> None:

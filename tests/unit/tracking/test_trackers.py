@@ -59,6 +59,30 @@ def test_mlflow_continues_the_run_of_an_earlier_life(tmp_path: Path, monkeypatch
     assert (first.data.tags["chosen"], first.info.status) == ("g0001-i00", "FINISHED")
 
 
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+def test_mlflow_is_called_once_per_log_and_never_waits_for_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")  # somebody's own choice
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")  # set and deleted: restored afterwards in either case
+    tracker = MLflow(run_in(tmp_path))
+    assert (MLFLOW_HTTP_REQUEST_TIMEOUT.get(), MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()) == (77, 2)
+    calls: list[str] = []
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args, **settings: calls.append(name)
+
+    monkeypatch.setattr(tracker, "_client", Counted())
+    show(tracker, NUMBERS)
+    tracker.finish({"chosen": "g0001-i00", "state": "finished"})
+    assert calls == ["log_batch"] * 3 + ["set_terminated"]
+
+
 def test_wandb_is_asked_for_one_run_in_all_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
