@@ -194,10 +194,12 @@ class CatEngine(Engine):
         return bool(np.all(deviations[:n_real] < 0.01) and np.all(deviations[n_real:] < 1.0))
 
     def _solution(self, genes: Vector) -> Any:
-        mine = self._samples.get(genes.tobytes())
-        if mine:
-            return mine.pop(0)
-        return self._foreign(genes)
+        mine = self._samples.pop(genes.tobytes(), [])
+        if not mine:
+            return self._foreign(genes)
+        if mine[1:]:
+            self._samples[genes.tobytes()] = mine[1:]
+        return mine[0]
 
     def _foreign(self, genes: Vector) -> Any:
         """A point from outside: choices as they are, the rest pulled to a plausible step (see `LraEngine`)."""

@@ -56,6 +56,17 @@ def test_a_generation_of_equals_teaches_nothing() -> None:
     assert np.array_equal(one.ask(12), two.ask(12))
 
 
+def test_samples_are_remembered_until_they_are_told() -> None:
+    engine_ = engine()
+    asked = engine_.ask(12)
+    row = asked[0].tobytes()
+    engine_._samples[row].append(engine_._samples[row][0])  # two samples may have the same genes
+    engine_.tell(asked, np.arange(12.0))
+    assert {key: len(left) for key, left in engine_._samples.items()} == {row: 1}
+    engine_.tell(np.repeat(asked[:1], 12, axis=0), np.arange(12.0))  # its own once, then as from outside
+    assert engine_._samples == {}
+
+
 def test_a_far_point_from_outside_moves_real_genes_by_a_plausible_step() -> None:
     here = engine()
     genes = here.ask(12)
