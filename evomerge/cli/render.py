@@ -11,7 +11,7 @@ from rich.text import Text
 
 from evomerge.report.summary import Entry, RunSummary, Scores
 from evomerge.report.svg import number
-from evomerge.report.words import asked_share, duration, what_next
+from evomerge.report.words import asked_share, duration, what_next, worker_losses
 from evomerge.types import SET_NAMES, SetName
 
 _FRONT_ROWS = 12
@@ -49,9 +49,9 @@ def _show_head(summary: RunSummary, console: Console) -> None:
     ]
     console.print(Text.assemble((summary.name, "bold"), f"  {summary.state}"))
     console.print(", ".join(p for p in parts if p), highlight=False, markup=False)
-    share = asked_share(c)
-    if share:
-        console.print(share, highlight=False, markup=False)
+    for line in (worker_losses(summary.losses), asked_share(c)):
+        if line:
+            console.print(line, highlight=False, markup=False)
     for constraint in summary.constraints:
         bound = f" (= {constraint.bound:.4g})" if constraint.bound is not None else " (not known yet)"
         console.print(f"constraint: {constraint.rule}{bound}", highlight=False, markup=False)

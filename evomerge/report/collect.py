@@ -16,6 +16,7 @@ from evomerge.report.summary import (
     ConstraintInfo,
     Counts,
     Entry,
+    Losses,
     ObjectiveInfo,
     ObjectiveScore,
     RunSummary,
@@ -69,6 +70,7 @@ def summary_of(book: Book) -> RunSummary:
         front=tuple(entry(book, book.models[point.id]) for point in front),
         chosen=None if chosen is None else entry(book, chosen),
         budget=_budget(book),
+        losses=_losses(book),
     )
 
 
@@ -76,6 +78,11 @@ def _timing(book: Book) -> Timing:
     wall_s = book.history.wall_s
     rate = 60 * (book.history.counts.evaluated + book.history.counts.failed) / wall_s if wall_s > 0 else 0.0
     return Timing(round(wall_s, 3), round(rate, 2), len(book.history.lives))
+
+
+def _losses(book: Book) -> Losses:
+    kinds = [news.kind for news in book.history.workers]
+    return Losses(kinds.count("lost"), kinds.count("refused"))
 
 
 def _budget(book: Book) -> int | None:

@@ -167,6 +167,14 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """How often a worker was lost (and replaced, where there was room), and how often one was refused; all lives."""
+
+    lost: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """One run at one moment: the value behind `evomerge status`.
 
@@ -175,6 +183,7 @@ class RunSummary:
         front: feasible, mutually non-dominated on the search set; empty when nothing is feasible.
         chosen: what the run recommends, None before the end or when nothing is feasible.
         budget: evaluations that the run may spend; informative, None where unknown.
+        losses: of workers; for people, and no part of the JSON object.
     """
 
     state: State
@@ -188,6 +197,7 @@ class RunSummary:
     front: tuple[Entry, ...] = ()
     chosen: Entry | None = None
     budget: int | None = None
+    losses: Losses = Losses()
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -130,6 +130,8 @@ def timing_table(summary: RunSummary, details: RunDetails) -> str:
         ["failed", str(c.failed)],
         ["questions answered", f"{c.questions:,}"],
         ["evaluations per minute", number(summary.timing.evaluations_per_min)],
+        ["workers lost", str(summary.losses.lost)],
+        ["workers refused", str(summary.losses.refused)],
     ]
     if n and merge_s + score_s > 0:
         rows.append(["worker time merging", f"{duration(merge_s)} ({merge_s / n:.3f} s per candidate)"])

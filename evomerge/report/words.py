@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from evomerge.report.summary import Counts, Difference, RunDetails, RunSummary
+from evomerge.report.summary import Counts, Difference, Losses, RunDetails, RunSummary
 
 NOT_JUDGED: Final = "each model was timed at another moment, so differences may be nothing but the machine's load"
 """Why latency has no verdict."""
@@ -33,6 +33,12 @@ def asked_share(counts: Counts) -> str:
         f"candidates were asked {counts.candidate_questions:,} questions of the search set, {share:.0%} of the "
         f"{counts.full_questions:,} of full evaluations; search scores of those asked in part are estimates"
     )
+
+
+def worker_losses(losses: Losses) -> str:
+    """How many workers were lost or refused; empty when none was."""
+    told = [f"{n} {what}" for n, what in ((losses.lost, "lost"), (losses.refused, "refused")) if n]
+    return f"workers: {', '.join(told)}" if told else ""
 
 
 def signed(value: float) -> str:

@@ -32,6 +32,7 @@ from evomerge.runs.records import (
 )
 from evomerge.runs.stage_records import StageBegun, StageWon
 from evomerge.runs.stream_records import Turn
+from evomerge.runs.worker_records import WorkerNews
 from evomerge.types import CandidateId, Digest, SetName, Vector
 
 State = Literal["running", "finished", "interrupted", "failed"]
@@ -102,6 +103,7 @@ class History:
         stages: by number; empty for a search without stages.
         won: what each stage won, by its number.
         turns: of an asynchronous search, in order.
+        workers: what happened to them, in order, over all lives.
     """
 
     batches: tuple[Batch, ...]
@@ -126,6 +128,7 @@ class History:
     stages: Mapping[int, StageBegun] = field(default_factory=dict)
     won: Mapping[int, StageWon] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
+    workers: tuple[WorkerNews, ...] = ()
 
     def stage_of(self, batch: int) -> int:
         """The number of the stage that a batch belongs to; 0 for a search without stages."""
@@ -238,6 +241,7 @@ def read_history(entries: Iterable[Entry]) -> History:
         stages={r.number: r for r in reversed(records) if isinstance(r, StageBegun)},
         won={r.number: r for r in records if isinstance(r, StageWon)},
         turns=turns,
+        workers=tuple(r for r in records if isinstance(r, WorkerNews)),
     )
 
 

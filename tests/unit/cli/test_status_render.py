@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,10 @@ from rich.console import Console
 
 from evomerge.cli.main import run as run_cli
 from evomerge.cli.render import show_result, show_status
-from evomerge.report.summary import RunSummary
+from evomerge.report.collect import summarise
+from evomerge.report.summary import Losses, RunDetails, RunSummary
+from evomerge.report.tables import timing_table
+from evomerge.runs.worker_records import WorkerNews
 from evomerge.testing.sample_journal import CHOSEN, write_sample_run
 from evomerge.testing.sample_runs import sample_run
 
@@ -94,6 +98,22 @@ def test_status_json_is_one_object(run: Path, capsys: pytest.CaptureFixture[str]
     (line,) = capsys.readouterr().out.splitlines()
     found = json.loads(line)
     assert (found["schema_version"], found["state"], found["chosen"]["id"]) == (1, "finished", CHOSEN)
+
+
+def test_workers_that_were_lost_or_refused_are_told_to_people_and_not_in_the_json(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joined = WorkerNews("joined", "worker-0", "gpu-1", "H200")
+    news = (joined, replace(joined, kind="lost"), replace(joined, kind="lost"), replace(joined, kind="refused"))
+    eventful = write_sample_run(tmp_path / "eventful", *news, done=False)
+    assert run_cli(["status", str(eventful)]) == 0
+    assert "workers: 2 lost, 1 refused\n" in capsys.readouterr().out
+    assert run_cli(["status", str(run)]) == 0
+    assert "workers" not in capsys.readouterr().out
+    summary = summarise(eventful)
+    assert summary.to_json() == replace(summary, losses=Losses()).to_json()
+    page = timing_table(summary, RunDetails())
+    assert re.search(r"workers lost</td><td[^>]*>2<.*workers refused</td><td[^>]*>1<", page, re.DOTALL)
 
 
 def test_watch_ends_with_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
