@@ -234,7 +234,8 @@ class RayPool(EvaluationPool):
         try:
             answer = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
-            answer = Failure("crash", f"the answer did not arrive: {error}".partition("\n")[0], str(error))
+            why = f"{type(error.cause).__name__}: {error.cause}".partition("\n")[0]  # Ray's own text has it last
+            answer = Failure("crash", f"the answer did not arrive: {why}", str(error))
         except self._ray.exceptions.RayError as error:
             self._lost(seat, error)
             return

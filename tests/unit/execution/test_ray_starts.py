@@ -26,10 +26,18 @@ from evomerge.types import Failure
 BUSY = ModelError("The model cannot be read.", got="/nfs: stale", allowed="files", fix="wait.")
 
 
+class TaskError(Exception):
+    """Ray's wrapping of what a call raised: the cause comes after a traceback of many lines."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("ray::RayWorker.start() (pid=1)\n  File ...\n" + repr(cause))
+        self.cause = cause
+
+
 class FakeRay:
     """As much of Ray as a pool touches before any actor answers."""
 
-    exceptions = SimpleNamespace(RayError=OSError, RayTaskError=OSError)
+    exceptions = SimpleNamespace(RayError=OSError, RayTaskError=TaskError)
 
     def __init__(self, nodes: list[dict[str, Any]]) -> None:
         self._nodes = nodes
@@ -56,6 +64,9 @@ class FakeRay:
     def wait(self, refs: list[Any], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
         time.sleep(min(timeout, 0.01))
         return [], refs
+
+    def get(self, ref: Exception) -> Any:
+        raise ref
 
     def kill(self, actor: Any, *, no_restart: bool) -> None:
         """Nothing lives."""
@@ -130,6 +141,12 @@ def test_what_stops_the_first_worker_still_stops_the_run(monkeypatch: pytest.Mon
         seat.stage, seat.station = "starting", Station(WorkerClass("cpu", {}), "n0", 1, "n0")
         with pytest.raises(ConfigError, match="no room"):
             pool._failed_start(seat, Failure("memory", "no room"))
+
+
+def test_what_a_start_raised_is_told_and_not_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined(monkeypatch, FakeRay([node("n0")]))
+    with RayPool(fake_spec(), 1) as pool, pytest.raises(ConfigError, match="did not arrive: OSError: stale file"):
+        pool._receive(pool._crew.seats[0], TaskError(OSError("stale file")))
 
 
 @pytest.mark.parametrize("broken", ["look", "hire"])
