@@ -32,7 +32,7 @@ from evomerge.evaluation.template_bounds import (
 MOST_STEPS: Final = 200_000
 """Rounds of loops and calls in one rendering."""
 MOST_SOURCE: Final = 200_000
-SECONDS: Final = 1.0
+SECONDS: Final = 2.0
 _MOST_MADE: Final = 100_000_000
 """Characters of all values that one rendering makes: what it keeps is no more."""
 _COUNTED: Final = "evomerge_counted"
