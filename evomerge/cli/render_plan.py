@@ -96,6 +96,8 @@ def _search(assembled: Assembled) -> Table:
     }
     for key, value in rows.items():
         table.add_row(key, value)
+    if why := assembled.seating.lacking:
+        table.add_row("warning", f"as the cluster is now, {why}; a search would wait for a larger one")
     for note in assembled.questions.notes:
         table.add_row("note", note)
     for word, text in parent_notes(assembled):

@@ -136,6 +136,13 @@ class Bars:
         """Something that the user should know, above the bars."""
         self._console.print(text, markup=False, highlight=False, style="yellow")
 
+    def waiting(self, why: str) -> None:
+        """No worker has room now, because of `why`; empty when one has."""
+        if why:
+            self.note(f"Waiting for workers: {why}. A larger node may come; Ctrl-C stops.")
+        if not self._is_stopping:
+            self._progress.update(self._task, note="waits for a larger node" if why else "workers start")
+
     def stopping(self) -> None:
         """A stop was asked for; called by a signal handler, hence no drawing here."""
         self._is_stopping = True

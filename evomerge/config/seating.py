@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from evomerge.config.load import ResolvedJob
 from evomerge.config.schema import Cluster
-from evomerge.execution.ray_cluster import ClusterDescription, describe
+from evomerge.errors import ConfigError
+from evomerge.execution.ray_cluster import ClusterDescription, describe, lacking
+from evomerge.execution.ray_session import has_joined
 from evomerge.execution.scoring import choose_device
 
 
@@ -21,6 +24,7 @@ class Seating:
         per_device: how many share one GPU.
         cpus: that each reserves of a cluster.
         gpus: that each reserves of a cluster: a share of one, or a whole number.
+        lacking: why no node of the cluster, as it is now, could hold a worker; empty when one could.
     """
 
     device: str
@@ -29,6 +33,7 @@ class Seating:
     per_device: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
+    lacking: str = field(default="", compare=False)
 
 
 def find_seating(cluster: Cluster) -> Seating:
@@ -47,13 +52,55 @@ def find_seating(cluster: Cluster) -> Seating:
     return Seating(device, workers, workers, _sharing(gpus, device), float(cluster.cpus_per_worker), gpus)
 
 
+def check_devices(resolved: ResolvedJob) -> None:
+    """Refuse GPUs that this machine does not have, for workers that can only be here.
+
+    Raises:
+        ConfigError: for `cuda` without a CUDA device, or more GPUs per worker than there are.
+    """
+    cluster = resolved.job.cluster
+    asks_gpus = cluster.gpus_per_worker is not None and (cluster.backend == "ray" or cluster.device == "cuda")
+    if not _stays_here(cluster) or not (asks_gpus or cluster.device == "cuda"):
+        return
+    there = _gpus_here()
+    with resolved.document.placing("cluster", "device"):
+        if cluster.device == "cuda" and not there:
+            raise ConfigError(
+                "This machine has no CUDA device.",
+                got="cluster.device: cuda, and no cluster.address",
+                allowed="auto or cpu; or cuda with the address of a cluster that has GPUs",
+                fix="set cluster.device=auto, or name the cluster with cluster.address=HOST:PORT (`evomerge doctor` "
+                "says what is here).",
+            )
+    with resolved.document.placing("cluster", "gpus_per_worker"):
+        if asks_gpus and (cluster.gpus_per_worker or 0) > there:
+            raise ConfigError(
+                "No worker finds so many GPUs on this machine.",
+                got=f"cluster.gpus_per_worker: {cluster.gpus_per_worker:g}, and {there} here",
+                allowed=f"at most {there}" if there else "nothing: leave it out",
+                fix="ask for fewer, or name a cluster that has them with cluster.address=HOST:PORT.",
+            )
+
+
+def _stays_here(cluster: Cluster) -> bool:
+    """Whether workers can only run on this machine: a process that has joined a cluster keeps it."""
+    return cluster.backend == "local" or (cluster.address is None and not has_joined())
+
+
+def _gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _on_cluster(cluster: Cluster, found: ClusterDescription) -> Seating:
     device = ("cuda" if found.has_gpus else "cpu") if cluster.device == "auto" else cluster.device
     cpus, gpus = float(cluster.cpus_per_worker), _gpus(cluster, device)
     room = found.seats(cpus, gpus)
     workers = max(1, room if cluster.workers is None else min(cluster.workers, room))
     per_host = max((node.seats(cpus, gpus) for node in found.alive), default=1)
-    return Seating(device, workers, max(1, min(workers, per_host)), _sharing(gpus, device), cpus, gpus)
+    why = lacking(found.nodes, cpus, gpus)
+    return Seating(device, workers, max(1, min(workers, per_host)), _sharing(gpus, device), cpus, gpus, why)
 
 
 def _gpus(cluster: Cluster, device: str) -> float:

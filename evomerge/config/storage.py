@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evomerge.config.load import ResolvedJob
 from evomerge.config.parents import Parents
+from evomerge.config.seating import check_devices
 from evomerge.errors import ConfigError
 from evomerge.execution.gpus import check_spreads, fullest_share
 
@@ -12,11 +13,13 @@ def check_storage(resolved: ResolvedJob, parents: Parents) -> None:
     """Refuse what a job's parents, and the GPUs of its workers, do not allow.
 
     Raises:
-        ConfigError: for a relative cache, a part of a second GPU, or packed task vectors without a base.
+        ConfigError: for a relative cache, packed task vectors without a base, GPUs that are not here, or a part of a
+            second one.
         ModelError: for a model that cannot be spread over as many GPUs.
     """
     check_cache(resolved)
     check_task_vectors(resolved, parents)
+    check_devices(resolved)
     check_gpus(resolved, parents)
 
 

@@ -51,6 +51,10 @@ class LazyPool(EvaluationPool):
         """See `EvaluationPool.news`."""
         return () if self._pool is None else self._pool.news()
 
+    def waits_for(self) -> str:
+        """See `EvaluationPool.waits_for`."""
+        return "" if self._pool is None else self._pool.waits_for()
+
     def close(self) -> None:
         """See `EvaluationPool.close`."""
         self._closed = True

@@ -26,6 +26,7 @@ from evomerge.execution.keeping import PackedRecipe, shared
 from evomerge.execution.known import Known, load_known
 from evomerge.execution.pool import Completed, EvaluationPool
 from evomerge.execution.routes import Route, route_of
+from evomerge.execution.waiting import Waiting
 from evomerge.execution.walks import Key, Walks
 from evomerge.failpoints import reach
 from evomerge.runs.partial import Items, restrict
@@ -144,6 +145,7 @@ class Ledger:
         self._drain_s = drain_s
         self._failure_share = failure_share
         self._watcher = watcher
+        self._waiting = Waiting(watcher)
         self._custom = tuple(custom)
         self._begun: dict[CandidateId, _Due] = {}
 
@@ -320,6 +322,7 @@ class Ledger:
         """Wait for one result and record it: first on disk, then in memory; what it was asked for."""
         result = self._pool.next_outcome(timeout_s)
         self._record_news()
+        self._waiting.ask(self._pool)
         if result is None:
             return None
         request, items, _ = due = running.pop(result.task.id)

@@ -110,6 +110,13 @@ class EvaluationPool(ABC):
         """
         return ()
 
+    def waits_for(self) -> str:
+        """What has to come before any worker can begin, because nothing that is there would do; empty if nothing.
+
+        Waiting for what is there and busy, or about to start, is not told.
+        """
+        return ""
+
     @abstractmethod
     def close(self) -> None:
         """Stop the workers, running tasks included; outstanding tasks are forgotten."""

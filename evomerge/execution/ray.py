@@ -27,7 +27,7 @@ from evomerge.execution.pool import (
     quarantine,
 )
 from evomerge.execution.ray_actor import Ready, pieces
-from evomerge.execution.ray_cluster import read_nodes
+from evomerge.execution.ray_cluster import lacking, read_nodes
 from evomerge.execution.ray_crew import Crew, Needs
 from evomerge.execution.ray_errors import cannot_start, head_lost, workers_lost, wrong_devices
 from evomerge.execution.ray_seats import Seat, cause
@@ -126,6 +126,10 @@ class RayPool(EvaluationPool):
         news, self._news = tuple(self._news), []
         return news
 
+    def waits_for(self) -> str:
+        """See `EvaluationPool.waits_for`: an autoscaler, or somebody, may bring a larger node."""
+        return "" if self._crew.n_placed else lacking(self._watch.view.nodes, *self._needs)
+
     def _tell(self, kind: Any, seat: Seat, detail: str) -> None:
         candidate = "" if seat.ticket is None else str(seat.ticket.task.id)
         device = "" if seat.station is None else seat.station.kind.device
@@ -204,6 +208,7 @@ class RayPool(EvaluationPool):
         free = {name: n for name, n in self._watch.view.free.items() if name in {"CPU", "GPU"}}
         detail = f"none was ready for {self._start_timeout_s:g} s; each needs {self._needs.cpus:g} CPUs and "
         detail += f"{self._needs.gpus:g} GPUs, free: {free}"
+        detail += f"; {why}" if (why := self.waits_for()) else ""
         detail += f"; the last trouble: {self._trouble}" if self._trouble else ""
         if self._has_worked:
             return workers_lost(detail)

@@ -81,6 +81,28 @@ class ClusterDescription:
         return sum(node.seats(cpus, gpus) for node in self.alive if node.node not in without)
 
 
+def lacking(nodes: Iterable[NodeDescription], cpus: float, gpus: float) -> str:
+    """Why no node that is there could hold a worker even if it were idle; empty when one could.
+
+    Args:
+        nodes: of the cluster.
+        cpus: that a worker reserves.
+        gpus: that a worker reserves.
+    """
+    alive = [node for node in nodes if node.alive]
+    if any(node.seats(cpus, gpus) for node in alive):
+        return ""
+    asked = f"no node has room for a worker: each asks for {_amounts(cpus, gpus)}"
+    if not alive:
+        return f"{asked}, and there is no node"
+    largest = max(alive, key=lambda node: (node.gpus, node.cpus) if gpus else (node.cpus, node.gpus))
+    return f"{asked}, and the largest node ({largest.host}) has {_amounts(largest.cpus, largest.gpus)}"
+
+
+def _amounts(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPU{'' if cpus == 1 else 's'} and {gpus:g} GPU{'' if gpus == 1 else 's'}"
+
+
 def read_nodes(nodes: Iterable[Mapping[str, Any]]) -> tuple[NodeDescription, ...]:
     """What `ray.nodes()` says, as values; sorted by host and id."""
     found = (_node(entry) for entry in nodes)

@@ -80,6 +80,12 @@ def import_ray(address: str | None = None) -> ModuleType:
     return module
 
 
+def has_joined() -> bool:
+    """Whether this process has a connection already, which `connect` would use; Ray is not loaded to find out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def connect(address: str | None, cpus: float) -> Session:
     """Join the cluster at `address`, or start one.
 

@@ -11,6 +11,7 @@ from evomerge.errors import EvaluationError, without_secrets
 from evomerge.evaluation.goals import Goals
 from evomerge.evaluation.objectives import objective_values
 from evomerge.execution.ledger import NewsWatcher, Request, Watcher
+from evomerge.execution.waiting import WaitingWatcher
 from evomerge.report.summary import RunSummary
 from evomerge.tracking.tracker import Tracker
 from evomerge.types import Evaluation, Failure, Outcome, SetName
@@ -123,6 +124,13 @@ class TrackedWatcher:
         """See `NewsWatcher.note`."""
         if isinstance(self._watcher, NewsWatcher):
             self._watcher.note(text)
+
+    def waiting(self, why: str) -> None:
+        """See `WaitingWatcher.waiting`; a watcher that only takes notes is told by one."""
+        if isinstance(self._watcher, WaitingWatcher):
+            self._watcher.waiting(why)
+        elif why:
+            self.note(f"Waiting for workers: {why}.")
 
     def _scores(self, evaluation: Evaluation) -> dict[str, float]:
         found = {"search/questions": float(evaluation.n_questions)}

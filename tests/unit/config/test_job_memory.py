@@ -12,6 +12,7 @@ from evomerge.checkpoints.reader import open_checkpoint
 from evomerge.config import seating, workers
 from evomerge.config.load import job_document, resolve_job
 from evomerge.config.run_files import _fixed
+from evomerge.config.seating import check_devices
 from evomerge.config.storage import check_cache, check_gpus
 from evomerge.config.workers import storage_of
 from evomerge.errors import ConfigError, ModelError
@@ -123,3 +124,57 @@ def test_a_driver_without_a_gpu_uses_those_of_its_cluster(
     monkeypatch.setattr(seating, "choose_device", lambda _: pytest.fail("the driver's own device does not matter"))
     monkeypatch.setattr(seating, "describe", lambda _: CLUSTER)
     assert seating.find_seating(resolved(tmp_path, address="auto", **cluster).job.cluster) == expected
+
+
+@pytest.mark.parametrize(
+    ("cluster", "n_gpus", "message"),
+    [
+        ({"device": "cuda"}, 0, "This machine has no CUDA device"),
+        ({"device": "cuda", "backend": "local"}, 0, "This machine has no CUDA device"),
+        ({"gpus_per_worker": 1}, 0, "gpus_per_worker: 1, and 0 here"),
+        ({"gpus_per_worker": 2, "device": "cuda"}, 1, "gpus_per_worker: 2, and 1 here"),
+        ({"gpus_per_worker": 2}, 2, ""),
+        ({"gpus_per_worker": 0.5, "device": "cuda"}, 1, ""),
+        ({"gpus_per_worker": 1, "backend": "local"}, 0, ""),  # local workers on CPUs reserve nothing
+        ({"device": "cuda", "address": "there"}, 0, ""),  # its nodes may have some
+        ({"device": "auto"}, 0, ""),
+    ],
+)
+def test_gpus_that_are_not_here_are_refused_where_workers_can_only_be_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], n_gpus: int, message: str
+) -> None:
+    monkeypatch.setattr(seating, "_gpus_here", lambda: n_gpus)
+    monkeypatch.setattr(seating, "has_joined", lambda: False)
+    job = resolved(tmp_path, **cluster)
+    if not message:
+        check_devices(job)
+        return
+    with pytest.raises(ConfigError, match=message):
+        check_devices(job)
+
+
+def test_a_process_that_has_joined_a_cluster_may_ask_for_its_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seating, "_gpus_here", lambda: 0)
+    monkeypatch.setattr(seating, "has_joined", lambda: True)
+    check_devices(resolved(tmp_path, device="cuda"))
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        check_devices(resolved(tmp_path, device="cuda", backend="local"))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        ({"gpus_per_worker": 2}, ""),
+        ({"gpus_per_worker": 4}, "each asks for 1 CPU and 4 GPUs, and the largest node (a) has 5 CPUs and 2 GPUs"),
+        ({"device": "cpu", "cpus_per_worker": 6}, "each asks for 6 CPUs and 0 GPUs, and the largest node (a) has 5"),
+    ],
+)
+def test_a_demand_that_no_node_could_meet_is_told_when_a_job_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(seating, "describe", lambda _: CLUSTER)
+    found = seating.find_seating(resolved(tmp_path, address="auto", **cluster).job.cluster).lacking
+    assert words in found
+    assert bool(found) == bool(words)

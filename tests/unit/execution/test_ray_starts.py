@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from evomerge.execution import ray as ray_module
 from evomerge.execution import ray_starts
 from evomerge.execution.devices import Station, WorkerClass
 from evomerge.execution.ray import RayPool
-from evomerge.execution.ray_cluster import NodeDescription
+from evomerge.execution.ray_cluster import NodeDescription, lacking
 from evomerge.execution.ray_crew import Crew
 from evomerge.execution.ray_errors import cannot_start
 from evomerge.execution.ray_session import Session
@@ -205,3 +206,21 @@ def test_nodes_without_room_or_of_another_class_are_no_reason_to_end_or_to_wait(
     assert starts.nowhere_left(seen("n0", "new"), refused, needs) is None
     assert starts.nowhere_left(seen("odd"), refused, needs) is None  # of another class: the right one may come
     assert starts.nowhere_left(seen(), refused, needs) is None
+
+
+def test_a_pool_whose_nodes_are_all_too_small_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined(monkeypatch, FakeRay([node("n0"), node("n1", cpus=4.0)]))
+    why = "no node has room for a worker: each asks for 8 CPUs and 0 GPUs, "
+    why += "and the largest node (n1) has 4 CPUs and 0 GPUs"
+    with RayPool(fake_spec(), 1, cpus_per_worker=8.0, start_timeout_s=0.05) as pool:
+        pool.submit(sample_task(0))
+        assert pool.waits_for() == why
+        with pytest.raises(ConfigError, match=re.escape(why)):
+            pool.next_outcome(5.0)
+    with RayPool(fake_spec(), 1, cpus_per_worker=4.0) as pool:
+        assert pool.waits_for() == ""
+
+
+def test_a_cluster_of_lost_nodes_has_none() -> None:
+    gone = NodeDescription("n0", cpus=64, gpus=8, alive=False)
+    assert lacking([gone], 1, 1) == "no node has room for a worker: each asks for 1 CPU and 1 GPU, and there is no node"

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.cli.console import make_console
+from evomerge.cli.running import Bars
 from evomerge.digest import digest_json
+from evomerge.evaluation.goals import Goals
 from evomerge.execution.inline import InlinePool
 from evomerge.execution.lazy import LazyPool
 from evomerge.execution.ledger import Ledger, Request, recorded_outcomes
@@ -16,6 +19,7 @@ from evomerge.runs.replay import read_history
 from evomerge.runs.store import RunStore
 from evomerge.runs.worker_records import WorkerNews
 from evomerge.testing.pool_suite import fake_spec
+from evomerge.tracking.watcher import TrackedWatcher, Trackers
 from evomerge.types import CandidateId, EvalTask, Evaluation, Outcome, SetName
 
 JOINED = WorkerEvent("joined", "worker-0", "gpu-1", "H200", "log: there", versions={"torch": "2.13.0"})
@@ -120,3 +124,46 @@ def test_a_pool_that_has_not_begun_has_no_news_and_expects_what_it_is_told() -> 
     pool.submit(EvalTask(CandidateId("c"), {"weights": [0.5]}, "search"))
     assert (pool.news(), pool.news(), pool.n_workers) == ((JOINED,), (), 1)
     pool.close()
+
+
+class WaitingPool(EventfulPool):
+    """A pool that waits for a larger node at first."""
+
+    def __init__(self, waits: list[str]) -> None:
+        super().__init__([])
+        self._waits = waits
+
+    def waits_for(self) -> str:
+        return self._waits.pop(0) if self._waits else ""
+
+
+class WaitingWatching(Watching):
+    def waiting(self, why: str) -> None:
+        self.notes.append(f"waiting: {why}")
+
+
+def test_what_a_pool_waits_for_is_told_when_it_changes(store: RunStore) -> None:
+    watcher = WaitingWatching()
+    scored(store, LazyPool(lambda: WaitingPool(["8 GPUs", "8 GPUs"]), lambda: 1), watcher)
+    assert watcher.notes == ["waiting: 8 GPUs", "waiting: "]
+
+
+def test_a_watcher_that_only_takes_notes_is_told_by_one() -> None:
+    for watcher, told in (
+        (Watching(), ["Waiting for workers: 8 GPUs."]),
+        (WaitingWatching(), ["waiting: 8 GPUs", "waiting: "]),
+    ):
+        tracked = TrackedWatcher(watcher, Trackers({}, watcher.note), Goals(()), 0)
+        tracked.waiting("8 GPUs")
+        tracked.waiting("")
+        assert watcher.notes == told
+
+
+def test_the_bar_says_that_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = Bars(make_console(width=300))
+    bars.phase("search", 10, 0)
+    bars.waiting("8 GPUs")
+    assert bars._progress.tasks[-1].fields["note"] == "waits for a larger node"
+    assert "Waiting for workers: 8 GPUs." in capsys.readouterr().out
+    bars.waiting("")
+    assert bars._progress.tasks[-1].fields["note"] == "workers start"
