@@ -7,6 +7,7 @@ at all.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ from evomerge.checkpoints.dtypes import FLOATING, safetensors_name
 from evomerge.checkpoints.folder import is_plain_name
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.parts import TensorPart
+from evomerge.checkpoints.seal import Seal, digest_of_bytes, digest_of_tensors
 from evomerge.checkpoints.sharding import ShardPlan, index_text, plan_shards
 from evomerge.checkpoints.shards import INDEX
 from evomerge.checkpoints.staging import check_target, staged_folder
@@ -58,13 +60,15 @@ def _mismatch(what: str, got: str, allowed: str) -> MergeError:
 
 @final
 class _ShardFiles:
-    """The open files of a checkpoint under construction."""
+    """The open files of a checkpoint under construction; digests are taken in the stream where they are asked for."""
 
-    def __init__(self, folder: Path, plans: tuple[ShardPlan, ...], stack: ExitStack) -> None:
+    def __init__(self, folder: Path, plans: tuple[ShardPlan, ...], stack: ExitStack, *, digests: bool = False) -> None:
+        self._plans = plans
         self._plan_of = {name: plan for plan in plans for name in plan.entries}
         self._missing = set(self._plan_of)
         self._begun: dict[str, int] = {}
         self._files: dict[str, BinaryIO] = {}
+        self._hashes = {name: hashlib.sha256() for name in self._plan_of} if digests else {}
         for plan in plans:
             file = stack.enter_context((folder / plan.name).open("wb"))
             file.write(plan.prefix)
@@ -84,7 +88,7 @@ class _ShardFiles:
         if (tuple(tensor.shape), safetensors_name(tensor.dtype)) != (entry.shape, entry.dtype):
             got = f"{name!r} of shape {tuple(tensor.shape)}, {tensor.dtype}"
             raise _mismatch("A tensor cannot be written.", got, f"shape {entry.shape}, {entry.dtype}")
-        self._write(plan, tensor, entry.start)
+        self._write(plan, name, tensor, entry.start)
         self._missing.discard(name)
 
     def _put_part(self, name: str, part: TensorPart, plan: ShardPlan) -> None:
@@ -94,16 +98,18 @@ class _ShardFiles:
             got = f"{name!r} from element {part.start} of {part.numel}, {part.values.dtype}"
             allowed = f"element {expected} of {entry.numel}, {entry.dtype}"
             raise _mismatch("A part of a tensor cannot be written.", got, allowed)
-        self._write(plan, part.values, entry.start + part.start * part.values.element_size())
+        self._write(plan, name, part.values, entry.start + part.start * part.values.element_size())
         self._begun[name] = part.start + part.values.numel()
         if part.is_last:
             self._missing.discard(name)
 
-    def _write(self, plan: ShardPlan, values: torch.Tensor, position: int) -> None:
+    def _write(self, plan: ShardPlan, name: str, values: torch.Tensor, position: int) -> None:
         import torch
 
         flat = values.detach().to("cpu").contiguous().reshape(-1)
         view = flat.view(torch.uint8).numpy().data
+        if name in self._hashes:
+            self._hashes[name].update(view)  # the parts of a tensor come in order
         while view:
             written = os.pwrite(self._files[plan.name].fileno(), view, position)
             view, position = view[written:], position + written
@@ -116,6 +122,13 @@ class _ShardFiles:
         for file in self._files.values():
             os.fsync(file.fileno())
 
+    def digests(self) -> dict[str, str]:
+        """File name -> digest; only of files that were begun with `digests`."""
+        return {
+            plan.name: digest_of_tensors(plan.prefix, (self._hashes[name].digest() for name in plan.entries))
+            for plan in self._plans
+        }
+
 
 def _write_small(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
@@ -125,6 +138,13 @@ def _write_small(folder: Path, files: Mapping[str, bytes]) -> None:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
+
+
+def _write_seal(folder: Path, seal: Seal | None, digests: Mapping[str, str], small: Mapping[str, bytes]) -> None:
+    """The last file, which knows the digests of all others."""
+    if seal is not None:
+        found = {**digests, **{name: digest_of_bytes(content) for name, content in small.items()}}
+        _write_small(folder, {seal.name: seal.content(dict(sorted(found.items()))).encode()})
 
 
 def _with_extra(files: Mapping[str, bytes], extra: Mapping[str, str | bytes], taken: set[str]) -> dict[str, bytes]:
@@ -161,6 +181,7 @@ def write_checkpoint(
     layout: Layout | None = None,
     config_changes: Mapping[str, Any] = _NOTHING,
     chat_template: str | None = None,
+    seal: Seal | None = None,
 ) -> None:
     """Write a checkpoint that stock transformers loads.
 
@@ -176,6 +197,7 @@ def write_checkpoint(
         layout: what is written, where it is not the template's; overrides `dtype`'s effect on tensors.
         config_changes: keys of config.json to replace.
         chat_template: Jinja text that replaces the tokenizer's own; None leaves that.
+        seal: a file that is written last, of the digests of all others; None writes none and takes no digests.
 
     Raises:
         ConfigError: when the folder is neither new nor empty or cannot be written, when the shard size is not positive,
@@ -200,28 +222,32 @@ def write_checkpoint(
     small = small if chat_template is None else with_chat_template(small, chat_template)
     if len(plans) > 1:
         small[INDEX] = index_text(plans)
-    small = _with_extra(small, extra_files, {plan.name for plan in plans} | {INDEX})
+    taken = {plan.name for plan in plans} | {INDEX} | ({seal.name} if seal else set())
+    small = _with_extra(small, extra_files, taken)
     _check_space(folder, sum(plan.size for plan in plans) + sum(map(len, small.values())))
     with staged_folder(folder) as staged, ExitStack() as stack:
-        files = _ShardFiles(staged, plans, stack)
+        files = _ShardFiles(staged, plans, stack, digests=seal is not None)
         for name, tensor in tensors:
             files.put(name, tensor)
         files.finish()
         _write_small(staged, small)
+        _write_seal(staged, seal, files.digests() if seal else {}, small)
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes], seal: Seal | None = None) -> None:
     """Write nothing but small files.
 
     Args:
         folder: new or empty; appears complete or not at all.
         files: plain name, or name in one folder inside -> content.
+        seal: a file that is written last, of the digests of all others.
 
     Raises:
         ConfigError, DiskFull: as `write_checkpoint`.
     """
     with staged_folder(folder) as staged:
         _write_small(staged, files)
+        _write_seal(staged, seal, {}, files)
 
 
 def write_tensors(folder: Path, layout: Layout, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from evomerge.checkpoints.seal import Seal
 from evomerge.checkpoints.staging import check_target
 from evomerge.config.cache import kernel_folder
 from evomerge.config.card import export_card
 from evomerge.config.load import ResolvedJob, load_run_job
 from evomerge.config.parents import Parents, open_parents
 from evomerge.config.recipe_files import check_new_recipe_file, prompts_behind, prompts_file, write_recipe_file
-from evomerge.config.results import RESULTS_FILE, licence_texts, results_of
+from evomerge.config.results import RESULTS_FILE, licence_texts, results_of, results_text
 from evomerge.config.staging import recipe_of, space_at
 from evomerge.dataflow.export import write_recipe
 from evomerge.dataflow.mergekit import mergekit_text
@@ -79,7 +79,9 @@ def export_merge(run: Path, to: Path, *, pick: str, form: Form, making: ParentRe
     else:
         check_target(to)
         parents.make(making)
-        _write_folder(to, recipe, parents, _small_files(run, recipe, parents, id_), form)
+        results = results_of(run, recipe, parents, id_)
+        seal = Seal(RESULTS_FILE, lambda digests: results_text(results, digests))
+        _write_folder(to, recipe, parents, _small_files(run, recipe, parents, id_), form=form, seal=seal)
     return _told(to, id_, form, recipe)
 
 
@@ -186,12 +188,15 @@ def _rebuilt(
     return recipe
 
 
-def _write_folder(to: Path, recipe: Recipe, parents: Parents, files: Mapping[str, str | bytes], form: Form) -> None:
+def _write_folder(
+    to: Path, recipe: Recipe, parents: Parents, files: Mapping[str, str | bytes], *, form: Form, seal: Seal
+) -> None:
     pool = ParentPool(parents.checkpoints)
     if form == "adapter":
-        write_adapter(recipe, pool, to, extra_files=files)
+        write_adapter(recipe, pool, to, extra_files=files, seal=seal)
         return
-    write_recipe(recipe, pool, to, extra_files=files, kernels=kernels_for_merge(recipe, pool, kernel_folder()))
+    kernels = kernels_for_merge(recipe, pool, kernel_folder())
+    write_recipe(recipe, pool, to, extra_files=files, kernels=kernels, seal=seal)
 
 
 def _small_files(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[str, str | bytes]:
@@ -204,8 +209,6 @@ def _small_files(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[
         files[MERGEKIT_FILE] = mergekit_text(recipe, parents.checkpoints[template_of(recipe)])
     folders = {name: checkpoint.folder for name, checkpoint in parents.checkpoints.items()}
     files[CARD_FILE] = export_card(run, recipe, folders, id_, mergekit=MERGEKIT_FILE in files)
-    results = results_of(run, recipe, parents, id_)
-    files[RESULTS_FILE] = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return files | licence_texts(recipe, parents)
 
 

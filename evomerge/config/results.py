@@ -12,6 +12,7 @@ from typing import Any, Final
 from evomerge.checkpoints.folder import own_file
 from evomerge.config.card import stated_licence
 from evomerge.config.parents import Parents
+from evomerge.digest import digest_json
 from evomerge.errors import ConfigError
 from evomerge.evaluation.statistics import task_interval
 from evomerge.recipe.recipe import ParentRef, Recipe
@@ -22,14 +23,14 @@ from evomerge.types import Digest
 
 RESULTS_FILE: Final = "evomerge_results.json"
 RESULTS_FORMAT: Final = "evomerge.results"
-RESULTS_VERSION: Final = 1
+RESULTS_VERSION: Final = 2
 _MAX_CHARACTERS: Final = 1_000_000
 _MAX_LICENCE_BYTES: Final = 200_000
 _LICENCE_TEXT: Final = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY)(\.(txt|md))?")
 
 
 def results_of(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[str, Any]:
-    """The results of a merge as JSON values.
+    """The results of a merge as JSON values, without the digests that `results_text` adds.
 
     Args:
         run: the run directory.
@@ -52,6 +53,21 @@ def results_of(run: Path, recipe: Recipe, parents: Parents, id_: str) -> dict[st
         "public_test_tasks": list(suite["public_test_tasks"]),
         "licences": {name: stated_licence(folder) for name, folder in licence_folders(recipe, parents)},
     }
+
+
+def results_text(results: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """The file of the results.
+
+    Args:
+        results: of `results_of`.
+        files: name -> digest of every other file of the folder (see `checkpoints.seal`).
+
+    Returns:
+        JSON with the digests under `files`, and under `digest` the one of everything else in it.
+    """
+    whole = {**results, "files": dict(files)}
+    sealed = {**whole, "digest": digest_json(whole)}
+    return json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _tasks(book: Book, digest: Digest, suite: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,16 +127,25 @@ def read_results(folder: Path) -> dict[str, Any]:
     """The results of an exported folder.
 
     Raises:
-        ConfigError: when they are missing or damaged.
+        ConfigError: when they are missing, damaged, were edited after the export, or are from before there were
+            digests.
     """
     try:
         text = (folder / RESULTS_FILE).read_text(encoding="utf-8")[:_MAX_CHARACTERS]
         found = json.loads(text)
-        sound = found["format"] == RESULTS_FORMAT and found["version"] <= RESULTS_VERSION and _is_sound(found)
+        sound = found["format"] == RESULTS_FORMAT and found["version"] == RESULTS_VERSION and _is_sound(found)
+        as_written = sound and digest_json({k: v for k, v in found.items() if k != "digest"}) == found["digest"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _unusable(folder, f"{type(error).__name__}: {error}".partition("\n")[0][:200]) from error
     if not sound:
         raise _unusable(folder, f"format {found.get('format')!r}, version {found.get('version')!r}")
+    if not as_written:
+        raise ConfigError(
+            "The results in this folder were edited after the export.",
+            got=f"{folder / RESULTS_FILE}: its digest is not that of its content",
+            allowed="the file as `evomerge export` wrote it",
+            fix="export the merge again: evomerge export RUN --to DIR.",
+        )
     return dict(found)
 
 
@@ -130,7 +155,8 @@ def _is_sound(found: Mapping[str, Any]) -> bool:
     stated = all(value is None or isinstance(value, str) for value in licences.values())
     public = found.get("public_test_tasks", [])
     measured = isinstance(found["tasks"], list) and isinstance(public, list) and all(map(_is_task, found["tasks"]))
-    return texts and bool(licences) and stated and measured and isinstance(found["tried"], int)
+    digests = all(isinstance(value, str) for value in (found["digest"], *found["files"].values()))
+    return texts and digests and bool(licences) and stated and measured and isinstance(found["tried"], int)
 
 
 def _is_task(task: Any) -> bool:

@@ -17,6 +17,7 @@ import torch
 
 from evomerge.checkpoints.dtypes import torch_dtype
 from evomerge.checkpoints.parts import TensorPart
+from evomerge.checkpoints.seal import Seal
 from evomerge.checkpoints.staging import check_apart
 from evomerge.checkpoints.writer import write_checkpoint
 from evomerge.dataflow.export_plan import ExportPlan, Piece, Target, plan_export
@@ -139,6 +140,7 @@ def write_recipe(
     *,
     extra_files: Mapping[str, str | bytes] = MappingProxyType({}),
     kernels: Kernels | None = None,
+    seal: Seal | None = None,
 ) -> None:
     """Write a recipe, with a path or without, as a checkpoint that stock transformers loads.
 
@@ -150,6 +152,7 @@ def write_recipe(
         folder: new or empty; appears complete or not at all.
         extra_files: plain name -> content, for instance recipe and model card.
         kernels: None compiles for this one merge where that pays (see `foresight.kernels_for_merge`).
+        seal: a file that is written last, of the digests of all others.
 
     Raises:
         ConfigError: when the folder lies in a parent's.
@@ -177,4 +180,5 @@ def write_recipe(
             layout=_as_stored(recipe, pool) if plan is None else plan.layout,
             config_changes={} if plan is None else plan.config_changes,
             chat_template=recipe.chat_template,
+            seal=seal,
         )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import yaml
 
+from evomerge.checkpoints.seal import matches
 from evomerge.config.export import CARD_FILE, MERGEKIT_FILE, RECIPE_FILE
 from evomerge.config.results import RESULTS_FILE
 from evomerge.errors import ConfigError
@@ -31,6 +32,9 @@ _SENT: Final = tuple(
     )
 )
 """What may be sent. Anything else in the folder was not written by `evomerge export`: it may be private."""
+
+_OWN: Final = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY).*")
+"""What the publisher may add."""
 
 _LICENCE: Final = re.compile(r"(LICENSE|LICENCE)[A-Za-z0-9._-]*")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -71,6 +75,35 @@ def files_of(folder: Path) -> dict[str, Path]:
             fix="move it elsewhere: whatever is pushed can be read by others.",
         )
     return found
+
+
+def check_as_exported(files: Mapping[str, Path], digests: Mapping[str, str]) -> None:
+    """Refuse files that are not what `evomerge export` wrote; the card may be edited, licence texts may be added.
+
+    Reads every byte.
+
+    Args:
+        files: of `files_of`.
+        digests: file name -> digest, of `read_results`.
+
+    Raises:
+        ConfigError: naming every file that was changed, that is missing, or that the export did not write.
+    """
+    expected = {name: digest for name, digest in digests.items() if name != CARD_FILE}
+    changed = [f"{name} (missing)" for name in expected if name not in files]
+    for name, path in files.items():
+        if name in expected and not matches(path, expected[name]):
+            changed.append(f"{name} (changed)")
+        elif name not in digests and name != RESULTS_FILE and not _OWN.fullmatch(name):
+            changed.append(f"{name} (not of this export)")
+    if changed:
+        raise ConfigError(
+            "The folder is no longer what was exported.",
+            got=", ".join(sorted(changed)),
+            allowed=f"the files that {RESULTS_FILE} lists, as they were written; {CARD_FILE} may be edited, and files "
+            "LICENSE*, NOTICE*, USE_POLICY* may be added",
+            fix="export the merge again: evomerge export RUN --to DIR.",
+        )
 
 
 def _is_sent(name: str) -> bool:

@@ -15,6 +15,7 @@ from evomerge.publishing.bundle import (
     EVAL_RESULTS_FILE,
     Bundle,
     card_for_hub,
+    check_as_exported,
     eval_results,
     files_of,
     licence_files,
@@ -56,7 +57,7 @@ def plan_push(folder: Path, repo: str, accepted: Sequence[str] = ()) -> Plan:
 
     Raises:
         ConfigError: for a malformed name, a folder that is no export or holds other things, results that belong to
-            another recipe, and as `check_publishable`.
+            another recipe, as `check_publishable`, and for files that were changed since the export.
         RecipeError: when the recipe is damaged.
     """
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
@@ -85,6 +86,7 @@ def plan_push(folder: Path, repo: str, accepted: Sequence[str] = ()) -> Plan:
         )
     verdict = judge(results["licences"])
     check_publishable(verdict, repo.partition("/")[2], accepted, licence_files(files))
+    check_as_exported(files, results["files"])
     texts = {CARD_FILE: card_for_hub((folder / CARD_FILE).read_text(encoding="utf-8"), recipe, verdict)}
     measured = eval_results(results)
     if measured is not None:

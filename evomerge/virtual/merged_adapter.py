@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from evomerge.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, Adapter, Factors, open_adapter
 from evomerge.checkpoints.opened import OpenParent
 from evomerge.checkpoints.overlay import Overlay
+from evomerge.checkpoints.seal import Seal
 from evomerge.checkpoints.staging import check_apart
 from evomerge.checkpoints.writer import write_files
 from evomerge.digest import canonical_json
@@ -225,6 +226,7 @@ def write_adapter(
     folder: Path,
     *,
     extra_files: Mapping[str, str | bytes] = MappingProxyType({}),
+    seal: Seal | None = None,
 ) -> None:
     """Write a merge of adapters as a PEFT adapter on their base (see `adapter_of`).
 
@@ -233,6 +235,7 @@ def write_adapter(
         pool: the parents, made.
         folder: new or empty; appears complete or not at all.
         extra_files: plain name -> content, for instance recipe and model card.
+        seal: a file that is written last, of the digests of all others.
 
     Raises:
         RecipeError, MergeError, ConfigError: as `adapter_of`.
@@ -246,4 +249,4 @@ def write_adapter(
     files = {n: c.encode() if isinstance(c, str) else c for n, c in extra_files.items()}
     files[ADAPTER_CONFIG] = (json.dumps(merged.config, indent=2, ensure_ascii=False) + "\n").encode()
     files[ADAPTER_WEIGHTS] = save(dict(merged.tensors), metadata)
-    write_files(folder, files)
+    write_files(folder, files, seal)

@@ -251,6 +251,14 @@ def test_an_export_says_for_programs_what_was_measured_and_brings_its_licences(h
     assert texts == {"LICENSE.base": "terms", "LICENSE.lang": "other terms"}
     assert (tmp_path / "merged" / "NOTICE.txt").read_text() == "by lang"
     assert plan_push(tmp_path / "merged", "me/merged").verdict.licence == "apache-2.0"
+    written = {p.name for p in (tmp_path / "merged").iterdir()}
+    assert set(results["files"]) == written - {"evomerge_results.json"}
+    weights = tmp_path / "merged" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"no longer what was exported[\s\S]*Got: model\.safetensors \(changed\)\n"):
+        plan_push(tmp_path / "merged", "me/merged")
 
 
 def test_recipes_and_mergekit_files_are_one_file(home: Path, tmp_path: Path) -> None:

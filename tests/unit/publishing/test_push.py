@@ -12,8 +12,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
 
+from evomerge.checkpoints.seal import digest_of_bytes
 from evomerge.cli.main import run
 from evomerge.cli.render_push import show_push
+from evomerge.config.results import results_text
 from evomerge.errors import ConfigError
 from evomerge.publishing.push import Plan, plan_push, send
 from evomerge.recipe.recipe import ParentRef, Recipe, Rule
@@ -47,7 +49,7 @@ TASKS = [
 ]
 RESULTS = {
     "format": "evomerge.results",
-    "version": 1,
+    "version": 2,
     "run": "first",
     "id": "g0001-i02",
     "recipe": recipe_digest(RECIPE),
@@ -56,6 +58,7 @@ RESULTS = {
     "public_test_tasks": ["arc"],
     "licences": {"a": "apache-2.0", "b": "apache-2.0", "c": "apache-2.0"},
 }
+BAD_TASKS: list[list[Any]] = [[1], [{}], [{**TASKS[0], "value": "x"}]]
 WEIGHTS = b"\0" * 5000
 
 
@@ -64,8 +67,9 @@ def export(folder: Path, **changed: Any) -> Path:
     (folder / "model.safetensors").write_bytes(WEIGHTS)
     (folder / "config.json").write_text("{}")
     (folder / "evomerge_recipe.json").write_text(recipe_to_text(RECIPE))
-    (folder / "evomerge_results.json").write_text(json.dumps({**RESULTS, **changed}))
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# first: merge g0001-i02\n")
+    digests = {path.name: digest_of_bytes(path.read_bytes()) for path in folder.iterdir()}
+    (folder / "evomerge_results.json").write_text(results_text({**RESULTS, **changed}, digests))
     return folder
 
 
@@ -182,9 +186,17 @@ def test_a_folder_without_recipe_or_results_is_no_export(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"format": "evomerge.results"}', '{"a": ' * 5000, json.dumps({**RESULTS, "licences": 3})]
-    + [json.dumps({**RESULTS, "tasks": tasks}) for tasks in ([1], [{}], [{**TASKS[0], "value": "x"}])]
-    + [json.dumps({**RESULTS, "public_test_tasks": 1})],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": "evomerge.results"}',
+        '{"a": ' * 5000,
+        results_text({**RESULTS, "licences": 3}, {}),
+    ]
+    + [results_text({**RESULTS, "tasks": tasks}, {}) for tasks in BAD_TASKS]
+    + [results_text({**RESULTS, "public_test_tasks": 1}, {}), json.dumps({**RESULTS, "version": 1})],
 )
 def test_damaged_results(tmp_path: Path, text: str) -> None:
     folder = export(tmp_path / "merged")
@@ -199,6 +211,44 @@ def test_a_licence_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert r"a\x1b[2J: mit" in printed
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "evomerge_recipe.json"])
+def test_what_was_changed_after_the_export_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    folder = export(tmp_path / "merged")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content + b" ")
+    assert run(["push", str(folder), "--to", "me/merged", "--dry-run"]) == 2
+    with pytest.raises(
+        ConfigError, match=rf"no longer what was exported[\s\S]*Got: {name} \(changed\)\n[\s\S]*export RUN"
+    ):
+        plan_push(folder, "me/merged")
+    (folder / name).write_bytes(content)
+    plan_push(folder, "me/merged")
+
+
+def test_a_missing_file_and_one_of_another_export_are_refused(tmp_path: Path) -> None:
+    folder = export(tmp_path / "merged")
+    (folder / "config.json").rename(folder / "generation_config.json")
+    with pytest.raises(ConfigError, match=r"config\.json \(missing\), generation_config\.json \(not of this export\)"):
+        plan_push(folder, "me/merged")
+
+
+def test_edited_scores_are_refused(tmp_path: Path) -> None:
+    folder = export(tmp_path / "merged")
+    results = folder / "evomerge_results.json"
+    results.write_text(results.read_text().replace('"value": 0.5', '"value": 0.9'))
+    with pytest.raises(ConfigError, match=r"edited after the export[\s\S]*evomerge_results\.json"):
+        plan_push(folder, "me/merged")
+
+
+def test_the_card_may_be_edited_and_licence_texts_added(tmp_path: Path) -> None:
+    folder = export(tmp_path / "merged")
+    (folder / "README.md").write_text("mine")
+    (folder / "NOTICE").write_text("terms")
+    plan = plan_push(folder, "me/merged")
+    assert plan.bundle.texts["README.md"].endswith("mine")
+    assert "NOTICE" in plan.bundle.files
 
 
 def test_results_of_another_merge(tmp_path: Path) -> None:
