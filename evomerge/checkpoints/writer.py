@@ -168,6 +168,16 @@ def _check_space(folder: Path, needed: int) -> None:
             raise OSError(errno.ENOSPC, f"{needed} bytes are needed, {free} are free,")
 
 
+def _check_shard_size(most: float) -> None:
+    if not most > 0:
+        raise ConfigError(
+            "The shard size is not usable.",
+            got=str(most),
+            allowed="a positive number of bytes",
+            fix="omit it.",
+        )
+
+
 def write_checkpoint(
     folder: Path,
     tensors: Iterable[tuple[str, torch.Tensor | TensorPart]],
@@ -207,13 +217,7 @@ def write_checkpoint(
         MergeError: when a tensor is missing, unknown, repeated, or of another shape or dtype than the layout says.
     """
     check_target(folder)
-    if not max_shard_bytes > 0:
-        raise ConfigError(
-            "The shard size is not usable.",
-            got=str(max_shard_bytes),
-            allowed="a positive number of bytes",
-            fix="omit it.",
-        )
+    _check_shard_size(max_shard_bytes)
     plans = plan_shards(layout or stored_layout(template.layout, dtype), metadata, int(max(1, max_shard_bytes)))
     changes = dict(config_changes)
     if dtype != "parent":
