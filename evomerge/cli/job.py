@@ -33,7 +33,7 @@ constraints:                           # optional
 optimizer: auto                        # `evomerge ls optimizers`, or {{name: nsga2, population: 16}}
 inject: []                             # recipe files for generation 0, beside the built-in ones
 budget: {{evaluations: 160}}             # candidates scored on the search set
-cluster: {{backend: ray, workers: 2}}    # ray | local
+cluster: {{backend: ray}}                # ray | local; `workers: 2` for at most two, else one per core or GPU
 seed: 7
 """
 

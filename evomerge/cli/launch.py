@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from evomerge.cli.console import say
 from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from evomerge.config.schema import Cluster
     from evomerge.launching.command import SearchCommand
 
 Job = Annotated[Path, typer.Argument(help="The job file, as the nodes see it.")]
@@ -53,7 +55,7 @@ def slurm(
     """A batch script for SLURM."""
     from evomerge.launching.slurm import SlurmJob, slurm_script
 
-    search = _search_here(job, run_dir, set_ or [], on_gpus=gpus_per_node > 0, cache=cache)
+    search, room = _search_here(job, run_dir, set_ or [], Offer(nodes, cpus_per_node, gpus_per_node), cache=cache)
     script = slurm_script(
         SlurmJob(
             search,
@@ -72,6 +74,8 @@ def slurm(
             requeues=requeues,
         )
     )
+    if room:
+        say(room, err=True)
     _hand_over(script, to, print_=print_, next_step="sbatch")
 
 
@@ -160,16 +164,65 @@ def ray_job(
     _hand_over(script, to, print_=print_, next_step="bash")
 
 
-def _search_here(
-    job: Path, run_dir: Path | None, settings: list[str], *, on_gpus: bool, cache: str | None
-) -> SearchCommand:
+class Offer(NamedTuple):
+    """What is asked of the scheduler: so many nodes with so many cores (None: unknown) and GPUs each."""
+
+    nodes: int
+    cpus: int | None
+    gpus: int
+
+
+class Checked(NamedTuple):
+    """A search, and what its user should hear about its workers; empty for nothing."""
+
+    search: SearchCommand
+    warning: str
+
+
+def _search_here(job: Path, run_dir: Path | None, settings: list[str], offer: Offer, *, cache: str | None) -> Checked:
     """A search whose files this machine sees too: the job is checked before anything is written."""
     from evomerge.config.load import load_job
+    from evomerge.config.storage import check_cache
     from evomerge.launching.command import SearchCommand
 
-    name = load_job(job, settings).job.name
+    resolved = load_job(job, settings)
+    name = resolved.job.name
     folder = run_dir if run_dir is not None else Path("runs") / name
-    return SearchCommand(name, str(job.absolute()), str(folder.absolute()), on_gpus, cache, tuple(settings))
+    on_gpus = offer.gpus > 0
+    search = SearchCommand(name, str(job.absolute()), str(folder.absolute()), on_gpus, cache, tuple(settings))
+    if cache is None:
+        check_cache(resolved)
+    return Checked(search, _few_workers(resolved.job.cluster, offer))
+
+
+def _few_workers(cluster: Cluster, offer: Offer) -> str:
+    """What to say when the job lets most of what is asked for lie idle.
+
+    Raises:
+        ConfigError: when no node would have room for a worker.
+    """
+    from evomerge.execution.ray_cluster import NodeDescription, lacking
+
+    if not offer.gpus and offer.cpus is None:
+        return ""
+    gpus = float(cluster.gpus_per_worker or 1.0) if offer.gpus else 0.0
+    cpus = float(cluster.cpus_per_worker)
+    node = NodeDescription("each", float(offer.cpus if offer.cpus is not None else 1_000_000), float(offer.gpus))
+    if offer.nodes > 0 and lacking([node], cpus, gpus):
+        there = f"{offer.gpus} GPUs" + ("" if offer.cpus is None else f" and {offer.cpus} cores")
+        raise ConfigError(
+            "No node would have room for a worker.",
+            got=f"nodes with {there}, and workers with {gpus:g} GPUs and {cpus:g} cores each",
+            allowed="workers that fit on one node",
+            fix="ask for larger nodes, or set cluster.gpus_per_worker and cluster.cpus_per_worker.",
+        )
+    room = offer.nodes * node.seats(cpus, gpus)
+    if cluster.workers is None or cluster.workers >= room:
+        return ""
+    return (
+        f"Warning: the job has cluster.workers: {cluster.workers}, and {offer.nodes} such nodes have room for {room}: "
+        "the others stay idle. Leave cluster.workers out of the job to use all."
+    )
 
 
 def _search_there(job: Path, run_dir: Path, settings: list[str], *, on_gpus: bool, cache: str | None) -> SearchCommand:

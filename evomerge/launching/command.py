@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
-from evomerge.launching.words import as_yaml, check_path, check_plain, check_text
+from evomerge.launching.words import as_yaml, check_cache, check_path, check_plain, check_setting
 
 
 @final
@@ -19,7 +19,7 @@ class SearchCommand:
         run_dir: the run directory on a folder that all nodes share.
         on_gpus: whether the workers use GPUs; the driver has none, so that it cannot see for itself.
         cache: a folder of each node for copies of the parents; may begin with `$VARIABLE`.
-        settings: further `a.b=value` settings, laid over the job last.
+        settings: further `a.b=value` settings, laid over the job last; none of the cluster's backend or address.
 
     Raises:
         ConfigError: for a member that no script could carry.
@@ -37,9 +37,9 @@ class SearchCommand:
         check_path("The path of the job file", self.job)
         check_path("The run directory", self.run_dir)
         if self.cache is not None:
-            check_text("The cache folder", self.cache)
+            check_cache(self.cache)
         for setting in self.settings:
-            check_text("A --set option", setting)
+            check_setting(setting)
 
     def words(self) -> tuple[str, ...]:
         """The command and its arguments, without the address of the cluster."""

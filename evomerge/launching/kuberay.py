@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from shlex import join
 from typing import Any, Final, final
 
 import yaml
+from packaging.version import InvalidVersion, Version
 
 from evomerge.errors import ConfigError
 from evomerge.launching.command import SearchCommand
 from evomerge.launching.words import check_count, check_dns_label, check_path, check_plain, check_text
 
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,500}")
-_QUANTITY: Final = re.compile(r"[1-9][0-9]{0,8}([KMGT]i?)?")
+_QUANTITY: Final = re.compile(r"([1-9][0-9]{0,8})(?:([KMGT])(i?))?")
+_OLDEST_RAY: Final = "2.52"
+"""The first one whose clusters ask for a token."""
 _LONGEST_NAME: Final = 47  # KubeRay's own limit for a RayJob
 _USER: Final = 1000  # the user of Ray's images
 
@@ -72,7 +76,7 @@ class KubeJob:
                 allowed="for instance registry.example.org/evomerge:0.1.0",
                 fix="give the name that a pod would use.",
             )
-        check_path("The mount of the shared folder", self.mount)
+        _check_mount(self.mount)
         least, most = self.workers
         check_count("The smallest number of workers", least, least=0)
         check_count("The largest number of workers", most, least=max(1, least))
@@ -81,7 +85,8 @@ class KubeJob:
         check_count("The number of retries", self.retries, least=0)
         for what, amount in (("memory", self.memory), ("memory of the head", self.head_memory), ("shm", self.shm)):
             _check_quantity(what, amount)
-        check_plain("The version of Ray", self.ray_version)
+        _check_shm(self.shm, {"--memory": self.memory, "--head-memory": self.head_memory})
+        _check_ray(self.ray_version)
         self._check_words()
 
     def _check_words(self) -> None:
@@ -111,6 +116,49 @@ def _check_quantity(what: str, amount: str) -> None:
             got=repr(amount[:80]),
             allowed="a number and Ki, Mi, Gi or Ti, for instance 64Gi",
             fix="write it as Kubernetes does.",
+        )
+
+
+def _bytes(amount: str) -> int:
+    """What Kubernetes makes of an amount: K is 1000, Ki is 1024."""
+    found = _QUANTITY.fullmatch(amount)
+    number, unit, binary = found.groups() if found is not None else ("0", None, None)
+    power: int = (1024 if binary else 1000) ** " KMGT".index(unit or " ")
+    return int(number) * power
+
+
+def _check_shm(shm: str, memories: Mapping[str, str]) -> None:
+    for option, memory in memories.items():
+        if _bytes(shm) > _bytes(memory):
+            raise ConfigError(
+                "/dev/shm is a part of a pod's memory, and cannot be larger.",
+                got=f"--shm {shm} and {option} {memory}",
+                allowed=f"--shm up to {memory}",
+                fix=f"name less with --shm, or more with {option}.",
+            )
+
+
+def _check_mount(mount: str) -> None:
+    if not check_path("The mount of the shared folder", mount).strip("/"):
+        raise ConfigError(
+            "The shared folder cannot be mounted over everything.",
+            got=f"--mount {mount}",
+            allowed="a folder below /, such as /shared",
+            fix="name another folder, and paths of the job and the run below it.",
+        )
+
+
+def _check_ray(text: str) -> None:
+    try:
+        fits = Version(check_plain("The version of Ray", text)) >= Version(_OLDEST_RAY)
+    except InvalidVersion:
+        fits = False
+    if not fits:
+        raise ConfigError(
+            "The image needs a version of Ray that keeps strangers out.",
+            got=f"--ray-version {text[:80]}",
+            allowed=f"a version from {_OLDEST_RAY} on, such as 2.60.0",
+            fix="write what `ray --version` says in the image, or take another image.",
         )
 
 

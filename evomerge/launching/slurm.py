@@ -13,6 +13,10 @@ from evomerge.launching.slurm_parts import BATCH, FUNCTIONS
 from evomerge.launching.words import check_count, check_path, check_plain, check_text, slug
 
 _TIME: Final = re.compile(r"\d+|\d+:\d{2}(:\d{2})?|\d+-\d{1,2}(:\d{2}){0,2}")
+_DRAIN_S: Final = 120
+"""So long before the time limit the search is told to finish what runs."""
+_LEAST_S: Final = 2 * _DRAIN_S + 60
+"""SLURM may signal a minute early, and Ray and the workers have to start before anything is scored."""
 _LONGEST_TMP: Final = 30
 """Ray puts sockets 70 characters below its folder, and Linux ends their paths at 107."""
 
@@ -104,6 +108,24 @@ def _check_time(text: str) -> None:
             allowed="MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, DAYS-HOURS:MINUTES[:SECONDS]",
             fix="write for instance --time 12:00:00.",
         )
+    if 0 < (limit_s := _seconds(text)) < _LEAST_S:  # SLURM's 0 is no limit
+        raise ConfigError(
+            "The time limit leaves no time to search.",
+            got=f"--time {text}: {limit_s} s",
+            allowed=f"at least {_LEAST_S} s: the search is told to finish {_DRAIN_S} s before the limit",
+            fix="ask for hours, for instance --time 12:00:00; what is stopped is queued again and goes on.",
+        )
+
+
+def _seconds(text: str) -> int:
+    """What sbatch makes of a time: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    days, dash, rest = text.rpartition("-")
+    fields = [int(field) for field in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = (*fields, 0, 0)[:3]
+        return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
+    hours, minutes, seconds = fields if len(fields) == 3 else (0, *fields, 0)[:3]
+    return hours * 3600 + minutes * 60 + seconds
 
 
 def _check_container(image: str, venv: str | None) -> None:
@@ -150,7 +172,7 @@ def _directives(job: SlurmJob) -> list[str]:
         "time": job.time,
         "partition": job.partition,
         "account": job.account,
-        "signal": "B:TERM@120",
+        "signal": f"B:TERM@{_DRAIN_S}",
     }
     flags = ["requeue"] if job.share_nodes else ["requeue", "exclusive", "mem=0"]
     return [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None] + [

@@ -75,6 +75,47 @@ def check_path(what: str, text: str) -> str:
     return text
 
 
+def check_cache(text: str) -> str:
+    """`text`, a folder of each node, as a job's `cluster.cache` names it.
+
+    Raises:
+        ConfigError: for a text that cannot be quoted, then for a path relative to wherever a worker is started.
+    """
+    if not check_text("The cache folder", text).startswith(("/", "$")):
+        raise ConfigError(
+            "The cache of a node needs an absolute path.",
+            got=f"--cache {text}",
+            allowed="/FOLDER, or $VARIABLE/FOLDER with a variable that is set on the nodes",
+            fix="name a folder of the nodes' own disks, such as /local/ssd/evomerge or $SLURM_TMPDIR/evomerge.",
+        )
+    return text
+
+
+def check_setting(text: str) -> str:
+    """`text`, a setting `a.b=value` that is laid over a job, and does not say where it runs.
+
+    Raises:
+        ConfigError: for a text that cannot be quoted, one of another form, then for the cluster's backend or address.
+    """
+    key, equals, _ = check_text("A --set option", text).partition("=")
+    steps = key.split(".")
+    if not equals or not all(steps):
+        raise ConfigError(
+            "A --set option is not of the form a.b=value.",
+            got=repr(text[:300]),
+            allowed="for instance budget.evaluations=300",
+            fix="write the path, an equals sign, and a YAML value.",
+        )
+    if steps == ["cluster"] or steps[:2] in (["cluster", "backend"], ["cluster", "address"]):
+        raise ConfigError(
+            "A launched search runs on the cluster that is launched.",
+            got=f"--set {text[:300]}",
+            allowed="single settings of the cluster other than cluster.backend and cluster.address",
+            fix="leave it out; to search on this machine, use `evomerge search`.",
+        )
+    return text
+
+
 def check_dns_label(what: str, text: str, most: int = 63) -> str:
     """`text`, a name of Kubernetes.
 

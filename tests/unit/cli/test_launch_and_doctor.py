@@ -56,6 +56,26 @@ def test_a_manifest_has_a_name_made_from_the_run(capsys: pytest.CaptureFixture[s
     assert "--set cluster.device=cuda" in job["spec"]["entrypoint"]
 
 
+@pytest.mark.parametrize(
+    ("words", "room"),
+    [
+        (["--set", "cluster.workers=2"], "room for 8"),
+        (["--set", "cluster.workers=15", "--set", "cluster.gpus_per_worker=0.5"], "room for 16"),
+        (["--set", "cluster.workers=1", "--cpus-per-node", "1"], "room for 2"),
+        (["--set", "cluster.workers=8"], ""),
+        ([], ""),  # `init` leaves the number to the cluster
+    ],
+)
+def test_a_job_that_lets_gpus_lie_idle_is_told_on_the_error_output(
+    words: list[str], room: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*SLURM, *words]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("#!/bin/bash\n")
+    assert "Warning" not in told.out
+    assert (f"have {room}: the others stay idle" in told.err) if room else told.err == ""
+
+
 def test_a_submission_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*RAY_JOB, "--no-gpus"]) == 0
     printed = capsys.readouterr().out
@@ -70,6 +90,17 @@ def test_a_submission_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         [*SLURM, "--run-dir", "a\nb"],
         [*SLURM, "--set", "name=a\nb"],
         [*SLURM, "--set", "nosuch.key=1"],
+        [*SLURM, "--set", "cluster.backend=local"],
+        [*SLURM, "--set", "cluster.gpus_per_worker=8"],
+        [*SLURM, "--set", "cluster.cache=../rel"],
+        [*SLURM, "--cache", "../rel"],
+        [*SLURM, "--time", "2"],
+        [*KUBERAY, *SIZES, "--cache", "../rel"],
+        [*KUBERAY, *SIZES, "--ray-version", "latest"],
+        [*KUBERAY, *SIZES, "--mount", "/"],
+        [*KUBERAY, *SIZES, "--shm", "65Gi"],
+        [*KUBERAY, *SIZES, "--set", "foo"],
+        [*RAY_JOB, "--set", "cluster.address=auto"],
         ["launch", "slurm", "a\nb.yaml", "--nodes", "1", "--gpus-per-node", "0"],
         [*KUBERAY, "--max-workers", "4", "--run-dir", "/shared/../etc"],
         [*KUBERAY, *SIZES, "--namespace", "$(id)"],

@@ -79,7 +79,9 @@ def test_nothing_in_free_settings_is_lost_or_changed(tmp_path: Path) -> None:
 def test_the_example_of_init_is_a_job(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(EXAMPLE.format(name="job.yaml"), encoding="utf-8")
-    assert load_job(path).job.budget.evaluations == 160
+    job = load_job(path).job
+    assert job.budget.evaluations == 160
+    assert job.cluster.workers is None, "a launched copy uses whatever the cluster holds"
 
 
 def test_the_schema_is_json_and_names_every_key() -> None:

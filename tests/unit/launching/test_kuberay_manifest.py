@@ -118,7 +118,7 @@ printable = st.text(alphabet=st.characters(codec="utf-8", categories=["L", "N", 
 @given(printable, printable, printable.filter(bool))
 @settings(deadline=None, max_examples=20)
 def test_yaml_and_shell_give_back_exactly_the_words_that_were_meant(job: str, run: str, setting: str) -> None:
-    search = SearchCommand("first", f"/shared/j{job}", f"/shared/r{run}", on_gpus=False, settings=(setting,))
+    search = SearchCommand("first", f"/shared/j{job}", f"/shared/r{run}", on_gpus=False, settings=(f"a={setting}",))
     entrypoint = yaml.safe_load(kuberay_yaml(replace(PLAIN, search=search)))["spec"]["entrypoint"]
     assert shlex.split(entrypoint) == [*search.words(), "--set", "cluster.address=auto"]
 
@@ -128,6 +128,14 @@ def test_yaml_and_shell_give_back_exactly_the_words_that_were_meant(job: str, ru
     [
         ({"name": "Evo_Merge"}, "RayJob"),
         ({"name": "x" * 48}, "RayJob"),
+        ({"mount": "/"}, "mounted over everything"),
+        ({"mount": "//"}, "mounted over everything"),
+        ({"ray_version": "latest"}, "--ray-version latest"),
+        ({"ray_version": ""}, "version of Ray"),
+        ({"ray_version": "2.51.9"}, r"--ray-version 2\.51\.9"),
+        ({"shm": "65Gi"}, "--shm 65Gi and --memory 64Gi"),
+        ({"shm": "8Gi", "memory": "8G"}, "--shm 8Gi and --memory 8G"),
+        ({"shm": "20Gi"}, "--shm 20Gi and --head-memory 16Gi"),
         ({"namespace": "a b"}, "namespace"),
         ({"claim": "../models"}, "volume claim"),
         ({"image": "x; id"}, "image"),
@@ -171,3 +179,8 @@ def strict(schema: Any) -> Any:
     if made.get("type") == "object" and isinstance(made.get("properties"), dict) and not is_open:
         made["additionalProperties"] = False
     return made
+
+
+@pytest.mark.parametrize("change", [{"ray_version": "2.52.0"}, {"ray_version": "3.0.0.dev0"}, {"shm": "16384Mi"}])
+def test_what_just_fits_is_taken(change: dict[str, Any]) -> None:
+    assert yaml.safe_load(kuberay_yaml(replace(PLAIN, **change)))["kind"] == "RayJob"

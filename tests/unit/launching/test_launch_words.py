@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
-from evomerge.launching.words import as_yaml, check_count, check_dns_label, check_path, check_plain, check_text, slug
+from evomerge.launching.words import (
+    as_yaml,
+    check_cache,
+    check_count,
+    check_dns_label,
+    check_path,
+    check_plain,
+    check_setting,
+    check_text,
+    slug,
+)
 
 HOSTILE = ("a\nb", "a\0b", "a\tb", "a\x1b[2Jb", "", "x" * 5000, "a\u2028b")
 
@@ -55,3 +65,24 @@ def test_quoted_yaml_is_the_text_again(text: str) -> None:
     from evomerge.strict_yaml import parse_yaml
 
     assert parse_yaml(as_yaml(text), "a test").value == text
+
+
+@pytest.mark.parametrize("text", ["foo", "=1", "a..b=1", ".a=1"])
+def test_a_setting_has_a_path_and_a_value(text: str) -> None:
+    with pytest.raises(ConfigError, match="not of the form"):
+        check_setting(text)
+
+
+@pytest.mark.parametrize("text", ["cluster.backend=local", "cluster.address=auto", "cluster={backend: local}"])
+def test_a_setting_does_not_say_where_a_launched_search_runs(text: str) -> None:
+    with pytest.raises(ConfigError, match="runs on the cluster that is launched"):
+        check_setting(text)
+
+
+def test_settings_and_caches_that_are_taken() -> None:
+    for text in ("cluster.workers=2", "budget.evaluations=3", "name=a=b", "clusters.backend="):
+        assert check_setting(text) == text
+    for text in ("/local/x", "$TMPDIR/x"):
+        assert check_cache(text) == text
+    with pytest.raises(ConfigError, match=r"--cache \.\./rel"):
+        check_cache("../rel")

@@ -103,7 +103,7 @@ printable = st.text(alphabet=st.characters(codec="utf-8", categories=["L", "N", 
 @given(printable, printable, printable.filter(bool), printable.filter(bool))
 @settings(deadline=None, max_examples=25)
 def test_a_shell_reads_exactly_the_words_that_were_meant(job: str, run: str, cache: str, setting: str) -> None:
-    search = SearchCommand("first", f"/{job}", f"/{run}", on_gpus=False, cache=cache, settings=(setting,))
+    search = SearchCommand("first", f"/{job}", f"/{run}", on_gpus=False, cache=f"${cache}", settings=(f"a={setting}",))
     script = slurm_script(replace(PLAIN, search=search))
     assert words_of(script, "search") == list(search.words())
     line = next(line for line in script.splitlines() if line.startswith("run_dir="))
@@ -114,6 +114,10 @@ def test_a_shell_reads_exactly_the_words_that_were_meant(job: str, run: str, cac
     ("change", "match"),
     [
         ({"nodes": 0}, "number of nodes"),
+        ({"time": "2"}, "--time 2: 120 s"),
+        ({"time": "4:59"}, "--time 4:59: 299 s"),
+        ({"time": "0:04:00"}, "--time 0:04:00: 240 s"),
+        ({"time": "0-0:04"}, "--time 0-0:04: 240 s"),
         ({"gpus_per_node": -1}, "GPUs per node"),
         ({"min_nodes": 3}, "wait for"),
         ({"partition": "gpu\n#SBATCH --wrap=id"}, "partition"),
@@ -248,3 +252,8 @@ def test_a_script_that_is_not_submitted_says_so(script: Path) -> None:
     ran = subprocess.run(["bash", script], capture_output=True, text=True, env=environment, check=False)
     assert ran.returncode == 2
     assert "start it with sbatch" in ran.stderr
+
+
+@pytest.mark.parametrize("time", ["5", "5:00", "0:05:00", "1-0", "0-1:00", "0-0:05:00", "0", "999:00"])
+def test_a_time_that_leaves_time_to_search_is_taken(time: str) -> None:
+    assert f"#SBATCH --time={time}\n" in slurm_script(replace(PLAIN, time=time))
