@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Final
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -30,6 +31,22 @@ def version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def provided(package: str) -> str | None:
+    """The version of what `import package` would load, whatever distribution it came with; None when nothing would.
+
+    MLflow, for instance, comes as `mlflow` and as `mlflow-skinny`. Nothing is imported.
+    """
+    if (version := version_of(package)) is not None:
+        return version
+    module = package.replace("-", "_")
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:  # without origin it is only a folder of that name
+        return None
+    for distribution in metadata.packages_distributions().get(module, []):
+        return f"{version_of(distribution)} ({distribution})"
+    return "of unknown version"
 
 
 def python_and_packages(
@@ -77,7 +94,7 @@ def _wrong(requirement: Requirement, version: str | None) -> Finding:
     return Finding("packages", requirement.name, "missing", text, f"pip install '{wanted}'")
 
 
-def optional_packages(found: Callable[[str], str | None] = version_of) -> Iterator[Finding]:
+def optional_packages(found: Callable[[str], str | None] = provided) -> Iterator[Finding]:
     """What is not needed, and what each would add."""
     for name, (adds, how) in OPTIONAL.items():
         version = found(name)

@@ -15,10 +15,16 @@ from evomerge.tracking.tracker import TrackedRun, Tracker
 LIBRARIES: Final = MappingProxyType({"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"})
 """Name in a job -> the library that must be importable."""
 
-_MLFLOW_PATIENCE: Final = MappingProxyType(
-    {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+_MLFLOW_DEFAULTS: Final = MappingProxyType(
+    {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+    }
 )
-"""MLflow's own defaults, 120 s and 7 retries, would let the search wait for minutes for a server that is gone."""
+"""MLflow's own, 120 s and 7 retries, would let the search wait for minutes for a server that is gone, and its INFO
+would write over the progress bars.
+"""
 
 
 @final
@@ -84,8 +90,8 @@ class MLflow(Tracker):
     """
 
     def __init__(self, run: TrackedRun) -> None:
-        for name, value in _MLFLOW_PATIENCE.items():
-            os.environ.setdefault(name, value)  # MLflow reads them at every request
+        for name, value in _MLFLOW_DEFAULTS.items():
+            os.environ.setdefault(name, value)  # read at every request, the level when MLflow is imported
         from mlflow import MlflowClient
 
         run.local_folder.mkdir(exist_ok=True)
@@ -141,7 +147,8 @@ def check_trackers(names: Sequence[str]) -> None:
         ConfigError: when one is not.
     """
     for name in names:
-        if importlib.util.find_spec(LIBRARIES[name]) is None:
+        spec = importlib.util.find_spec(LIBRARIES[name])
+        if spec is None or spec.origin is None:  # a folder of that name, as W&B writes one, is no library
             raise ConfigError(
                 "The library of a tracker is not installed.",
                 got=f"track: {name}",

@@ -15,7 +15,7 @@ from evomerge.checkup.finding import Finding, in_gib
 from evomerge.checkup.folders import clock, kind_of, locking, run_folder
 from evomerge.checkup.gpus import judge_gpus, torch_cuda
 from evomerge.checkup.online import hub
-from evomerge.checkup.packages import OPTIONAL, optional_packages, python_and_packages
+from evomerge.checkup.packages import OPTIONAL, optional_packages, provided, python_and_packages
 from evomerge.execution.ray_cluster import ClusterDescription, NodeDescription
 
 H100 = "NVIDIA H100 80GB HBM3, 81559, 80000, 570.86"
@@ -62,6 +62,22 @@ def test_optional_packages_say_what_they_add() -> None:
     assert {f.state for f in findings} == {"ok"}
     assert "0.31.0: track: [wandb]" in {f.text for f in findings}
     assert sum("it would add" in f.text for f in findings) == len(OPTIONAL) - 1
+
+
+def test_a_module_counts_whatever_distribution_brought_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flowing").mkdir()
+    (tmp_path / "flowing" / "__init__.py").write_text("raise RuntimeError('nothing is imported')")
+    (tmp_path / "loose_one.py").write_text("")
+    (tmp_path / "only_a_folder").mkdir()
+    info = tmp_path / "flowing_skinny-3.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: flowing-skinny\nVersion: 3.1\n")
+    (info / "top_level.txt").write_text("flowing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert provided("flowing") == "3.1 (flowing-skinny)"
+    assert provided("loose-one") == "of unknown version"
+    assert provided("only_a_folder") is None
+    assert provided("packaging") == metadata.version("packaging")
 
 
 def test_cores_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,4 +133,30 @@ def test_every_tracker_of_a_job_is_there() -> None:
 def test_a_missing_library_is_told_before_anything_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"not installed[\s\S]*track: wandb[\s\S]*Fix: pip install wandb"):
+        check_trackers(["wandb"])
+
+
+def test_mlflow_says_nothing_on_the_terminal(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom evomerge.tracking.tracker import TrackedRun\n"
+        "from evomerge.tracking.trackers import MLflow\nfolder = Path(sys.argv[1])\n"
+        "tracker = MLflow(TrackedRun('first', folder, '0123456789abcdef', {'genes': 3.0}))\n"
+        "tracker.log(1, {'a': 1.0})\ntracker.finish({'chosen': 'c'})\n"
+    )
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
+        env=own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_folder_with_the_name_of_a_library_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_such_tracker").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("evomerge.tracking.trackers.LIBRARIES", {"wandb": "no_such_tracker"})
+    with pytest.raises(ConfigError, match="library of a tracker is not installed"):
         check_trackers(["wandb"])
