@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, Final, final
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, without_secrets
 from evomerge.publishing.bundle import Bundle
 
 
@@ -18,11 +19,45 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     return (HfHubHTTPError, HFValidationError, ConnectionError, RuntimeError, *network)
 
 
+_NO_CONNECTION: Final = frozenset(
+    {"TransportError", "ConnectionError", "Timeout", "OfflineModeIsEnabled", "gaierror", "TimeoutError"}
+)
+"""Bases of what is raised where nothing answers, by name: httpx's, requests', the system's."""
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub has answered at all."""
+    return not any(kind.__name__ in _NO_CONNECTION for kind in type(error).__mro__)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep huggingface_hub's own lines about every attempt off the terminal: the error that ends them says it once."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 @contextmanager
 def _told(repo: str) -> Iterator[None]:
     try:
-        yield
+        with _quiet():
+            yield
     except _hub_errors() as error:
+        if not _is_refusal(error):
+            from huggingface_hub import constants
+
+            raise ConfigError(
+                "The hub cannot be reached.",
+                got=f"{repo}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+                allowed=f"a hub that answers; the usual one is {without_secrets(constants.ENDPOINT)}",
+                fix="check the network, its proxy, and HF_ENDPOINT and HF_HUB_OFFLINE if they are set; "
+                "nothing was published.",
+            ) from error
         raise ConfigError(
             "The hub did not take it.",
             got=f"{repo}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",

@@ -286,12 +286,15 @@ def test_a_commit_that_is_refused_leaves_nothing_published(tmp_path: Path, hub: 
     assert hub.repos["me/merged"].files == {}
 
 
-def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_at_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(time, "sleep", lambda _: None)  # huggingface_hub tries six times
     plan = plan_push(export(tmp_path / "merged"), "me/merged")
-    with pytest.raises(ConfigError, match="did not take it"):
+    with pytest.raises(ConfigError, match=r"cannot be reached[\s\S]*Fix: check the network[\s\S]*HF_ENDPOINT"):
         send(plan, public=False, replace=False, endpoint="http://127.0.0.1:9")
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_the_command_says_what_it_would_send(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
