@@ -65,8 +65,16 @@ def writer_of(folder: Path) -> Writer | None:
     return found.writer if lives else None
 
 
-def _locked(folder: Path, holder: Writer | None) -> RunLocked:
+def _locked(folder: Path, holder: Writer | None, me: Writer) -> RunLocked:
     who = f"process {holder.pid} on {holder.host}" if holder else "another process"
+    if holder is not None and holder.lives(me) and holder.is_suspended():
+        return RunLocked(
+            "A suspended process holds this run directory.",
+            got=f"{folder} is held by {who}, which is suspended",
+            allowed="one writer at a time",
+            fix=f"let it go on (kill -CONT {holder.pid}), or end it (kill -KILL {holder.pid}; nothing acknowledged is "
+            "lost) and try again.",
+        )
     return RunLocked(
         "Another process writes to this run directory.",
         got=f"{folder} is held by {who}",
@@ -168,7 +176,7 @@ class RunLock:
                 first = found
             verdict = self._judge(found, first, drafted)
             if verdict == "held" or (verdict == "busy" and time.monotonic() > deadline):
-                raise _locked(self._folder, found.writer if found else None)
+                raise _locked(self._folder, found.writer if found else None, self._me)
             if verdict == "free":
                 number = 1 if found is None else found.number + 1
                 reach("before-claim")
@@ -211,7 +219,7 @@ class RunLock:
         """
         if not epochs.is_latest(self._epochs, self.epoch):
             found = epochs.latest(self._epochs)
-            raise _locked(self._folder, found.writer if found else None)
+            raise _locked(self._folder, found.writer if found else None, self._me)
 
     def replace_journal(self, journal: Path) -> None:
         """Put a copy of the journal in its place, so that earlier holders have a file open that nobody reads.

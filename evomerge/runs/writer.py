@@ -52,6 +52,10 @@ class Writer:
             return True
         return self.started == _start_ticks(self.pid)
 
+    def is_suspended(self) -> bool:
+        """Whether it was stopped (Ctrl-Z, SIGSTOP) or is held by a debugger. Asked of processes of this host only."""
+        return _state(self.pid) in {"T", "t"}
+
     def is_being_killed(self) -> bool:
         """Whether SIGKILL is on its way to it: on a busy machine that takes a moment. Asked of own processes only."""
         try:
@@ -60,6 +64,14 @@ class Writer:
             return False
         masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
         return any(mask >> (signal.SIGKILL - 1) & 1 for mask in masks)
+
+
+def _state(pid: int) -> str:
+    """Field 3 of /proc/PID/stat; empty where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 def _boot() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -140,6 +141,26 @@ def test_another_host_is_believed_while_its_heart_beats(tmp_path: Path, monkeypa
     assert time.monotonic() - started < 2.0
     assert not lock.in_order
     lock.release()
+
+
+@pytest.mark.kill
+def test_a_suspended_holder_is_told_with_what_wakes_it(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        holder.send_signal(signal.SIGSTOP)
+        os.waitpid(holder.pid, os.WUNTRACED)  # it stands still
+        said = rf"suspended process[\s\S]*process {holder.pid} on [\s\S]*-CONT {holder.pid}[\s\S]*-KILL {holder.pid}"
+        with pytest.raises(RunLocked, match=said):
+            RunLock(tmp_path)
+        holder.send_signal(signal.SIGCONT)
+        os.waitpid(holder.pid, os.WCONTINUED)
+        with pytest.raises(RunLocked, match="Another process writes"):
+            RunLock(tmp_path)
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def test_a_kernels_lock_of_a_silent_host_is_passed_over(tmp_path: Path) -> None:
