@@ -19,9 +19,16 @@ _TEMPORARY: Final = ".*.tmp"
 _ABANDONED_S: Final = 3600.0
 
 
+_AGAIN: Final = "free some space, then run the same command again."
+_RESUME: Final = "run `evomerge resume` on the run directory; nothing acknowledged is lost."
+
+
 @contextmanager
 def disk_full_is_told(path: Path) -> Iterator[None]:
-    """Turn "no space left" inside the block into `DiskFull`; every other error passes."""
+    """Turn "no space left" inside the block into `DiskFull`; every other error passes.
+
+    The fix is the same command again; around the files of a run that goes on, `lost_storage_is_told` names another.
+    """
     try:
         yield
     except OSError as error:
@@ -31,7 +38,7 @@ def disk_full_is_told(path: Path) -> Iterator[None]:
             "The disk is full.",
             got=f"{error.strerror} while writing {path}",
             allowed="a file system with free space and quota",
-            fix="free some space, then run `evomerge resume` on the run directory; nothing acknowledged is lost.",
+            fix=_AGAIN,
         ) from error
 
 
@@ -61,13 +68,15 @@ def lost_storage_is_told(path: Path) -> Iterator[None]:
     try:
         with disk_full_is_told(path):
             yield
+    except DiskFull as full:
+        fix = f"free some space, then {_RESUME}"
+        raise DiskFull(full.what, got=full.got, allowed=full.allowed, fix=fix) from full
     except OSError as error:
         raise StorageLost(
             "The run directory can no longer be written.",
             got=f"{error.strerror or error} while writing {path}",
             allowed="a file system that takes writes, for as long as the run lasts",
-            fix="mend it (mount, permissions, limits, the disk), then run `evomerge resume` on the run directory; "
-            "nothing acknowledged is lost.",
+            fix=f"mend it (mount, permissions, limits, the disk), then {_RESUME}",
         ) from error
 
 

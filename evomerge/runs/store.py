@@ -154,6 +154,7 @@ class RunStore:
             ConfigError: when `folder` is not a run directory.
             RunLocked: when `write` and another process writes to it.
             StoreError: when `write` and a link leads out of it.
+            DiskFull, StorageLost: when `write` and the run directory takes no writes.
             CorruptJournal: when a record before the last is damaged.
         """
         if not _is_run(folder):
@@ -163,9 +164,11 @@ class RunStore:
                 allowed=f"a folder that holds {JOURNAL}",
                 fix="name the run directory (runs/NAME), or start the run with `evomerge search`.",
             )
-        if write:
-            check_contained(folder)
-        return cls._held(folder, RunLock(folder)) if write else cls(folder, None)
+        if not write:
+            return cls(folder, None)
+        check_contained(folder)
+        with lost_storage_is_told(folder):
+            return cls._held(folder, RunLock(folder))
 
     @classmethod
     def _held(cls, folder: Path, lock: RunLock) -> RunStore:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.checkpoints.writer import write_files
 from evomerge.errors import DiskFull, EvomergeError, StorageLost
+from evomerge.files import write_atomic
 from evomerge.runs.records import Note
 from evomerge.runs.replay import read_history
 from evomerge.runs.store import JOURNAL, RunStore
@@ -81,6 +83,41 @@ def test_a_disk_that_breaks_at_any_sync_ends_resumable(
     live(JOB, run)
     assert digest_of(run) == calm
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_run_directory_that_is_read_only_from_the_start_can_be_resumed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RunStore.create(tmp_path / "run", FILES).close()
+    opened = os.open
+
+    def read_only(path: str | Path, flags: int, *rest: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, flags, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        with pytest.raises(StorageLost, match=r"Read-only file system while writing[\s\S]*Fix: [\s\S]*evomerge resume"):
+            RunStore.open(tmp_path / "run", write=True)
+    assert StorageLost.exit_code == 75
+    RunStore.open(tmp_path / "run", write=True).close()
+
+
+def test_a_full_disk_names_the_command_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside a run that is `evomerge resume`; an export, a report, a merge is asked for again."""
+    with RunStore.create(tmp_path / "run", FILES) as store:
+        monkeypatch.setattr(os, "fsync", FailingCalls(errno.ENOSPC, 1, tmp_path).wrap(os.fsync))
+        with pytest.raises(DiskFull, match="then run `evomerge resume` on the run directory"):
+            store.append(Note("a"))
+    monkeypatch.setattr(os, "fsync", FailingCalls(errno.ENOSPC, 1, tmp_path).wrap(os.fsync))
+    with pytest.raises(DiskFull, match="then run the same command again") as told:
+        write_atomic(tmp_path / "report.html", "x")
+    assert "resume" not in str(told.value)
+    monkeypatch.setattr(os, "fsync", FailingCalls(errno.ENOSPC, 1, tmp_path).wrap(os.fsync))
+    with pytest.raises(DiskFull, match="then run the same command again"):
+        write_files(tmp_path / "merged", {"a": b"1"})
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_file_size_limit_is_told(tmp_path: Path) -> None:
