@@ -121,8 +121,8 @@ class Bars:
     def outcome(self, request: Request, set_name: SetName, outcome: Outcome) -> None:
         """One more model is scored."""
         self._failed += isinstance(outcome, Failure)
-        self._done += 1
-        self._progress.update(self._task, advance=1, count=self._count(), note=self._note())
+        self._done = min(self._done + 1, max(self._total, 1))  # answers that were lost are asked again: counted before
+        self._progress.update(self._task, completed=self._done, count=self._count(), note=self._note())
 
     def batch(self, number: int) -> None:
         """One more generation is told."""

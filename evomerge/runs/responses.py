@@ -84,7 +84,7 @@ def _read_checked(path: Path, digest: str) -> Any:
             "A file of per-item answers is lost." if not text else "A file of per-item answers was altered.",
             got=str(path),
             allowed=f"the file whose sha256 is {digest}",
-            fix="restore it from a copy of the run directory; scores and resume do not need it, the report does.",
+            fix="`evomerge resume RUN` asks those questions again; or restore the file from a copy of the run.",
         )
     return json.loads(text)
 

@@ -60,7 +60,7 @@ def test_altered_subjects_are_noticed(tmp_path: Path) -> None:
     responses = save_responses(tmp_path, RECIPE, evaluation)
     (path,) = tmp_path.glob("subjects-*.json")
     path.write_text('{"mmlu":["y","y"]}')
-    with pytest.raises(StoreError, match="altered"):
+    with pytest.raises(StoreError, match=r"altered[\s\S]*Fix: `evomerge resume RUN` asks those questions again"):
         load_responses(tmp_path, record(evaluation, responses))
     path.unlink()
     with pytest.raises(StoreError, match="lost"):
