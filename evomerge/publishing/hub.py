@@ -43,18 +43,16 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _told(repo: str) -> Iterator[None]:
+def _told(repo: str, endpoint: str) -> Iterator[None]:
     try:
         with _quiet():
             yield
     except _hub_errors() as error:
         if not _is_refusal(error):
-            from huggingface_hub import constants
-
             raise ConfigError(
                 "The hub cannot be reached.",
                 got=f"{repo}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
-                allowed=f"a hub that answers; the usual one is {without_secrets(constants.ENDPOINT)}",
+                allowed=f"a hub that answers at {without_secrets(endpoint)}",
                 fix="check the network, its proxy, and HF_ENDPOINT and HF_HUB_OFFLINE if they are set; "
                 "nothing was published.",
             ) from error
@@ -89,7 +87,7 @@ class Hub:
         """
         from huggingface_hub.errors import RepositoryNotFoundError
 
-        with _told(self._repo):
+        with _told(self._repo, str(self._api.endpoint)):
             try:
                 return tuple(self._api.list_repo_files(self._repo))
             except RepositoryNotFoundError:
@@ -117,7 +115,7 @@ class Hub:
             )
             for name, content in sent.items()
         ]
-        with _told(self._repo):
+        with _told(self._repo, str(self._api.endpoint)):
             if create:
                 self._api.create_repo(self._repo, private=not public)
             return str(self._api.create_commit(self._repo, operations, commit_message=message).commit_url)

@@ -292,7 +292,10 @@ def test_nobody_at_the_address(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(time, "sleep", lambda _: None)  # huggingface_hub tries six times
     plan = plan_push(export(tmp_path / "merged"), "me/merged")
-    with pytest.raises(ConfigError, match=r"cannot be reached[\s\S]*Fix: check the network[\s\S]*HF_ENDPOINT"):
+    with pytest.raises(
+        ConfigError,
+        match=r"cannot be reached[\s\S]*at http://127\.0\.0\.1:9\n[\s\S]*Fix: check the network[\s\S]*HF_ENDPOINT",
+    ):
         send(plan, public=False, replace=False, endpoint="http://127.0.0.1:9")
     assert "".join(capfd.readouterr()) == ""
 
