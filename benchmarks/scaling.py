@@ -36,12 +36,13 @@ from evomerge.runs.replay import read_history
 from evomerge.runs.store import RunStore
 from evomerge.space.dimensions import Real
 from evomerge.space.space import SearchSpace
-from evomerge.testing.latency import SleepingPool, idle_share, log_normal
+from evomerge.testing.latency import SleepingPool, idle_share, log_normal, searching
 from evomerge.types import EvalTask, Evaluation, TaskAnswers, Vector
 
 PARENTS = tuple(ParentRef(name, name) for name in ("base", "a", "b", "c"))
 LAYERS, ITEMS = 8, 100
 SPACE = SearchSpace(tuple(Real(f"w{i}", 0.0, 1.5, step=0.05) for i in range(3 * LAYERS)))
+_INSTANT = 1e-9
 MODES: tuple[Mode, ...] = ("generational", "asynchronous")
 
 
@@ -73,11 +74,12 @@ def score(task: EvalTask) -> Evaluation:
 
 
 class RealRun(NamedTuple):
-    """What a real run came to: wall seconds, idle share, seconds of the driver's thread."""
+    """What a real run came to: seconds of its search phase, idle share, seconds of the driver's thread, candidates."""
 
     wall_s: float
     idle: float
     driver_s: float
+    n: int
 
 
 def real_run(mode: Mode, workers: int, n: int, population: int, *, mean_s: float, cv: float) -> RealRun:
@@ -108,12 +110,14 @@ def real_run(mode: Mode, workers: int, n: int, population: int, *, mean_s: float
         spent = time.thread_time() - cpu
         wall = time.monotonic() - began
         pool.close()
-        return RealRun(wall, idle_share(pool.spans, workers), spent)
+        spans = searching(pool.spans)  # the choice at the end has barriers of its own, which are not modelled
+        seconds = max(s.end_s for s in spans) - min(s.start_s for s in spans)
+        return RealRun(seconds if mean_s > _INSTANT else wall, idle_share(spans, workers), spent, len(spans))
 
 
 def measured_driver(n: int = 400) -> Driver:
     """The driver's costs of one candidate: instant workers, the whole time divided by the candidates."""
-    took = min(real_run("generational", 1, n, 16, mean_s=1e-9, cv=0.0).wall_s for _ in range(3))
+    took = min(real_run("generational", 1, n, 16, mean_s=_INSTANT, cv=0.0).wall_s for _ in range(3))
     return Driver(0.3 * took / n, 0.7 * took / n)
 
 
@@ -128,8 +132,8 @@ def check(sizes: Sequence[int], mean_s: float, cv: float) -> None:
             population = max(16, workers)
             n = 12 * population
             real = real_run(mode, workers, n, population, mean_s=mean_s, cv=cv)
-            said = simulate(mode, workers, latencies(mean_s, cv, n, 0), driver, population=population)
-            found = 3600 * n / real.wall_s
+            said = simulate(mode, workers, latencies(mean_s, cv, real.n, 0), driver, population=population)
+            found = 3600 * real.n / real.wall_s
             print(
                 f"{mode:13} {workers:7} {population:10} {said.per_hour:9.0f} {said.idle:6.1%} "
                 f"{found:9.0f} {real.idle:6.1%} {said.per_hour / found:6.2f}"
