@@ -74,12 +74,12 @@ def score(task: EvalTask) -> Evaluation:
 
 
 class RealRun(NamedTuple):
-    """What a real run came to: seconds of its search phase, idle share, seconds of the driver's thread, candidates."""
+    """What a real run came to: seconds and idle share of its search phase, the driver's CPU, each candidate's time."""
 
     wall_s: float
     idle: float
     driver_s: float
-    n: int
+    times: np.ndarray
 
 
 def real_run(mode: Mode, workers: int, n: int, population: int, *, mean_s: float, cv: float) -> RealRun:
@@ -112,7 +112,8 @@ def real_run(mode: Mode, workers: int, n: int, population: int, *, mean_s: float
         pool.close()
         spans = searching(pool.spans)  # the choice at the end has barriers of its own, which are not modelled
         seconds = max(s.end_s for s in spans) - min(s.start_s for s in spans)
-        return RealRun(seconds if mean_s > _INSTANT else wall, idle_share(spans, workers), spent, len(spans))
+        times = np.array([s.end_s - s.start_s for s in sorted(spans, key=lambda s: s.start_s)])
+        return RealRun(seconds if mean_s > _INSTANT else wall, idle_share(spans, workers), spent, times)
 
 
 def measured_driver(n: int = 400) -> Driver:
@@ -122,7 +123,7 @@ def measured_driver(n: int = 400) -> Driver:
 
 
 def check(sizes: Sequence[int], mean_s: float, cv: float) -> None:
-    """Print the simulator beside real runs."""
+    """Print the simulator beside real runs; it is given the times that the real workers took."""
     driver = measured_driver()
     print(f"driver: {1000 * driver.total_s:.2f} ms a candidate (sep-cma, 24 genes, {ITEMS} items, three fsyncs)")
     print(f"workers that sleep {mean_s:g} s on average (log-normal, cv {cv:g}); candidates per hour, idle share")
@@ -132,8 +133,8 @@ def check(sizes: Sequence[int], mean_s: float, cv: float) -> None:
             population = max(16, workers)
             n = 12 * population
             real = real_run(mode, workers, n, population, mean_s=mean_s, cv=cv)
-            said = simulate(mode, workers, latencies(mean_s, cv, real.n, 0), driver, population=population)
-            found = 3600 * real.n / real.wall_s
+            said = simulate(mode, workers, real.times, driver, population=population)
+            found = 3600 * real.times.size / real.wall_s
             print(
                 f"{mode:13} {workers:7} {population:10} {said.per_hour:9.0f} {said.idle:6.1%} "
                 f"{found:9.0f} {real.idle:6.1%} {said.per_hour / found:6.2f}"
