@@ -53,7 +53,10 @@ def _installed() -> tuple[str, ...]:
 def _caches() -> tuple[str, ...]:
     """The declared caches: of the Hugging Face libraries, torch's for its compiler, and our own for made parents."""
     home = Path.home() / ".cache"
-    named = [os.environ.get(n) for n in ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")]
+    named = [
+        os.environ.get(n)
+        for n in ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "EVOMERGE_CACHE")
+    ]
     with suppress(KeyError):  # a user without a name
         named.append(str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"))
     own = [home / "huggingface", home / "evomerge", home / "torch", ROOT / ".cache", ROOT / ".hypothesis"]
